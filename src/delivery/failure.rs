@@ -1,0 +1,115 @@
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+/// What a handler returns: `Ok` acknowledges, nothing else does (contract, rule 3).
+pub type Outcome = Result<(), Failure>;
+
+/// What a failed attempt asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Again, by the policy.
+    Retry,
+    /// Again after this long; counts as an attempt like any other.
+    RetryAfter(Duration),
+    /// A dead letter at once.
+    Reject,
+    /// Gone, but for its count.
+    Discard,
+}
+
+/// Why an attempt failed, and what is to be done.
+///
+/// Any error becomes one by `?`, and then means: retry by the policy. It is not an [`Error`] itself, which
+/// is what lets `?` work.
+///
+/// ```
+/// use postroom::{Failure, Outcome};
+///
+/// fn parse(text: &str) -> Outcome {
+///     let number: u32 = text.parse()?; // retried by the policy
+///     if number == 0 {
+///         return Err(Failure::reject("zero is never valid")); // a dead letter at once
+///     }
+///     Ok(())
+/// }
+/// assert!(parse("7").is_ok() && parse("0").is_err());
+/// ```
+pub struct Failure(Box<Inner>);
+
+struct Inner {
+    verdict: Option<Verdict>,
+    error: Box<dyn Error + Send + Sync>,
+}
+
+/// The most sources that are kept of an error, and the most characters of each.
+const CHAIN: usize = 16;
+const TEXT: usize = 1000;
+
+impl Failure {
+    fn new(verdict: Option<Verdict>, error: Box<dyn Error + Send + Sync>) -> Self {
+        Self(Box::new(Inner { verdict, error }))
+    }
+
+    /// Again, by the policy, whatever the policy's classifier says.
+    pub fn retry(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::new(Some(Verdict::Retry), error.into())
+    }
+
+    /// Again after `delay`, for as long as attempts are left.
+    pub fn retry_after(delay: Duration, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::new(Some(Verdict::RetryAfter(delay)), error.into())
+    }
+
+    /// A dead letter at once.
+    pub fn reject(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::new(Some(Verdict::Reject), error.into())
+    }
+
+    /// Not worth keeping: counted as discarded.
+    pub fn discard(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::new(Some(Verdict::Discard), error.into())
+    }
+
+    /// What was asked for explicitly.
+    #[must_use]
+    pub fn verdict(&self) -> Option<Verdict> {
+        self.0.verdict
+    }
+
+    /// The error.
+    #[must_use]
+    pub fn error(&self) -> &(dyn Error + 'static) {
+        &*self.0.error
+    }
+
+    /// The error and its sources, outermost first: at most 16, each cut at 1,000 characters.
+    #[must_use]
+    pub fn chain(&self) -> Vec<String> {
+        std::iter::successors(Some(self.error()), |error| error.source())
+            .take(CHAIN)
+            .map(|error| error.to_string().chars().take(TEXT).collect())
+            .collect()
+    }
+}
+
+impl<E: Error + Send + Sync + 'static> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::new(None, Box::new(error))
+    }
+}
+
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Failure")
+            .field("verdict", &self.0.verdict)
+            .field("error", &self.0.error)
+            .finish()
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.error.fmt(f)
+    }
+}

@@ -1,0 +1,37 @@
+/// How a message leaves its queue other than by its acknowledgement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    DeadLettered,
+    Discarded,
+    Expired,
+    Abandoned,
+}
+
+/// What happened at one queue, in messages.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Books {
+    pub(crate) accepted: u64,
+    pub(crate) acked: u64,
+    pub(crate) dead_lettered: u64,
+    pub(crate) discarded: u64,
+    pub(crate) expired: u64,
+    pub(crate) dropped: u64,
+    pub(crate) purged: u64,
+    pub(crate) abandoned: u64,
+    pub(crate) retried: u64,
+    pub(crate) stalls: u64,
+    pub(crate) queued: u64,
+    pub(crate) in_flight: u64,
+    pub(crate) waiting: u64,
+}
+
+impl Books {
+    pub(crate) fn count(&mut self, ending: Ending) {
+        match ending {
+            Ending::DeadLettered => self.dead_lettered += 1,
+            Ending::Discarded => self.discarded += 1,
+            Ending::Expired => self.expired += 1,
+            Ending::Abandoned => self.abandoned += 1,
+        }
+    }
+}

@@ -1,0 +1,45 @@
+use std::hash::{DefaultHasher, Hasher};
+use std::time::SystemTime;
+
+use crate::message::SharedParcel;
+
+/// One message in one queue, with what this queue knows of it.
+pub(crate) struct Slot {
+    pub(crate) parcel: SharedParcel,
+    /// How its attempts failed; none for a message that never failed.
+    pub(crate) history: Option<Box<History>>,
+    /// Names the delivery to a backing outside the process; 0 for a local queue.
+    pub(crate) token: u64,
+    /// Attempts that have finished.
+    pub(crate) attempts: u32,
+    keyed: bool,
+}
+
+/// The failures of a message so far.
+#[derive(Clone, Debug)]
+pub(crate) struct History {
+    /// The last failure and its sources.
+    pub(crate) errors: Vec<String>,
+    pub(crate) first_failed_at: SystemTime,
+    pub(crate) last_failed_at: SystemTime,
+}
+
+impl Slot {
+    pub(crate) fn new(parcel: SharedParcel, keyed: bool) -> Self {
+        Self { parcel, history: None, token: 0, attempts: 0, keyed }
+    }
+
+    /// The lane of a message in a keyed queue. Keys that share a hash share a lane: still in order.
+    pub(crate) fn key(&self) -> Option<u64> {
+        if !self.keyed {
+            return None;
+        }
+        self.parcel.envelope().key().map(lane_of)
+    }
+}
+
+pub(crate) fn lane_of(key: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(key.as_bytes());
+    hasher.finish()
+}

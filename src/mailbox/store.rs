@@ -1,0 +1,113 @@
+use std::collections::VecDeque;
+
+use super::Slot;
+use crate::delivery::{Lanes, Order};
+
+/// Where queued messages stand: one line, or one lane per key.
+pub(super) enum Store {
+    Line(VecDeque<Slot>),
+    Lanes(Box<Lanes<Slot>>),
+}
+
+impl Store {
+    pub(super) fn new(order: Order) -> Self {
+        match order {
+            Order::Keyed { .. } => Self::Lanes(Box::new(Lanes::new())),
+            Order::Fifo | Order::Unordered { .. } => Self::Line(VecDeque::new()),
+        }
+    }
+
+    pub(super) fn push_back(&mut self, slot: Slot, key: Option<u64>) {
+        match self {
+            Self::Line(line) => line.push_back(slot),
+            Self::Lanes(lanes) => lanes.push(key, slot),
+        }
+    }
+
+    pub(super) fn push_front(&mut self, slot: Slot) {
+        match self {
+            Self::Line(line) => line.push_front(slot),
+            Self::Lanes(lanes) => lanes.put_back(slot.key(), slot),
+        }
+    }
+
+    /// A retry whose wait is over: behind the line, or at the head of its lane.
+    pub(super) fn retry(&mut self, slot: Slot) {
+        match self {
+            Self::Line(line) => line.push_back(slot),
+            Self::Lanes(lanes) => lanes.retry(slot.key(), slot),
+        }
+    }
+
+    pub(super) fn take(&mut self, max: usize, batch: &mut VecDeque<Slot>) -> usize {
+        match self {
+            Self::Line(line) => {
+                let taken = max.min(line.len());
+                if taken == line.len() && batch.is_empty() {
+                    // The whole line changes hands without a copy.
+                    std::mem::swap(line, batch);
+                } else {
+                    batch.extend(line.drain(..taken));
+                }
+                taken
+            }
+            Self::Lanes(lanes) => {
+                let before = batch.len();
+                lanes.take(max, &mut |_, slot| batch.push_back(slot));
+                batch.len() - before
+            }
+        }
+    }
+
+    pub(super) fn pop_oldest(&mut self) -> Option<Slot> {
+        match self {
+            Self::Line(line) => line.pop_front(),
+            Self::Lanes(lanes) => lanes.drop_oldest(),
+        }
+    }
+
+    /// Messages that could be handed out now.
+    pub(super) fn ready(&self) -> usize {
+        match self {
+            Self::Line(line) => line.len(),
+            Self::Lanes(lanes) => lanes.ready(),
+        }
+    }
+
+    /// Messages that have not been handed out, parked ones included.
+    pub(super) fn queued(&self) -> usize {
+        match self {
+            Self::Line(line) => line.len(),
+            Self::Lanes(lanes) => lanes.queued(),
+        }
+    }
+
+    pub(super) fn settled(&mut self, key: u64) {
+        if let Self::Lanes(lanes) = self {
+            lanes.settled(key);
+        }
+    }
+
+    pub(super) fn hold(&mut self, key: u64) {
+        if let Self::Lanes(lanes) = self {
+            lanes.hold(key);
+        }
+    }
+
+    /// Whether a lane that waits for a retry has `limit` messages parked behind it.
+    pub(super) fn is_congested(&self, key: u64, limit: usize) -> bool {
+        match self {
+            Self::Line(_) => false,
+            Self::Lanes(lanes) => {
+                lanes.is_held(key) && lanes.parked_behind(key) >= limit.max(1)
+            }
+        }
+    }
+
+    pub(super) fn drain(&mut self) -> Vec<Slot> {
+        match self {
+            Self::Line(line) => line.drain(..).collect(),
+            Self::Lanes(lanes) => lanes.drain(),
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! What is sent: typed messages, their envelope, their names and their bytes.
+//!
+//! This room imports nothing of ours.
+
+mod envelope;
+mod id;
+mod metadata;
+mod name;
+mod parcel;
+mod pattern;
+mod raw;
+mod reply;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use envelope::{AddressKind, Envelope};
+pub use id::{MessageId, ParseMessageIdError};
+pub(crate) use id::coarse_now_ms;
+pub(crate) use envelope::Address;
+pub(crate) use metadata::{CorrelationId, Metadata, ReplyPort, ReplyRefusal};
+pub use name::NameError;
+pub(crate) use name::{Name, validate_header, validate_key, validate_queue, validate_topic};
+pub use parcel::CodecError;
+pub(crate) use parcel::{Parcel, SharedParcel, parcel};
+pub use pattern::Pattern;
+pub use raw::{RawBody, RawMessage};
+pub(crate) use reply::{Reply, ReplyCell, TypedReply};
+
+/// Something that happened, told to any number of receivers.
+///
+/// The topic is the message's stable wire name: dot-separated words, at most 255 bytes, without the
+/// wildcards `*` and `#`. A breaking change of the type gets a new topic.
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct OrderPaid { order: u64 }
+/// impl postroom::Event for OrderPaid { const TOPIC: &'static str = "ordering.order-paid"; }
+/// ```
+pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// Where the event is published.
+    const TOPIC: &'static str;
+}
+
+/// Something to be done, by exactly one receiver, which may answer.
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Charge { cents: u64 }
+/// impl postroom::Command for Charge {
+///     const QUEUE: &'static str = "payment.charge";
+///     type Reply = bool;
+/// }
+/// ```
+pub trait Command: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The queue that holds the command for its receiver.
+    const QUEUE: &'static str;
+    /// What the receiver answers; `()` when nothing.
+    type Reply: Serialize + DeserializeOwned + Send + Sync + 'static;
+}

@@ -1,0 +1,61 @@
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{CodecError, Envelope, SharedParcel};
+
+/// A JSON body without a Rust type of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RawBody(pub serde_json::Value);
+
+/// A message as a pattern subscriber sees it: any type, looked into on demand.
+#[derive(Clone, Copy)]
+pub struct RawMessage<'a> {
+    parcel: &'a SharedParcel,
+}
+
+impl<'a> RawMessage<'a> {
+    pub(crate) fn new(parcel: &'a SharedParcel) -> Self {
+        Self { parcel }
+    }
+
+    /// Who the message is and where it was sent.
+    #[must_use]
+    pub fn envelope(&self) -> &'a Envelope {
+        self.parcel.envelope()
+    }
+
+    /// The topic or the queue's name.
+    #[must_use]
+    pub fn address(&self) -> &'a str {
+        self.parcel.envelope().address()
+    }
+
+    /// The body as JSON; encoded once for all who ask.
+    ///
+    /// # Errors
+    /// When the sender's type cannot be encoded.
+    pub fn json(&self) -> Result<&'a [u8], CodecError> {
+        self.parcel.json()
+    }
+
+    /// The body decoded from JSON into `T`.
+    ///
+    /// # Errors
+    /// When the body cannot be encoded, or is not a `T`.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, CodecError> {
+        self.parcel.decode()
+    }
+
+    /// The sender's own value, when it was sent in this process as a `T`.
+    #[must_use]
+    pub fn downcast_ref<T: 'static>(&self) -> Option<&'a T> {
+        self.parcel.body().downcast_ref()
+    }
+}
+
+impl std::fmt::Debug for RawMessage<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("RawMessage").field(self.envelope()).finish()
+    }
+}

@@ -1,0 +1,102 @@
+use super::LocalBoxFuture;
+use crate::delivery::Outcome;
+use crate::message::{Envelope, Metadata, RawMessage};
+
+/// Code around every publish and every handling of a bus, in the order in which it was declared.
+///
+/// A panic in an interceptor is survived: at publish it refuses the message, around a handler it is a
+/// failed delivery like the handler's own.
+pub trait Interceptor: Send + Sync + 'static {
+    /// Sees a message before it is accepted; may add headers, or refuse it.
+    ///
+    /// # Errors
+    /// Whatever it refuses with reaches the publisher, together with the message.
+    fn publish(&self, message: &mut Outbound<'_>) -> Result<(), Refused> {
+        let _ = message;
+        Ok(())
+    }
+
+    /// Runs around a handler. `next.run()` runs what is inside; not to call it skips the handler, and the
+    /// returned outcome then counts as the delivery's.
+    fn handle<'a>(&'a self, delivery: Inbound<'a>, next: Next<'a>) -> LocalBoxFuture<'a, Outcome> {
+        let _ = delivery;
+        next.run()
+    }
+
+    /// Sees how an attempt ended, after retries in hand were decided: for recorders and metrics.
+    fn finished(&self, delivery: Inbound<'_>, outcome: Result<(), &str>) {
+        let _ = (delivery, outcome);
+    }
+}
+
+/// Why an interceptor refuses a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused(pub String);
+
+/// A message on its way into the broker.
+pub struct Outbound<'a> {
+    pub(crate) envelope: &'a mut Envelope,
+}
+
+impl Outbound<'_> {
+    /// The envelope as it stands.
+    #[must_use]
+    pub fn envelope(&self) -> &Envelope {
+        self.envelope
+    }
+
+    /// Adds a header; the first one of a name is the one that [`Envelope::header`] finds.
+    pub fn header(&mut self, name: &str, value: &str) {
+        self.metadata().headers.push((name.into(), value.into()));
+    }
+
+    /// Sets the W3C trace context.
+    pub fn traceparent(&mut self, traceparent: &str) {
+        self.metadata().traceparent = Some(traceparent.into());
+    }
+
+    fn metadata(&mut self) -> &mut Metadata {
+        self.envelope.metadata.get_or_insert_default()
+    }
+}
+
+/// A delivery as an interceptor sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Inbound<'a> {
+    pub(crate) message: RawMessage<'a>,
+    pub(crate) queue: &'a str,
+    pub(crate) attempt: u32,
+}
+
+impl<'a> Inbound<'a> {
+    /// The message.
+    #[must_use]
+    pub fn message(&self) -> RawMessage<'a> {
+        self.message
+    }
+
+    /// The queue that it is handed over from.
+    #[must_use]
+    pub fn queue(&self) -> &'a str {
+        self.queue
+    }
+
+    /// 1 for the first attempt.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+}
+
+/// What an interceptor wraps: the next interceptor, and at the end the handler.
+pub struct Next<'a> {
+    pub(crate) run: Box<dyn FnOnce() -> LocalBoxFuture<'a, Outcome> + 'a>,
+}
+
+impl<'a> Next<'a> {
+    /// Runs the rest of the chain.
+    #[must_use]
+    pub fn run(self) -> LocalBoxFuture<'a, Outcome> {
+        (self.run)()
+    }
+}

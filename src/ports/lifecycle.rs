@@ -1,0 +1,56 @@
+use serde::{Deserialize, Serialize};
+
+use crate::message::Event;
+
+/// What happened to a subscription or a supervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum LifecycleKind {
+    /// It takes messages.
+    Started,
+    /// A worker failed and runs again, with a fresh handler.
+    Restarted,
+    /// The supervisor gave up restarting it; it keeps its messages until `resume()`.
+    Suspended,
+    /// It takes messages again.
+    Resumed,
+    /// It was stopped on request.
+    Stopped,
+    /// It ended by itself and its restart type does not start it again.
+    Ended,
+    /// A supervisor handed a failure on to its parent.
+    Escalated,
+    /// A handler blocks its thread.
+    Stuck,
+    /// The user paused it.
+    Paused,
+    /// Too many deliveries failed; only probes are handed out.
+    BreakerOpened,
+    /// A probe succeeded.
+    BreakerClosed,
+}
+
+/// The event that tells of a [`LifecycleKind`], on the topic `postroom.lifecycle`.
+///
+/// Published without waiting: a subscriber that is full misses it, which is counted at its queue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lifecycle {
+    /// The subscription or the supervisor.
+    pub subject: String,
+    /// What happened to it.
+    pub kind: LifecycleKind,
+    /// The reason, where there is one.
+    pub why: Option<String>,
+}
+
+impl Event for Lifecycle {
+    const TOPIC: &'static str = "postroom.lifecycle";
+}
+
+/// Where lifecycle events go. Never waits.
+pub(crate) trait LifecycleSink: Send + Sync {
+    fn event(&self, event: Lifecycle);
+    /// Announces a dead letter, unless it is itself an announcement of ours.
+    fn dead_letter(&self, announcement: &crate::store::DeadLettered);
+}

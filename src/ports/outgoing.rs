@@ -1,0 +1,186 @@
+use std::time::Duration;
+
+use super::BoxFuture;
+use crate::message::{NameError, ReplyRefusal, SharedParcel};
+
+/// Why a message was not accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The mailbox of `queue` is full, and its policy or the caller does not wait.
+    #[error("the mailbox of `{queue}` is full")]
+    Full {
+        /// The full queue.
+        queue: String,
+    },
+    /// The mailbox of `queue` stayed full until the deadline.
+    #[error("the mailbox of `{queue}` stayed full until the deadline")]
+    Timeout {
+        /// The full queue.
+        queue: String,
+    },
+    /// The supervisor gave up on `queue`, and its mailbox is full.
+    #[error("`{queue}` is suspended and its mailbox is full")]
+    Suspended {
+        /// The suspended queue.
+        queue: String,
+    },
+    /// A command needs a queue, and there is none of this name.
+    #[error("no queue is named `{queue}`")]
+    NoQueue {
+        /// The missing queue.
+        queue: String,
+    },
+    /// The bus is shutting down or has stopped.
+    #[error("the bus is shut down")]
+    Closed,
+    /// The topic, queue, key or a header is not a valid name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The encoded body is larger than the bus's limit.
+    #[error("the body has {size} bytes, the limit is {limit}")]
+    TooLarge {
+        /// Bytes of the body as JSON.
+        size: usize,
+        /// The bus's `body_limit`.
+        limit: usize,
+    },
+    /// The body cannot be encoded as JSON.
+    #[error("{0}")]
+    Codec(String),
+    /// The schedule holds as many messages as it may.
+    #[error("the schedule is full: {capacity} messages wait")]
+    ScheduleFull {
+        /// The bus's `schedule_capacity`.
+        capacity: usize,
+    },
+    /// An interceptor refused the message.
+    #[error("refused by an interceptor: {0}")]
+    Intercepted(String),
+}
+
+/// A message recorded by a handler, to be released when the handler has succeeded.
+pub(crate) struct Draft {
+    pub(crate) parcel: SharedParcel,
+    pub(crate) delay: Option<Duration>,
+}
+
+/// The queue whose credit the releasing handler holds.
+#[derive(Clone, Copy)]
+pub(crate) struct Own {
+    pub(crate) queue: u64,
+}
+
+/// What became of a released draft.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Offered {
+    /// It took over the credit of the message in hand.
+    pub(crate) reused_own: bool,
+}
+
+/// How a worker sends, without knowing the broker.
+pub(crate) trait Outgoing: Send + Sync {
+    /// Accepts now or says why not.
+    fn offer(&self, draft: &mut Draft, own: Option<Own>) -> Result<Offered, Refusal>;
+
+    /// Accepts, waiting up to `patience` for full mailboxes.
+    fn offer_waiting<'a>(
+        &'a self,
+        draft: &'a mut Draft,
+        own: Option<Own>,
+        patience: Duration,
+    ) -> BoxFuture<'a, Result<Offered, Refusal>>;
+
+    /// Sends at once what waits for a reply. `from` is the queue whose worker asks.
+    fn send_request(&self, parcel: SharedParcel, patience: Duration, from: Own)
+    -> BoxFuture<'_, Result<(), Refusal>>;
+
+    /// Whether only the asking worker serves the queue of this name.
+    fn serves_alone(&self, queue: &str, from: Own) -> bool;
+}
+
+/// Why a request has no reply.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// No reply came before the deadline. The command may still be handled; its reply is then late.
+    #[error("no reply from `{queue}` before the deadline")]
+    Timeout {
+        /// The command's queue.
+        queue: String,
+    },
+    /// Every attempt failed, or the handler rejected the command: it is a dead letter.
+    #[error("the command to `{queue}` became a dead letter")]
+    DeadLettered {
+        /// The command's queue.
+        queue: String,
+    },
+    /// The handler discarded the command, or a full queue dropped it.
+    #[error("the command to `{queue}` was discarded")]
+    Discarded {
+        /// The command's queue.
+        queue: String,
+    },
+    /// The command expired before it was handed over.
+    #[error("the command to `{queue}` expired")]
+    Expired {
+        /// The command's queue.
+        queue: String,
+    },
+    /// No queue has this name.
+    #[error("no queue is named `{queue}`")]
+    NoQueue {
+        /// The missing queue.
+        queue: String,
+    },
+    /// The queue stayed full.
+    #[error("the mailbox of `{queue}` is full")]
+    Full {
+        /// The full queue.
+        queue: String,
+    },
+    /// The queue was closed with the command in it: the reply can not come any more.
+    #[error("the reply path from `{queue}` is lost")]
+    ReplyPathLost {
+        /// The command's queue.
+        queue: String,
+    },
+    /// The reply is not what the command's reply type can read.
+    #[error("the reply from `{queue}` cannot be decoded")]
+    Undecodable {
+        /// The command's queue.
+        queue: String,
+    },
+    /// The asked queue is served by nobody but the asking worker.
+    #[error("waiting here for `{queue}` would wait for itself")]
+    WouldDeadlock {
+        /// The handler's own queue.
+        queue: String,
+    },
+    /// The command was not accepted.
+    #[error(transparent)]
+    Refused(Refusal),
+}
+
+impl RequestError {
+    pub(crate) fn refused(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NoQueue { queue } => Self::NoQueue { queue },
+            Refusal::Full { queue }
+            | Refusal::Timeout { queue }
+            | Refusal::Suspended { queue } => Self::Full { queue },
+            other => Self::Refused(other),
+        }
+    }
+
+    pub(crate) fn without_reply(why: ReplyRefusal, queue: &str) -> Self {
+        let queue = queue.to_owned();
+        match why {
+            ReplyRefusal::DeadLettered => Self::DeadLettered { queue },
+            ReplyRefusal::Discarded => Self::Discarded { queue },
+            ReplyRefusal::Expired => Self::Expired { queue },
+            ReplyRefusal::Abandoned => Self::ReplyPathLost { queue },
+            ReplyRefusal::Undecodable => Self::Undecodable { queue },
+        }
+    }
+}

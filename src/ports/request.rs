@@ -1,0 +1,40 @@
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use super::{RequestError, Timers};
+use crate::message::ReplyCell;
+use crate::time::Deadline;
+
+/// A reply that is waited for. Dropped before it came, the reply is late, and counted where it is made.
+pub(crate) struct Awaited<R>(pub(crate) Arc<ReplyCell<R>>);
+
+impl<R> Drop for Awaited<R> {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}
+
+impl<R> Awaited<R> {
+    pub(crate) async fn reply(
+        self,
+        queue: &str,
+        timers: Arc<dyn Timers>,
+        patience: Duration,
+    ) -> Result<R, RequestError> {
+        let mut deadline: Option<Deadline> = None;
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(answer) = self.0.poll(cx) {
+                return Poll::Ready(
+                    answer.map_err(|why| RequestError::without_reply(why, queue)),
+                );
+            }
+            let deadline =
+                deadline.get_or_insert_with(|| Deadline::new(Arc::clone(&timers), patience));
+            std::pin::Pin::new(deadline)
+                .poll(cx)
+                .map(|()| Err(RequestError::Timeout { queue: queue.to_owned() }))
+        })
+        .await
+    }
+}

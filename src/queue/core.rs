@@ -1,0 +1,165 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+use actix::{Actor, Addr, ArbiterHandle};
+
+use super::actor::QueueActor;
+use super::backing::Memory;
+use super::{Backing, BreakerGate, QueueSpec};
+use crate::delivery::{Failure, NextStep, Outcome, Reason};
+use crate::mailbox::{Ending, History, Mailbox, Slot, lane_of};
+use crate::message::{ReplyRefusal, SharedParcel};
+use crate::ports::{Interceptor, Lifecycle, LifecycleKind, LifecycleSink, Outgoing, Timers};
+use crate::store::DeadLetterStore;
+use crate::time::Clock;
+
+/// What the rooms of one bus share.
+pub(crate) struct Services {
+    pub(crate) clock: Clock,
+    pub(crate) timers: Arc<dyn Timers>,
+    pub(crate) control: ArbiterHandle,
+    pub(crate) dead_letters: Arc<dyn DeadLetterStore>,
+    pub(crate) lifecycle: Arc<dyn LifecycleSink>,
+    pub(crate) interceptors: Arc<[Arc<dyn Interceptor>]>,
+    pub(crate) outgoing: OnceLock<Weak<dyn Outgoing>>,
+    pub(crate) late_replies: AtomicU64,
+}
+
+impl Services {
+    pub(crate) fn outgoing(&self) -> Option<Arc<dyn Outgoing>> {
+        self.outgoing.get().and_then(Weak::upgrade)
+    }
+
+    pub(crate) fn tell(&self, subject: &str, kind: LifecycleKind, why: Option<String>) {
+        self.lifecycle.event(Lifecycle { subject: subject.to_owned(), kind, why });
+    }
+}
+
+/// The shared part of a queue: publishers push into it, workers take from it.
+pub(crate) struct QueueCore {
+    pub(crate) id: u64,
+    pub(crate) name: Arc<str>,
+    pub(crate) spec: Arc<QueueSpec>,
+    pub(crate) mailbox: Mailbox,
+    pub(crate) services: Arc<Services>,
+    pub(crate) backing: Arc<dyn Backing>,
+    pub(crate) breaker: Option<Box<BreakerGate>>,
+    pub(crate) restarts: AtomicU64,
+    keyed: bool,
+    actor: OnceLock<Addr<QueueActor>>,
+    this: Weak<QueueCore>,
+}
+
+/// A failed attempt, as the worker hands it over.
+pub(crate) struct Failed {
+    pub(crate) slot: Slot,
+    pub(crate) failure: Failure,
+    /// What it was beside an error of the handler's.
+    pub(crate) kind: Reason,
+}
+
+impl QueueCore {
+    pub(crate) fn new(
+        id: u64,
+        name: Arc<str>,
+        spec: Arc<QueueSpec>,
+        services: Arc<Services>,
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            id,
+            name,
+            mailbox: Mailbox::new(spec.depth, spec.overflow, spec.order),
+            breaker: spec.breaker.as_ref().map(|breaker| Box::new(BreakerGate::new(breaker))),
+            keyed: matches!(spec.order, crate::delivery::Order::Keyed { .. }),
+            spec,
+            services,
+            backing: Arc::new(Memory),
+            restarts: AtomicU64::new(0),
+            actor: OnceLock::new(),
+            this: this.clone(),
+        })
+    }
+
+    /// The lane of a message that is about to be accepted.
+    pub(crate) fn lane(&self, parcel_key: Option<&str>) -> Option<u64> {
+        if self.keyed { parcel_key.map(lane_of) } else { None }
+    }
+
+    pub(crate) fn slot(&self, parcel: SharedParcel) -> Slot {
+        Slot::new(parcel, self.keyed)
+    }
+
+    pub(crate) fn shared(&self) -> Option<Arc<Self>> {
+        self.this.upgrade()
+    }
+
+    /// The queue's actor, started on the control thread at its first use.
+    pub(super) fn actor(&self) -> &Addr<QueueActor> {
+        self.actor.get_or_init(|| {
+            let core = self.this.clone();
+            QueueActor::start_in_arbiter(&self.services.control, move |_| QueueActor::new(core))
+        })
+    }
+
+    pub(crate) fn started_actor(&self) -> Option<&Addr<QueueActor>> {
+        self.actor.get()
+    }
+
+    /// Settles a failed attempt by the policy. `slot.attempts` counts it already.
+    pub(crate) fn settle_failed(&self, failed: Failed, step: NextStep) {
+        let Failed { mut slot, failure, kind } = failed;
+        self.remember(&mut slot, &failure);
+        match step {
+            NextStep::Immediate => self.backing.retry_now(self, slot),
+            NextStep::After(delay) => self.backing.retry_after(self, slot, delay),
+            NextStep::Discard => self.backing.end(self, slot, Ending::Discarded),
+            NextStep::DeadLetter(Reason::Exhausted) => self.backing.dead_letter(self, slot, kind),
+            NextStep::DeadLetter(reason) => self.backing.dead_letter(self, slot, reason),
+        }
+    }
+
+    /// Keeps the last error of a message, and the times of its first and last failure.
+    pub(crate) fn remember(&self, slot: &mut Slot, failure: &Failure) {
+        let now = std::time::SystemTime::UNIX_EPOCH
+            + std::time::Duration::from_millis(self.services.clock.wall_ms());
+        let errors = failure.chain();
+        match &mut slot.history {
+            Some(history) => {
+                history.errors = errors;
+                history.last_failed_at = now;
+            }
+            none => {
+                *none = Some(Box::new(History { errors, first_failed_at: now, last_failed_at: now }));
+            }
+        }
+    }
+
+    pub(crate) fn refuse_reply(&self, slot: &Slot, ending: Ending) {
+        let metadata = slot.parcel.envelope().metadata.as_ref();
+        if let Some(reply) = metadata.and_then(|metadata| metadata.reply.as_ref()) {
+            reply.refuse(match ending {
+                Ending::DeadLettered => ReplyRefusal::DeadLettered,
+                Ending::Discarded => ReplyRefusal::Discarded,
+                Ending::Expired => ReplyRefusal::Expired,
+                Ending::Abandoned => ReplyRefusal::Abandoned,
+            });
+        }
+    }
+
+    /// Tells the breaker, if there is one, how an attempt ended.
+    pub(crate) fn record(&self, outcome: &Outcome) {
+        if self.breaker.is_some() {
+            self.record_with_breaker(outcome.is_ok());
+        }
+    }
+
+    pub(crate) fn count_restart(&self) {
+        self.restarts.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl AsRef<Mailbox> for QueueCore {
+    fn as_ref(&self) -> &Mailbox {
+        &self.mailbox
+    }
+}

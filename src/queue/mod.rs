@@ -1,0 +1,16 @@
+//! A queue: its mailbox, its rules, and the actor that waits for retries and makes dead letters.
+//!
+//! The happy path never comes here: publishers push into the mailbox and workers settle there. The actor
+//! lives on the control thread and is started at the first failure.
+
+mod actor;
+mod backing;
+mod breaker;
+mod core;
+mod spec;
+
+pub(crate) use self::core::{Failed, QueueCore, Services};
+pub(crate) use actor::CloseQueue;
+pub(crate) use backing::Backing;
+pub(crate) use breaker::BreakerGate;
+pub(crate) use spec::QueueSpec;

@@ -1,0 +1,35 @@
+use std::time::Duration;
+
+use crate::delivery::{Breaker, Order, Overflow, Retry};
+use crate::message::{Name, Pattern};
+
+/// What all members of a group agree on.
+#[derive(Clone, Debug)]
+pub(crate) struct QueueSpec {
+    pub(crate) patterns: Vec<Pattern>,
+    pub(crate) commands: Vec<Name>,
+    pub(crate) order: Order,
+    pub(crate) retry: Retry,
+    pub(crate) depth: usize,
+    pub(crate) overflow: Overflow,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) release_timeout: Duration,
+    pub(crate) breaker: Option<Breaker>,
+}
+
+impl QueueSpec {
+    /// The first thing on which two members differ.
+    pub(crate) fn mismatch(&self, other: &Self) -> Option<&'static str> {
+        let differs = [
+            (self.patterns != other.patterns, "patterns"),
+            (self.commands != other.commands, "commands"),
+            (self.order != other.order, "order"),
+            (!self.retry.same_as(&other.retry), "retry policy"),
+            (self.depth != other.depth, "mailbox depth"),
+            (self.overflow != other.overflow, "overflow policy"),
+            (self.timeout != other.timeout, "timeout"),
+            (self.breaker != other.breaker, "breaker"),
+        ];
+        differs.into_iter().find(|(differs, _)| *differs).map(|(_, what)| what)
+    }
+}

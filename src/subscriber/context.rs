@@ -1,0 +1,202 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::message::{
+    Address, AddressKind, Command, CorrelationId, Envelope, Event, MessageId, Metadata, Name,
+    Reply, ReplyCell, SharedParcel, parcel,
+};
+use crate::ports::{Awaited, Draft, Own, RequestError};
+use crate::queue::QueueCore;
+
+/// What a handler leaves behind for its worker.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    pub(crate) drafts: Vec<Draft>,
+    pub(crate) reply: Option<Box<dyn Reply>>,
+    pub(crate) stop: bool,
+}
+
+impl Scratch {
+    /// A failed attempt leaves nothing.
+    pub(crate) fn clear(&mut self) {
+        self.drafts.clear();
+        self.reply = None;
+        self.stop = false;
+    }
+}
+
+/// The delivery in hand, and what the handler may do besides handling it.
+///
+/// Messages sent here are recorded, and released in order only when the handler has succeeded, before the
+/// delivery is acknowledged (contract, rule 9). A failed attempt sends nothing.
+pub struct Context<'a> {
+    pub(crate) parcel: &'a SharedParcel,
+    pub(crate) attempt: u32,
+    pub(crate) queue: &'a QueueCore,
+    pub(crate) scratch: &'a mut Scratch,
+}
+
+impl<'a> Context<'a> {
+    /// The message's id, the same over all of its attempts.
+    #[must_use]
+    pub fn id(&self) -> MessageId {
+        self.parcel.envelope().id
+    }
+
+    /// The message's envelope.
+    #[must_use]
+    pub fn envelope(&self) -> &'a Envelope {
+        self.parcel.envelope()
+    }
+
+    /// Which attempt this is; 1 for the first. Attempts cut off by a stop or a sibling's restart do not count.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// The name of the subscriber's queue.
+    #[must_use]
+    pub fn queue(&self) -> &str {
+        &self.queue.name
+    }
+
+    /// Records an event, to be published if this handler succeeds.
+    pub fn publish<E: Event>(&mut self, event: E) -> Sending<'_> {
+        self.record(AddressKind::Topic, E::TOPIC, event)
+    }
+
+    /// Records a command, to be sent if this handler succeeds.
+    pub fn send<C: Command>(&mut self, command: C) -> Sending<'_> {
+        self.record(AddressKind::Queue, C::QUEUE, command)
+    }
+
+    /// Asks this worker to end normally after this message. Its restart type decides what follows.
+    pub fn stop(&mut self) {
+        self.scratch.stop = true;
+    }
+
+    /// Sends a command at once and waits up to `timeout` for its reply.
+    ///
+    /// This is outside of rule 9: the command is not undone when the handler fails later.
+    ///
+    /// # Errors
+    /// [`RequestError::WouldDeadlock`] when nobody but this worker serves the queue; longer cycles end by
+    /// timeout.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up the reply; the command may have been accepted.
+    pub async fn request<C: Command>(
+        &self,
+        command: C,
+        timeout: Duration,
+    ) -> Result<C::Reply, RequestError> {
+        let own = Own { queue: self.queue.id };
+        let services = &self.queue.services;
+        let closed = RequestError::Refused(crate::ports::Refusal::Closed);
+        let Some(outgoing) = services.outgoing() else { return Err(closed) };
+        if outgoing.serves_alone(C::QUEUE, own) {
+            return Err(RequestError::WouldDeadlock { queue: C::QUEUE.to_owned() });
+        }
+        let cell = Arc::new(ReplyCell::<C::Reply>::new());
+        let mut metadata = self.metadata();
+        metadata.reply = Some(Arc::<ReplyCell<C::Reply>>::clone(&cell));
+        let awaited = Awaited(cell);
+        let envelope = self.envelope_for(AddressKind::Queue, C::QUEUE, metadata);
+        outgoing
+            .send_request(parcel(envelope, command), timeout, own)
+            .await
+            .map_err(RequestError::refused)?;
+        awaited.reply(C::QUEUE, Arc::clone(&services.timers), timeout).await
+    }
+
+    fn record<M>(&mut self, kind: AddressKind, address: &'static str, body: M) -> Sending<'_>
+    where
+        M: serde::Serialize + Send + Sync + 'static,
+    {
+        let envelope = self.envelope_for(kind, address, self.metadata());
+        let drafts = &mut self.scratch.drafts;
+        drafts.push(Draft { parcel: parcel(envelope, body), delay: None });
+        let last = drafts.len() - 1;
+        Sending { draft: &mut drafts[last] }
+    }
+
+    /// What follows from the message in hand belongs to its conversation.
+    fn metadata(&self) -> Metadata {
+        let envelope = self.parcel.envelope();
+        let known = envelope.metadata.as_ref();
+        Metadata {
+            correlation: Some(
+                known
+                    .and_then(|metadata| metadata.correlation.clone())
+                    .unwrap_or(CorrelationId::Message(envelope.id)),
+            ),
+            causation: Some(envelope.id),
+            traceparent: known.and_then(|metadata| metadata.traceparent.clone()),
+            ..Metadata::default()
+        }
+    }
+
+    fn envelope_for(
+        &self,
+        kind: AddressKind,
+        address: &'static str,
+        metadata: Metadata,
+    ) -> Envelope {
+        let clock = &self.queue.services.clock;
+        Envelope {
+            id: clock.new_id(),
+            address: Address { kind, name: Name::Static(address) },
+            time_ms: clock.wall_ms(),
+            metadata: Some(Box::new(metadata)),
+        }
+    }
+}
+
+/// A recorded message, to which options can be added. Dropping it changes nothing: it is recorded.
+pub struct Sending<'a> {
+    draft: &'a mut Draft,
+}
+
+impl Sending<'_> {
+    /// The id that the message will have.
+    #[must_use]
+    pub fn id(&self) -> MessageId {
+        self.draft.parcel.envelope().id
+    }
+
+    /// The ordering key, for keyed subscribers.
+    #[expect(clippy::return_self_not_must_use, reason = "the message is recorded already")]
+    pub fn key(self, key: impl ToString) -> Self {
+        self.change(|metadata| metadata.key = Some(key.to_string().into()))
+    }
+
+    /// Adds a header.
+    #[expect(clippy::return_self_not_must_use, reason = "the message is recorded already")]
+    pub fn header(self, name: &str, value: &str) -> Self {
+        self.change(|metadata| metadata.headers.push((name.into(), value.into())))
+    }
+
+    /// Publishes only after `delay`, counted from the release.
+    #[expect(clippy::return_self_not_must_use, reason = "the message is recorded already")]
+    pub fn delay(self, delay: Duration) -> Self {
+        self.draft.delay = Some(delay);
+        self
+    }
+
+    /// The message is not handed over later than this after now.
+    #[expect(clippy::return_self_not_must_use, reason = "the message is recorded already")]
+    pub fn expires_in(self, time: Duration) -> Self {
+        let now = self.draft.parcel.envelope().time_ms;
+        let expires = now.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        self.change(|metadata| metadata.expires_ms = Some(expires))
+    }
+
+    fn change(self, change: impl FnOnce(&mut Metadata)) -> Self {
+        // Not shared with anyone until it is released.
+        if let Some(parcel) = Arc::get_mut(&mut self.draft.parcel) {
+            change(parcel.envelope_mut().metadata.get_or_insert_default());
+        }
+        self
+    }
+}

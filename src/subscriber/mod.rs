@@ -1,0 +1,20 @@
+//! Subscribers: the handler traits, what a handler sees, and the actor that runs it.
+
+mod actix_actor;
+mod attempt;
+mod context;
+mod dispatch;
+mod factory;
+mod function;
+mod handler;
+mod member;
+mod shell;
+mod worker;
+
+pub use actix_actor::{ActorSubscriber, Delivery};
+pub use context::{Context, Sending};
+pub use dispatch::{Chain, Dispatch, Empty, OnCommand, OnEvent, OnPattern};
+pub use factory::{Factory, Fallible, Infallible};
+pub use function::{CommandFn, EventFn};
+pub use handler::{CommandHandler, RawSubscriber, Subscriber};
+pub(crate) use member::{Member, MemberChild, Placement};

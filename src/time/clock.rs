@@ -1,0 +1,178 @@
+use std::fmt;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::Mutex;
+
+use super::TimerService;
+use crate::message::{MessageId, coarse_now_ms};
+
+/// What a bus reads the time from.
+///
+/// [`Clock::system`] is the default; [`ManualClock::clock`] is for tests that must not wait.
+#[derive(Clone)]
+pub struct Clock(Source);
+
+#[derive(Clone)]
+enum Source {
+    System,
+    Manual(Arc<Manual>),
+}
+
+struct Manual {
+    started: Instant,
+    started_ms: u64,
+    state: Mutex<ManualState>,
+}
+
+#[derive(Default)]
+struct ManualState {
+    elapsed: Duration,
+    services: Vec<Weak<TimerService>>,
+}
+
+impl Clock {
+    /// The machine's own clocks.
+    #[must_use]
+    pub fn system() -> Self {
+        Self(Source::System)
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        match &self.0 {
+            Source::System => Instant::now(),
+            Source::Manual(manual) => manual.started + manual.state.lock().elapsed,
+        }
+    }
+
+    /// Milliseconds since the Unix epoch, as exact as a coarse clock (some 4 ms).
+    pub(crate) fn wall_ms(&self) -> u64 {
+        match &self.0 {
+            Source::System => coarse_now_ms(),
+            Source::Manual(manual) => manual.wall_ms(),
+        }
+    }
+
+    pub(crate) fn new_id(&self) -> MessageId {
+        match &self.0 {
+            Source::System => MessageId::new(),
+            Source::Manual(manual) => MessageId::new_at(manual.wall_ms()),
+        }
+    }
+
+    pub(crate) fn is_manual(&self) -> bool {
+        matches!(self.0, Source::Manual(_))
+    }
+
+    /// A manual clock rings the services that wait on it when it is moved.
+    pub(super) fn attach(&self, service: &Arc<TimerService>) {
+        if let Source::Manual(manual) = &self.0 {
+            let mut state = manual.state.lock();
+            state.services.retain(|known| known.strong_count() > 0);
+            state.services.push(Arc::downgrade(service));
+        }
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::system()
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Source::System => "Clock::system",
+            Source::Manual(_) => "ManualClock",
+        })
+    }
+}
+
+impl Manual {
+    fn wall_ms(&self) -> u64 {
+        let elapsed = self.state.lock().elapsed;
+        self.started_ms.saturating_add(millis(elapsed))
+    }
+}
+
+/// A clock that stands still until a test moves it.
+///
+/// Every wait of a bus on this clock (retries, schedules, timeouts, restarts) happens when
+/// [`advance`](Self::advance) reaches it, in order of time; nothing sleeps.
+///
+/// ```
+/// use std::time::Duration;
+/// let clock = postroom::ManualClock::new();
+/// clock.advance(Duration::from_secs(3600));
+/// assert_eq!(clock.elapsed(), Duration::from_secs(3600));
+/// ```
+#[derive(Clone)]
+pub struct ManualClock(Arc<Manual>);
+
+impl ManualClock {
+    /// A clock that starts at the machine's present time and then stands still.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Arc::new(Manual {
+            started: Instant::now(),
+            started_ms: SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .map_or(0, millis),
+            state: Mutex::default(),
+        }))
+    }
+
+    /// The clock to give to [`Builder::clock`](crate::Builder::clock).
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        Clock(Source::Manual(Arc::clone(&self.0)))
+    }
+
+    /// How far the clock has been moved.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.0.state.lock().elapsed
+    }
+
+    /// Moves the clock and runs every timer that is due, in order of time, before it returns.
+    /// What the timers set going runs on the bus's threads: `bus.settle().await` waits for it.
+    pub fn advance(&self, by: Duration) {
+        let target = self.elapsed() + by;
+        let services: Vec<_> =
+            self.0.state.lock().services.iter().filter_map(Weak::upgrade).collect();
+        // Step from timer to timer, so that each one sees the time at which it was due.
+        loop {
+            let next = services.iter().filter_map(|service| service.earliest()).min();
+            let at = next.map(|at| at.saturating_duration_since(self.0.started));
+            match at {
+                Some(at) if at <= target => {
+                    let mut state = self.0.state.lock();
+                    state.elapsed = state.elapsed.max(at);
+                    drop(state);
+                    for service in &services {
+                        service.fire_due();
+                    }
+                }
+                _ => break,
+            }
+        }
+        self.0.state.lock().elapsed = target;
+    }
+}
+
+impl Default for ManualClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for ManualClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ManualClock").field("elapsed", &self.elapsed()).finish()
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,198 @@
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::Clock;
+use crate::ports::{TimerKey, Timers};
+
+type Action = Box<dyn FnOnce() + Send>;
+
+/// Everything of one bus that waits for a time.
+///
+/// Actions run on the bus's control thread (or in `ManualClock::advance`), outside the lock; they are
+/// short: a wake, a message to an actor. A caller on any executor can wait here, since nothing depends
+/// on the runtime it runs on.
+pub(crate) struct TimerService {
+    clock: Clock,
+    waiting: Mutex<BTreeMap<(Instant, u64), Action>>,
+    index: dashmap::DashMap<u64, Instant>,
+    next: AtomicU64,
+    changed: Notify,
+    closed: AtomicBool,
+}
+
+impl TimerService {
+    pub(crate) fn new(clock: Clock) -> Arc<Self> {
+        let service = Arc::new(Self {
+            clock: clock.clone(),
+            waiting: Mutex::default(),
+            index: dashmap::DashMap::with_shard_amount(4),
+            next: AtomicU64::new(1),
+            changed: Notify::new(),
+            closed: AtomicBool::new(false),
+        });
+        clock.attach(&service);
+        service
+    }
+
+    pub(crate) fn earliest(&self) -> Option<Instant> {
+        self.waiting.lock().first_key_value().map(|(key, _)| key.0)
+    }
+
+    pub(crate) fn has_due(&self) -> bool {
+        let now = self.clock.now();
+        self.earliest().is_some_and(|at| at <= now)
+    }
+
+    pub(crate) fn fire_due(&self) {
+        loop {
+            let now = self.clock.now();
+            let due = {
+                let mut waiting = self.waiting.lock();
+                match waiting.first_entry() {
+                    Some(entry) if entry.key().0 <= now => {
+                        let ((_, key), action) = entry.remove_entry();
+                        self.index.remove(&key);
+                        action
+                    }
+                    _ => return,
+                }
+            };
+            due();
+        }
+    }
+
+    /// Runs on the control thread for as long as the bus lives.
+    pub(crate) async fn drive(self: Arc<Self>) {
+        while !self.closed.load(Ordering::Acquire) {
+            if self.clock.is_manual() {
+                self.changed.notified().await;
+                // A timer may have been set for a time that is already past.
+                self.fire_due();
+                continue;
+            }
+            self.fire_due();
+            match self.earliest() {
+                None => self.changed.notified().await,
+                Some(at) => {
+                    let sleep = tokio::time::sleep_until(at.into());
+                    let mut sleep = std::pin::pin!(sleep);
+                    let mut changed = std::pin::pin!(self.changed.notified());
+                    std::future::poll_fn(|cx| {
+                        if changed.as_mut().poll(cx).is_ready() {
+                            return Poll::Ready(());
+                        }
+                        sleep.as_mut().poll(cx)
+                    })
+                    .await;
+                }
+            }
+        }
+    }
+
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.changed.notify_one();
+        // Dropped outside the lock: an action may own what sets or cancels timers when it goes.
+        let waiting = std::mem::take(&mut *self.waiting.lock());
+        drop(waiting);
+        self.index.clear();
+    }
+}
+
+impl Timers for TimerService {
+    fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    fn after(&self, delay: Duration, run: Action) -> TimerKey {
+        let now = self.clock.now();
+        // A delay beyond what the clock can express never comes due: 30 years stand for it.
+        let at = now.checked_add(delay).unwrap_or_else(|| now + Duration::from_secs(946_080_000));
+        let key = self.next.fetch_add(1, Ordering::Relaxed);
+        self.index.insert(key, at);
+        let is_first = {
+            let mut waiting = self.waiting.lock();
+            waiting.insert((at, key), run);
+            waiting.first_key_value().is_some_and(|(first, _)| first.1 == key)
+        };
+        if is_first {
+            self.changed.notify_one();
+        }
+        TimerKey(key)
+    }
+
+    fn cancel(&self, key: TimerKey) {
+        if let Some((_, at)) = self.index.remove(&key.0) {
+            let removed = self.waiting.lock().remove(&(at, key.0));
+            drop(removed);
+        }
+    }
+}
+
+/// Completes when a duration has passed on the bus's clock; dropping it cancels the timer.
+pub(crate) struct Deadline {
+    timers: Arc<dyn Timers>,
+    after: Duration,
+    armed: Option<(TimerKey, Arc<Ring>)>,
+}
+
+#[derive(Default)]
+struct Ring {
+    rung: AtomicBool,
+    waker: Mutex<Option<std::task::Waker>>,
+}
+
+impl Deadline {
+    pub(crate) fn new(timers: Arc<dyn Timers>, after: Duration) -> Self {
+        Self { timers, after, armed: None }
+    }
+}
+
+impl Future for Deadline {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.armed.is_none() {
+            let ring = Arc::new(Ring::default());
+            let rings = Arc::clone(&ring);
+            *ring.waker.lock() = Some(cx.waker().clone());
+            let key = self.timers.after(
+                self.after,
+                Box::new(move || {
+                    rings.rung.store(true, Ordering::Release);
+                    let waker = rings.waker.lock().take();
+                    if let Some(waker) = waker {
+                        waker.wake();
+                    }
+                }),
+            );
+            self.armed = Some((key, ring));
+        }
+        let Some((_, ring)) = &self.armed else { return Poll::Pending };
+        let mut waker = ring.waker.lock();
+        if ring.rung.load(Ordering::Acquire) {
+            return Poll::Ready(());
+        }
+        match &mut *waker {
+            Some(known) => known.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        if let Some((key, _)) = self.armed.take() {
+            self.timers.cancel(key);
+        }
+    }
+}
