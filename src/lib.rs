@@ -1,1 +1,74 @@
-//! stub
+//! Actor-based, in-process eventing: subscribers and queues are supervised actors, and a publish tells the
+//! truth.
+//!
+//! ```
+//! use postroom::{Bus, Context, Event, Outcome, Subscriber};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct OrderPaid { order: u64 }
+//! impl Event for OrderPaid { const TOPIC: &'static str = "ordering.order-paid"; }
+//!
+//! struct Mailer;
+//! impl Subscriber<OrderPaid> for Mailer {
+//!     async fn handle(&mut self, paid: &OrderPaid, _cx: &mut Context<'_>) -> Outcome {
+//!         assert_eq!(paid.order, 7);
+//!         Ok(()) // acknowledges; an error would mean: retry by the policy
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let bus = Bus::builder("shop").start().await?;
+//! bus.subscriber("mailer", || Mailer).on::<OrderPaid>().start().await?;
+//! let receipt = bus.publish(OrderPaid { order: 7 }).await?;
+//! assert_eq!(receipt.local.accepted, 1);
+//! let report = bus.shutdown(std::time::Duration::from_secs(5)).await;
+//! assert!(report.clean);
+//! # Ok(()) }
+//! ```
+
+mod broker;
+mod bus;
+mod delivery;
+mod mailbox;
+mod message;
+mod observe;
+mod ports;
+mod queue;
+mod store;
+mod subscriber;
+mod supervisor;
+mod time;
+
+pub use broker::Schedule;
+pub use bus::{
+    Abandoned, Bridged, Builder, Bus, DeadLetters, Escalation, Local, Publish, PublishAllError,
+    PublishError, Receipt, ReplayError, Request, ShutdownReport, StartError, StopReport,
+    SubscribeError, SubscriberBuilder, Subscription, SubscriptionState, Supervisor,
+    SupervisorBuilder, Threads,
+};
+pub use delivery::{
+    Breaker, BreakerError, Failure, Order, Outcome, Overflow, Reason, Restart, Retry, RetryError,
+    Strategy, Verdict,
+};
+pub use message::{
+    AddressKind, CodecError, Command, Envelope, Event, MessageId, NameError, ParseMessageIdError,
+    Pattern, RawBody, RawMessage,
+};
+pub use observe::{QueueSnapshot, Snapshot};
+pub use ports::{
+    Inbound, Interceptor, Lifecycle, LifecycleKind, LocalBoxFuture, Next, Outbound, Refusal,
+    Refused, RequestError,
+};
+pub use store::{DeadLetter, DeadLetterLedger, DeadLettered, Filter};
+pub use subscriber::{CommandHandler, Context, Delivery, RawSubscriber, Sending, Subscriber};
+pub use time::{Clock, ManualClock};
+
+/// The types that a subscriber builder is made of: named in signatures, seldom in a program.
+pub mod parts {
+    pub use crate::subscriber::{
+        ActorSubscriber, Chain, CommandFn, Dispatch, Empty, EventFn, Factory, Fallible, Infallible,
+        OnCommand, OnEvent, OnPattern,
+    };
+}

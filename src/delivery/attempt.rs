@@ -97,7 +97,10 @@ mod tests {
         let policy = Retry::default().classify(|_| Some(Verdict::Discard));
         let explicit = Failure::reject("no");
         let plain = Failure::from(std::io::Error::other("io"));
-        assert_eq!(next_step(&policy, 1, &explicit, 0.0), NextStep::DeadLetter(Reason::Rejected));
+        assert_eq!(
+            next_step(&policy, 1, &explicit, 0.0),
+            NextStep::DeadLetter(Reason::Rejected)
+        );
         assert_eq!(next_step(&policy, 1, &plain, 0.0), NextStep::Discard);
     }
 }

@@ -15,13 +15,25 @@ const JITTER: f64 = 0.2;
 
 impl Backoff {
     pub(crate) fn new(initial: Duration, cap: Duration, quiet: Duration) -> Self {
-        Self { initial, cap, quiet, step: 0, last: None }
+        Self {
+            initial,
+            cap,
+            quiet,
+            step: 0,
+            last: None,
+        }
     }
 
     /// The wait before the next restart; `random` is in [0, 1).
     pub(crate) fn next(&mut self, now: Instant, random: f64) -> Duration {
-        let quiet = self.last.is_none_or(|last| now.saturating_duration_since(last) > self.quiet);
-        self.step = if quiet { 0 } else { self.step.saturating_add(1) };
+        let quiet = self
+            .last
+            .is_none_or(|last| now.saturating_duration_since(last) > self.quiet);
+        self.step = if quiet {
+            0
+        } else {
+            self.step.saturating_add(1)
+        };
         if self.step == 0 {
             self.last = Some(now);
             return Duration::ZERO;

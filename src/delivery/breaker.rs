@@ -91,7 +91,9 @@ pub(crate) enum Permit {
     Yes,
     Probe,
     /// `until` is none while a probe is under way: its end decides.
-    No { until: Option<Instant> },
+    No {
+        until: Option<Instant>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +126,11 @@ struct Bucket {
 
 impl BreakerState {
     pub(crate) fn new(breaker: Breaker) -> Self {
-        Self { breaker, phase: Phase::Closed, buckets: VecDeque::new() }
+        Self {
+            breaker,
+            phase: Phase::Closed,
+            buckets: VecDeque::new(),
+        }
     }
 
     pub(crate) fn allows(&mut self, now: Instant) -> Permit {
@@ -183,7 +189,11 @@ impl BreakerState {
         let width = window / BUCKETS;
         let fits = |bucket: &Bucket| now.saturating_duration_since(bucket.from) < width;
         if !self.buckets.back().is_some_and(fits) {
-            self.buckets.push_back(Bucket { from: now, attempts: 0, failures: 0 });
+            self.buckets.push_back(Bucket {
+                from: now,
+                attempts: 0,
+                failures: 0,
+            });
         }
         if let Some(bucket) = self.buckets.back_mut() {
             bucket.attempts += 1;
@@ -191,7 +201,6 @@ impl BreakerState {
         }
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "a ratio of counts")]
     fn is_failing(&self) -> bool {
         let attempts: u64 = self.buckets.iter().map(|bucket| bucket.attempts).sum();
         let failures: u64 = self.buckets.iter().map(|bucket| bucket.failures).sum();
@@ -207,7 +216,12 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn breaker() -> BreakerState {
-        BreakerState::new(Breaker::new().minimum(4).window(16 * SECOND).pause(10 * SECOND))
+        BreakerState::new(
+            Breaker::new()
+                .minimum(4)
+                .window(16 * SECOND)
+                .pause(10 * SECOND),
+        )
     }
 
     #[test]
@@ -218,11 +232,21 @@ mod tests {
             assert_eq!(state.record(now, success), None);
         }
         let until = now + 10 * SECOND;
-        assert_eq!(state.record(now, false), Some(BreakerChange::Opened { until }));
+        assert_eq!(
+            state.record(now, false),
+            Some(BreakerChange::Opened { until })
+        );
         assert_eq!(state.allows(now), Permit::No { until: Some(until) });
         assert_eq!(state.allows(until), Permit::Probe);
-        assert_eq!(state.allows(until), Permit::No { until: None }, "one probe at a time");
-        assert!(matches!(state.record(until, false), Some(BreakerChange::Opened { .. })));
+        assert_eq!(
+            state.allows(until),
+            Permit::No { until: None },
+            "one probe at a time"
+        );
+        assert!(matches!(
+            state.record(until, false),
+            Some(BreakerChange::Opened { .. })
+        ));
         let again = until + 10 * SECOND;
         assert_eq!(state.allows(again), Permit::Probe);
         assert_eq!(state.record(again, true), Some(BreakerChange::Closed));

@@ -86,10 +86,15 @@ impl Failure {
     /// The error and its sources, outermost first: at most 16, each cut at 1,000 characters.
     #[must_use]
     pub fn chain(&self) -> Vec<String> {
-        std::iter::successors(Some(self.error()), |error| error.source())
-            .take(CHAIN)
-            .map(|error| error.to_string().chars().take(TEXT).collect())
-            .collect()
+        let mut chain = Vec::new();
+        let mut next = Some(self.error());
+        while let Some(error) = next
+            && chain.len() < CHAIN
+        {
+            chain.push(error.to_string().chars().take(TEXT).collect());
+            next = error.source();
+        }
+        chain
     }
 }
 

@@ -24,21 +24,26 @@ pub(crate) enum Counted {
 
 impl IntensityWindow {
     pub(crate) fn new(allowed: u32, period: Duration) -> Self {
-        Self { allowed, period, restarts: VecDeque::new() }
+        Self {
+            allowed,
+            period,
+            restarts: VecDeque::new(),
+        }
     }
 
     pub(crate) fn record(&mut self, now: Instant, message: Option<MessageId>) -> Counted {
         let period = self.period;
-        self.restarts.retain(|(at, _)| now.saturating_duration_since(*at) < period);
+        self.restarts
+            .retain(|(at, _)| now.saturating_duration_since(*at) < period);
         if message.is_some() && self.restarts.iter().any(|(_, known)| *known == message) {
             return Counted::Again;
         }
         self.restarts.push_back((now, message));
-        if self.restarts.len() > self.allowed as usize { Counted::Exceeded } else { Counted::New }
-    }
-
-    pub(crate) fn clear(&mut self) {
-        self.restarts.clear();
+        if self.restarts.len() > self.allowed as usize {
+            Counted::Exceeded
+        } else {
+            Counted::New
+        }
     }
 }
 
@@ -54,10 +59,11 @@ mod tests {
         assert_eq!(window.record(now, None), Counted::New);
         assert_eq!(window.record(now + second, None), Counted::New);
         assert_eq!(window.record(now + 2 * second, None), Counted::Exceeded);
-        window.clear();
-        assert_eq!(window.record(now + 3 * second, None), Counted::New);
-        assert_eq!(window.record(now + 4 * second, None), Counted::New);
-        assert_eq!(window.record(now + 20 * second, None), Counted::New, "the period slid on");
+        assert_eq!(
+            window.record(now + 20 * second, None),
+            Counted::New,
+            "the period slid on"
+        );
     }
 
     #[test]
@@ -69,6 +75,9 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(window.record(now, poison), Counted::Again);
         }
-        assert_eq!(window.record(now, Some(MessageId::new())), Counted::Exceeded);
+        assert_eq!(
+            window.record(now, Some(MessageId::new())),
+            Counted::Exceeded
+        );
     }
 }

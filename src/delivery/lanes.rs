@@ -50,7 +50,13 @@ impl<T> Lanes<T> {
                 self.parked += 1;
             }
             None => {
-                self.lanes.insert(key, Lane { parked: VecDeque::new(), held: false });
+                self.lanes.insert(
+                    key,
+                    Lane {
+                        parked: VecDeque::new(),
+                        held: false,
+                    },
+                );
                 self.ready.insert(number, (Some(key), item));
             }
         }
@@ -59,7 +65,9 @@ impl<T> Lanes<T> {
     /// Hands out up to `max` messages, at most one of each key.
     pub(crate) fn take(&mut self, max: usize, out: &mut impl FnMut(Option<u64>, T)) {
         for _ in 0..max {
-            let Some((number, (key, item))) = self.ready.pop_first() else { return };
+            let Some((number, (key, item))) = self.ready.pop_first() else {
+                return;
+            };
             if let Some(key) = key {
                 self.out.insert(key, number);
             }
@@ -70,7 +78,9 @@ impl<T> Lanes<T> {
     /// The message in hand of this key is settled for good: its lane goes on.
     pub(crate) fn settled(&mut self, key: u64) {
         self.out.remove(&key);
-        let Some(lane) = self.lanes.get_mut(&key) else { return };
+        let Some(lane) = self.lanes.get_mut(&key) else {
+            return;
+        };
         lane.held = false;
         match lane.parked.pop_front() {
             Some((number, item)) => {

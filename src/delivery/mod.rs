@@ -19,6 +19,6 @@ pub use failure::{Failure, Outcome, Verdict};
 pub(crate) use intensity::{Counted, IntensityWindow};
 pub(crate) use lanes::Lanes;
 pub use order::{Order, Overflow};
-pub use restart::{Restart, Strategy};
 pub(crate) use restart::{ExitKind, affected, should_restart};
+pub use restart::{Restart, Strategy};
 pub use retry::{Retry, RetryError};

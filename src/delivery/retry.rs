@@ -77,7 +77,11 @@ impl Retry {
     /// The same wait each time, without jitter.
     #[must_use]
     pub fn fixed(wait: Duration) -> Self {
-        Self { jitter: 0.0, factor: 1.0, ..Self::exponential(wait..wait) }
+        Self {
+            jitter: 0.0,
+            factor: 1.0,
+            ..Self::exponential(wait..wait)
+        }
     }
 
     /// One attempt, then a dead letter.
@@ -134,7 +138,10 @@ impl Retry {
             return Err(RetryError::NoAttempts);
         }
         if self.initial > self.cap {
-            return Err(RetryError::InitialOverCap { initial: self.initial, cap: self.cap });
+            return Err(RetryError::InitialOverCap {
+                initial: self.initial,
+                cap: self.cap,
+            });
         }
         if !self.factor.is_finite() || self.factor < 1.0 {
             return Err(RetryError::Factor(self.factor));
@@ -162,7 +169,9 @@ impl Retry {
     pub fn delay(&self, finished: u32, random: f64) -> Duration {
         let longest = self.longest_delay(finished);
         let share = 1.0 - self.jitter * random.clamp(0.0, 1.0);
-        Duration::try_from_secs_f64(longest.as_secs_f64() * share).unwrap_or(longest).min(longest)
+        Duration::try_from_secs_f64(longest.as_secs_f64() * share)
+            .unwrap_or(longest)
+            .min(longest)
     }
 
     fn longest_delay(&self, finished: u32) -> Duration {
@@ -188,13 +197,20 @@ impl Retry {
     }
 
     pub(crate) fn classified(&self, error: &(dyn Error + 'static)) -> Option<Verdict> {
-        self.classifier.as_ref().and_then(|classifier| classifier(error))
+        self.classifier
+            .as_ref()
+            .and_then(|classifier| classifier(error))
     }
 
     /// Whether two members of a group follow the same policy. Classifiers are the same only if shared.
     pub(crate) fn same_as(&self, other: &Self) -> bool {
         let numbers = |policy: &Self| {
-            (policy.initial, policy.cap, policy.attempts, policy.immediate)
+            (
+                policy.initial,
+                policy.cap,
+                policy.attempts,
+                policy.immediate,
+            )
         };
         let shares = |policy: &Self| (policy.factor.to_bits(), policy.jitter.to_bits());
         let classifier = match (&self.classifier, &other.classifier) {
@@ -259,8 +275,15 @@ mod tests {
     #[test]
     fn what_cannot_be_followed_is_refused() {
         let second = Duration::from_secs(1);
-        assert_eq!(Retry::default().attempts(0).validate(), Err(RetryError::NoAttempts));
-        assert!(Retry::exponential(second..Duration::ZERO).validate().is_err());
+        assert_eq!(
+            Retry::default().attempts(0).validate(),
+            Err(RetryError::NoAttempts)
+        );
+        assert!(
+            Retry::exponential(second..Duration::ZERO)
+                .validate()
+                .is_err()
+        );
         assert!(Retry::default().factor(f64::NAN).validate().is_err());
         assert!(Retry::default().jitter(1.5).validate().is_err());
     }

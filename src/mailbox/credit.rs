@@ -58,7 +58,11 @@ impl Credits {
 
     pub(super) fn acquire(&self) -> Acquire {
         if self.waiters.load(Ordering::Relaxed) > 0 {
-            return if self.is_closed() { Acquire::Closed } else { Acquire::Full };
+            return if self.is_closed() {
+                Acquire::Closed
+            } else {
+                Acquire::Full
+            };
         }
         self.take()
     }
@@ -84,6 +88,11 @@ impl Credits {
         }
     }
 
+    /// Takes a credit over the bound.
+    pub(super) fn force(&self) {
+        self.used.fetch_add(1, Ordering::SeqCst);
+    }
+
     pub(super) fn release(&self, credits: usize) {
         if credits == 0 {
             return;
@@ -95,7 +104,10 @@ impl Credits {
     }
 
     pub(super) fn wait(&self) -> CreditWait<'_> {
-        CreditWait { credits: self, waiter: None }
+        CreditWait {
+            credits: self,
+            waiter: None,
+        }
     }
 
     /// Gives free credits to those who wait, in order.
@@ -172,7 +184,9 @@ impl Future for CreditWait<'_> {
             // A credit may have been released just before this waiter could be seen.
             self.credits.serve();
         }
-        let Some(waiter) = &self.waiter else { return Poll::Pending };
+        let Some(waiter) = &self.waiter else {
+            return Poll::Pending;
+        };
         let mut state = waiter.0.lock();
         if let Some(answer) = state.answer.take() {
             drop(state);
@@ -189,12 +203,16 @@ impl Future for CreditWait<'_> {
 
 impl Drop for CreditWait<'_> {
     fn drop(&mut self) {
-        let Some(waiter) = self.waiter.take() else { return };
+        let Some(waiter) = self.waiter.take() else {
+            return;
+        };
         {
             let mut line = self.credits.line.lock();
             let before = line.len();
             line.retain(|known| !Arc::ptr_eq(known, &waiter));
-            self.credits.waiters.fetch_sub(before - line.len(), Ordering::SeqCst);
+            self.credits
+                .waiters
+                .fetch_sub(before - line.len(), Ordering::SeqCst);
         }
         let granted = waiter.0.lock().answer == Some(Acquire::Taken);
         if granted {

@@ -14,7 +14,16 @@ pub(crate) struct Lease<Q: AsRef<Mailbox>> {
 
 impl<Q: AsRef<Mailbox>> Lease<Q> {
     pub(crate) fn new(queue: Arc<Q>) -> Self {
-        Self { queue, batch: VecDeque::new(), current: None, settled: Settled::default() }
+        Self {
+            queue,
+            batch: VecDeque::new(),
+            current: None,
+            settled: Settled::default(),
+        }
+    }
+
+    pub(crate) fn queue(&self) -> &Q {
+        &self.queue
     }
 
     fn mailbox(&self) -> &Mailbox {

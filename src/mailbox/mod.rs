@@ -15,7 +15,7 @@ mod store;
 pub(crate) use books::{Books, Ending};
 pub(crate) use credit::{Acquire, CreditWait};
 pub(crate) use lease::Lease;
-pub(crate) use slot::{History, Slot};
+pub(crate) use slot::{History, Slot, lane_of};
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -117,6 +117,12 @@ impl Mailbox {
     /// A place in the line of publishers that wait for a credit, first come first served.
     pub(crate) fn wait_for_credit(&self) -> CreditWait<'_> {
         self.credits.wait()
+    }
+
+    /// For a message whose credit a released continuation took, and that failed after it: both are there
+    /// now, one over the bound.
+    pub(crate) fn take_over_bound(&self) {
+        self.credits.force();
     }
 
     pub(crate) fn release(&self, credits: usize) {
@@ -395,10 +401,6 @@ impl Mailbox {
         books.in_flight = state.in_flight as u64;
         books.waiting = state.waiting as u64;
         books
-    }
-
-    pub(crate) fn key_of(&self, slot: &Slot) -> Option<u64> {
-        slot.key()
     }
 }
 

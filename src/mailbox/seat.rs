@@ -23,7 +23,10 @@ impl Seats {
             self.seats.push(Seat::default());
             self.seats.len() - 1
         });
-        self.seats[index] = Seat { taken: true, ..Seat::default() };
+        self.seats[index] = Seat {
+            taken: true,
+            ..Seat::default()
+        };
         u32::try_from(index).unwrap_or(u32::MAX)
     }
 
@@ -37,7 +40,11 @@ impl Seats {
         if self.seats.len() <= 1 {
             return 1;
         }
-        self.seats.iter().filter(|seat| seat.taken && !seat.stopped).count().max(1)
+        self.seats
+            .iter()
+            .filter(|seat| seat.taken && !seat.stopped)
+            .count()
+            .max(1)
     }
 
     pub(super) fn idle(&mut self, seat: u32, waker: &Waker) {

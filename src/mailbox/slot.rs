@@ -26,7 +26,13 @@ pub(crate) struct History {
 
 impl Slot {
     pub(crate) fn new(parcel: SharedParcel, keyed: bool) -> Self {
-        Self { parcel, history: None, token: 0, attempts: 0, keyed }
+        Self {
+            parcel,
+            history: None,
+            token: 0,
+            attempts: 0,
+            keyed,
+        }
     }
 
     /// The lane of a message in a keyed queue. Keys that share a hash share a lane: still in order.

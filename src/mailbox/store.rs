@@ -98,9 +98,7 @@ impl Store {
     pub(super) fn is_congested(&self, key: u64, limit: usize) -> bool {
         match self {
             Self::Line(_) => false,
-            Self::Lanes(lanes) => {
-                lanes.is_held(key) && lanes.parked_behind(key) >= limit.max(1)
-            }
+            Self::Lanes(lanes) => lanes.is_held(key) && lanes.parked_behind(key) >= limit.max(1),
         }
     }
 

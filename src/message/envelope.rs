@@ -65,35 +65,46 @@ impl Envelope {
     /// The message during whose handling this one was sent.
     #[must_use]
     pub fn causation_id(&self) -> Option<MessageId> {
-        self.metadata.as_ref().and_then(|metadata| metadata.causation)
+        self.metadata
+            .as_ref()
+            .and_then(|metadata| metadata.causation)
     }
 
     /// The ordering key, when the publisher gave one.
     #[must_use]
     pub fn key(&self) -> Option<&str> {
-        self.metadata.as_ref().and_then(|metadata| metadata.key.as_deref())
+        self.metadata
+            .as_ref()
+            .and_then(|metadata| metadata.key.as_deref())
     }
 
     /// After this moment the message is not handed to a handler any more.
     #[must_use]
     pub fn expires_at(&self) -> Option<SystemTime> {
-        self.expires_ms().map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms))
+        self.expires_ms()
+            .map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms))
     }
 
     pub(crate) fn expires_ms(&self) -> Option<u64> {
-        self.metadata.as_ref().and_then(|metadata| metadata.expires_ms)
+        self.metadata
+            .as_ref()
+            .and_then(|metadata| metadata.expires_ms)
     }
 
     /// The W3C trace context that the message carries.
     #[must_use]
     pub fn traceparent(&self) -> Option<&str> {
-        self.metadata.as_ref().and_then(|metadata| metadata.traceparent.as_deref())
+        self.metadata
+            .as_ref()
+            .and_then(|metadata| metadata.traceparent.as_deref())
     }
 
     /// A user header.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers().find(|(known, _)| *known == name).map(|(_, value)| value)
+        self.headers()
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| value)
     }
 
     /// All user headers, in the order in which they were set.
@@ -105,7 +116,9 @@ impl Envelope {
     }
 
     pub(crate) fn expects_reply(&self) -> bool {
-        self.metadata.as_ref().is_some_and(|metadata| metadata.reply.is_some())
+        self.metadata
+            .as_ref()
+            .is_some_and(|metadata| metadata.reply.is_some())
     }
 }
 

@@ -49,12 +49,18 @@ impl MessageId {
             // The top bit stays free at the start, so that a millisecond can not use the counter up.
             let start = || fastrand::u128(..) >> (128 - COUNTER_BITS + 1);
             if millis > state.millis {
-                state = Generator { millis, counter: start() };
+                state = Generator {
+                    millis,
+                    counter: start(),
+                };
             } else {
                 // The same millisecond, or a clock that went back: the order is kept.
                 state.counter += 1;
                 if state.counter >> COUNTER_BITS != 0 {
-                    state = Generator { millis: state.millis + 1, counter: start() };
+                    state = Generator {
+                        millis: state.millis + 1,
+                        counter: start(),
+                    };
                 }
             }
             generator.set(state);
@@ -82,7 +88,6 @@ impl MessageId {
         SystemTime::UNIX_EPOCH + Duration::from_millis(self.millis())
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "48 bits")]
     pub(crate) fn millis(self) -> u64 {
         (self.0 >> 80) as u64
     }
@@ -116,7 +121,9 @@ impl FromStr for MessageId {
     type Err = ParseMessageIdError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Uuid::parse_str(text).map(Self::from).map_err(|error| ParseMessageIdError(error.to_string()))
+        Uuid::parse_str(text)
+            .map(Self::from)
+            .map_err(|error| ParseMessageIdError(error.to_string()))
     }
 }
 
@@ -144,7 +151,9 @@ pub(crate) fn coarse_now_ms() -> u64 {
     }
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
         u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
     }
 }
@@ -159,7 +168,10 @@ mod tests {
     fn is_a_version_7_uuid_of_its_time() {
         let id = MessageId::new_at(1_700_000_000_123);
         let uuid = Uuid::from(id);
-        assert_eq!((uuid.get_version_num(), uuid.get_variant()), (7, uuid::Variant::RFC4122));
+        assert_eq!(
+            (uuid.get_version_num(), uuid.get_variant()),
+            (7, uuid::Variant::RFC4122)
+        );
         assert_eq!(id.to_string().parse(), Ok(id));
         assert!("no".parse::<MessageId>().is_err());
     }
@@ -179,9 +191,14 @@ mod tests {
     #[test]
     fn is_unique_over_threads() {
         let threads: Vec<_> = (0..8)
-            .map(|_| std::thread::spawn(|| (0..50_000).map(|_| MessageId::new()).collect::<Vec<_>>()))
+            .map(|_| {
+                std::thread::spawn(|| (0..50_000).map(|_| MessageId::new()).collect::<Vec<_>>())
+            })
             .collect();
-        let all: Vec<_> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+        let all: Vec<_> = threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap())
+            .collect();
         assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len());
     }
 }

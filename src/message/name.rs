@@ -51,10 +51,18 @@ fn validate(what: &'static str, name: &str) -> Result<(), NameError> {
     }
     if name.len() > LONGEST {
         let begin = name.chars().take(40).collect();
-        return Err(NameError::TooLong { what, length: name.len(), name: begin });
+        return Err(NameError::TooLong {
+            what,
+            length: name.len(),
+            name: begin,
+        });
     }
     if let Some((position, _)) = name.char_indices().find(|(_, char)| char.is_control()) {
-        return Err(NameError::Control { what, position, name: name.escape_debug().to_string() });
+        return Err(NameError::Control {
+            what,
+            position,
+            name: name.escape_debug().to_string(),
+        });
     }
     Ok(())
 }
@@ -129,10 +137,19 @@ mod tests {
     #[test]
     fn names_that_cannot_be_are_refused_with_the_reason() {
         assert!(validate_topic(&"a".repeat(255)).is_ok());
-        assert!(matches!(validate_topic(&"a".repeat(256)), Err(NameError::TooLong { length: 256, .. })));
+        assert!(matches!(
+            validate_topic(&"a".repeat(256)),
+            Err(NameError::TooLong { length: 256, .. })
+        ));
         assert!(matches!(validate_topic(""), Err(NameError::Empty { .. })));
-        assert!(matches!(validate_topic("a\nb"), Err(NameError::Control { position: 1, .. })));
-        assert!(matches!(validate_topic("a.*.b"), Err(NameError::Wildcard { wildcard: '*', .. })));
+        assert!(matches!(
+            validate_topic("a\nb"),
+            Err(NameError::Control { position: 1, .. })
+        ));
+        assert!(matches!(
+            validate_topic("a.*.b"),
+            Err(NameError::Wildcard { wildcard: '*', .. })
+        ));
         assert!(validate_topic("a.b*").is_ok(), "a wildcard is a whole word");
         assert!(validate_queue("#").is_ok(), "a queue is no topic");
     }

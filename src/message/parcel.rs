@@ -37,7 +37,11 @@ pub(crate) fn parcel<M>(envelope: Envelope, body: M) -> SharedParcel
 where
     M: Serialize + Send + Sync + 'static,
 {
-    Arc::new(Typed { envelope, json: OnceLock::new(), body })
+    Arc::new(Typed {
+        envelope,
+        json: OnceLock::new(),
+        body,
+    })
 }
 
 impl<M: Serialize + Send + Sync + 'static> Parcel for Typed<M> {
@@ -77,5 +81,27 @@ impl dyn Parcel {
             action: "is not the expected type",
             source,
         })
+    }
+}
+
+/// A parcel whose sender keeps its type, so that it gets the message back when nobody took it.
+pub(crate) struct Recoverable<M>(Arc<Typed<M>>);
+
+impl<M: Serialize + Send + Sync + 'static> Recoverable<M> {
+    pub(crate) fn new(envelope: Envelope, body: M) -> Self {
+        Self(Arc::new(Typed {
+            envelope,
+            json: OnceLock::new(),
+            body,
+        }))
+    }
+
+    pub(crate) fn shared(&self) -> SharedParcel {
+        Arc::<Typed<M>>::clone(&self.0)
+    }
+
+    /// None while anyone else has it.
+    pub(crate) fn into_message(self) -> Option<M> {
+        Arc::into_inner(self.0).map(|typed| typed.body)
     }
 }

@@ -30,6 +30,11 @@ impl Pattern {
         Ok(Self(pattern.into()))
     }
 
+    /// A pattern that no topic matches: a topic is never empty.
+    pub(crate) fn nothing() -> Self {
+        Self("".into())
+    }
+
     /// The pattern as it was written.
     #[must_use]
     pub fn as_str(&self) -> &str {

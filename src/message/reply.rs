@@ -18,7 +18,11 @@ struct State<R> {
 
 impl<R> ReplyCell<R> {
     pub(crate) fn new() -> Self {
-        Self(Mutex::new(State { answer: None, waker: None, abandoned: false }))
+        Self(Mutex::new(State {
+            answer: None,
+            waker: None,
+            abandoned: false,
+        }))
     }
 
     /// False: the requester has gone, the reply is late.

@@ -92,8 +92,12 @@ pub(crate) trait Outgoing: Send + Sync {
     ) -> BoxFuture<'a, Result<Offered, Refusal>>;
 
     /// Sends at once what waits for a reply. `from` is the queue whose worker asks.
-    fn send_request(&self, parcel: SharedParcel, patience: Duration, from: Own)
-    -> BoxFuture<'_, Result<(), Refusal>>;
+    fn send_request(
+        &self,
+        parcel: SharedParcel,
+        patience: Duration,
+        from: Own,
+    ) -> BoxFuture<'_, Result<(), Refusal>>;
 
     /// Whether only the asking worker serves the queue of this name.
     fn serves_alone(&self, queue: &str, from: Own) -> bool;
@@ -166,9 +170,9 @@ impl RequestError {
     pub(crate) fn refused(refusal: Refusal) -> Self {
         match refusal {
             Refusal::NoQueue { queue } => Self::NoQueue { queue },
-            Refusal::Full { queue }
-            | Refusal::Timeout { queue }
-            | Refusal::Suspended { queue } => Self::Full { queue },
+            Refusal::Full { queue } | Refusal::Timeout { queue } | Refusal::Suspended { queue } => {
+                Self::Full { queue }
+            }
             other => Self::Refused(other),
         }
     }

@@ -25,15 +25,15 @@ impl<R> Awaited<R> {
         let mut deadline: Option<Deadline> = None;
         std::future::poll_fn(|cx| {
             if let Poll::Ready(answer) = self.0.poll(cx) {
-                return Poll::Ready(
-                    answer.map_err(|why| RequestError::without_reply(why, queue)),
-                );
+                return Poll::Ready(answer.map_err(|why| RequestError::without_reply(why, queue)));
             }
             let deadline =
                 deadline.get_or_insert_with(|| Deadline::new(Arc::clone(&timers), patience));
-            std::pin::Pin::new(deadline)
-                .poll(cx)
-                .map(|()| Err(RequestError::Timeout { queue: queue.to_owned() }))
+            std::pin::Pin::new(deadline).poll(cx).map(|()| {
+                Err(RequestError::Timeout {
+                    queue: queue.to_owned(),
+                })
+            })
         })
         .await
     }

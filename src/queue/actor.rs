@@ -27,7 +27,13 @@ pub(crate) struct QueueActor {
 
 impl QueueActor {
     pub(super) fn new(core: Weak<QueueCore>) -> Self {
-        Self { core, waiting: HashMap::new(), burying: 0, next: 0, closed: false }
+        Self {
+            core,
+            waiting: HashMap::new(),
+            burying: 0,
+            next: 0,
+            closed: false,
+        }
     }
 }
 
@@ -49,7 +55,9 @@ impl Handler<Wait> for QueueActor {
     type Result = ();
 
     fn handle(&mut self, Wait { slot, delay }: Wait, ctx: &mut Self::Context) {
-        let Some(core) = self.core.upgrade() else { return };
+        let Some(core) = self.core.upgrade() else {
+            return;
+        };
         if self.closed {
             abandon(&core, &slot);
             return;
@@ -57,7 +65,10 @@ impl Handler<Wait> for QueueActor {
         let id = self.next;
         self.next += 1;
         let actor = ctx.address();
-        let key = core.services.timers.after(delay, Box::new(move || actor.do_send(Due(id))));
+        let key = core
+            .services
+            .timers
+            .after(delay, Box::new(move || actor.do_send(Due(id))));
         self.waiting.insert(id, (slot, key));
     }
 }
@@ -72,7 +83,9 @@ impl Handler<Due> for QueueActor {
     type Result = ();
 
     fn handle(&mut self, Due(id): Due, _ctx: &mut Self::Context) {
-        let Some(core) = self.core.upgrade() else { return };
+        let Some(core) = self.core.upgrade() else {
+            return;
+        };
         if let Some((slot, _)) = self.waiting.remove(&id) {
             core.mailbox.end_waiting(slot);
         }
@@ -93,7 +106,9 @@ impl Handler<Bury> for QueueActor {
     type Result = ();
 
     fn handle(&mut self, Bury { slot, reason }: Bury, ctx: &mut Self::Context) {
-        let Some(core) = self.core.upgrade() else { return };
+        let Some(core) = self.core.upgrade() else {
+            return;
+        };
         let letter = DeadLetter::new(&core, &slot, reason);
         let stored = core.services.dead_letters.add(letter.clone());
         self.burying += 1;
@@ -126,7 +141,9 @@ impl Handler<CloseQueue> for QueueActor {
 
     fn handle(&mut self, _: CloseQueue, _ctx: &mut Self::Context) -> Self::Result {
         self.closed = true;
-        let Some(core) = self.core.upgrade() else { return Vec::new() };
+        let Some(core) = self.core.upgrade() else {
+            return Vec::new();
+        };
         let waiting = std::mem::take(&mut self.waiting);
         waiting
             .into_values()

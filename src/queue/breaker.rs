@@ -15,14 +15,18 @@ pub(crate) struct BreakerGate {
 
 impl BreakerGate {
     pub(super) fn new(breaker: &Breaker) -> Self {
-        Self { state: Mutex::new(BreakerState::new(breaker.clone())) }
+        Self {
+            state: Mutex::new(BreakerState::new(breaker.clone())),
+        }
     }
 }
 
 impl QueueCore {
     /// Whether the next message may be started. Otherwise hand-over is halted until a probe is due.
     pub(crate) fn breaker_allows(&self) -> bool {
-        let Some(gate) = &self.breaker else { return true };
+        let Some(gate) = &self.breaker else {
+            return true;
+        };
         let now = self.services.timers.now();
         let mut state = gate.state.lock();
         match state.allows(now) {
@@ -56,10 +60,12 @@ impl QueueCore {
         };
         match change {
             Some(BreakerChange::Opened { .. }) => {
-                self.services.tell(&self.name, LifecycleKind::BreakerOpened, None);
+                self.services
+                    .tell(&self.name, LifecycleKind::BreakerOpened, None);
             }
             Some(BreakerChange::Closed) => {
-                self.services.tell(&self.name, LifecycleKind::BreakerClosed, None);
+                self.services
+                    .tell(&self.name, LifecycleKind::BreakerClosed, None);
             }
             None => {}
         }
@@ -77,7 +83,9 @@ impl QueueCore {
 
     fn look_again_at(&self, until: Instant) {
         let timers = &self.services.timers;
-        let queue: Weak<Self> = self.shared().map_or_else(Weak::new, |queue| std::sync::Arc::downgrade(&queue));
+        let queue: Weak<Self> = self
+            .shared()
+            .map_or_else(Weak::new, |queue| std::sync::Arc::downgrade(&queue));
         timers.after(
             until.saturating_duration_since(timers.now()),
             Box::new(move || {

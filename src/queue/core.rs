@@ -6,7 +6,7 @@ use actix::{Actor, Addr, ArbiterHandle};
 use super::actor::QueueActor;
 use super::backing::Memory;
 use super::{Backing, BreakerGate, QueueSpec};
-use crate::delivery::{Failure, NextStep, Outcome, Reason};
+use crate::delivery::{Failure, NextStep, Reason};
 use crate::mailbox::{Ending, History, Mailbox, Slot, lane_of};
 use crate::message::{ReplyRefusal, SharedParcel};
 use crate::ports::{Interceptor, Lifecycle, LifecycleKind, LifecycleSink, Outgoing, Timers};
@@ -31,7 +31,11 @@ impl Services {
     }
 
     pub(crate) fn tell(&self, subject: &str, kind: LifecycleKind, why: Option<String>) {
-        self.lifecycle.event(Lifecycle { subject: subject.to_owned(), kind, why });
+        self.lifecycle.event(Lifecycle {
+            subject: subject.to_owned(),
+            kind,
+            why,
+        });
     }
 }
 
@@ -69,7 +73,10 @@ impl QueueCore {
             id,
             name,
             mailbox: Mailbox::new(spec.depth, spec.overflow, spec.order),
-            breaker: spec.breaker.as_ref().map(|breaker| Box::new(BreakerGate::new(breaker))),
+            breaker: spec
+                .breaker
+                .as_ref()
+                .map(|breaker| Box::new(BreakerGate::new(breaker))),
             keyed: matches!(spec.order, crate::delivery::Order::Keyed { .. }),
             spec,
             services,
@@ -82,7 +89,11 @@ impl QueueCore {
 
     /// The lane of a message that is about to be accepted.
     pub(crate) fn lane(&self, parcel_key: Option<&str>) -> Option<u64> {
-        if self.keyed { parcel_key.map(lane_of) } else { None }
+        if self.keyed {
+            parcel_key.map(lane_of)
+        } else {
+            None
+        }
     }
 
     pub(crate) fn slot(&self, parcel: SharedParcel) -> Slot {
@@ -107,7 +118,11 @@ impl QueueCore {
 
     /// Settles a failed attempt by the policy. `slot.attempts` counts it already.
     pub(crate) fn settle_failed(&self, failed: Failed, step: NextStep) {
-        let Failed { mut slot, failure, kind } = failed;
+        let Failed {
+            mut slot,
+            failure,
+            kind,
+        } = failed;
         self.remember(&mut slot, &failure);
         match step {
             NextStep::Immediate => self.backing.retry_now(self, slot),
@@ -129,7 +144,11 @@ impl QueueCore {
                 history.last_failed_at = now;
             }
             none => {
-                *none = Some(Box::new(History { errors, first_failed_at: now, last_failed_at: now }));
+                *none = Some(Box::new(History {
+                    errors,
+                    first_failed_at: now,
+                    last_failed_at: now,
+                }));
             }
         }
     }
@@ -147,9 +166,9 @@ impl QueueCore {
     }
 
     /// Tells the breaker, if there is one, how an attempt ended.
-    pub(crate) fn record(&self, outcome: &Outcome) {
+    pub(crate) fn record(&self, success: bool) {
         if self.breaker.is_some() {
-            self.record_with_breaker(outcome.is_ok());
+            self.record_with_breaker(success);
         }
     }
 

@@ -30,6 +30,9 @@ impl QueueSpec {
             (self.timeout != other.timeout, "timeout"),
             (self.breaker != other.breaker, "breaker"),
         ];
-        differs.into_iter().find(|(differs, _)| *differs).map(|(_, what)| what)
+        differs
+            .into_iter()
+            .find(|(differs, _)| *differs)
+            .map(|(_, what)| what)
     }
 }

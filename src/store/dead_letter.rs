@@ -163,8 +163,13 @@ impl Filter {
     }
 
     pub(crate) fn admits(&self, letter: &DeadLetter) -> bool {
-        self.queue.as_deref().is_none_or(|queue| *queue == *letter.queue)
-            && self.address.as_deref().is_none_or(|address| address == letter.envelope().address())
+        self.queue
+            .as_deref()
+            .is_none_or(|queue| *queue == *letter.queue)
+            && self
+                .address
+                .as_deref()
+                .is_none_or(|address| address == letter.envelope().address())
             && self.reason.is_none_or(|reason| reason == letter.reason)
     }
 }

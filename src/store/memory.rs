@@ -23,7 +23,10 @@ struct State {
 
 impl MemoryDeadLetters {
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { capacity: capacity.max(1), state: Mutex::default() }
+        Self {
+            capacity: capacity.max(1),
+            state: Mutex::default(),
+        }
     }
 }
 
@@ -68,13 +71,20 @@ impl DeadLetterStore for MemoryDeadLetters {
 
     fn list(&self, filter: &Filter) -> Vec<DeadLetter> {
         let state = self.state.lock();
-        let admitted = state.letters.values().filter(|letter| filter.admits(letter));
+        let admitted = state
+            .letters
+            .values()
+            .filter(|letter| filter.admits(letter));
         admitted.take(filter.most()).cloned().collect()
     }
 
     fn get(&self, id: MessageId) -> Option<DeadLetter> {
         let state = self.state.lock();
-        state.index.get(&id).and_then(|at| state.letters.get(at)).cloned()
+        state
+            .index
+            .get(&id)
+            .and_then(|at| state.letters.get(at))
+            .cloned()
     }
 
     fn claim(&self, id: MessageId) -> Option<DeadLetter> {
@@ -106,6 +116,9 @@ impl DeadLetterStore for MemoryDeadLetters {
 
     fn ledger(&self) -> DeadLetterLedger {
         let state = self.state.lock();
-        DeadLetterLedger { kept: state.letters.len() as u64, ..state.ledger }
+        DeadLetterLedger {
+            kept: state.letters.len() as u64,
+            ..state.ledger
+        }
     }
 }

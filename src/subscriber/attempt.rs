@@ -1,4 +1,5 @@
-use std::cell::RefCell;
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use tracing::Instrument;
@@ -16,9 +17,15 @@ use crate::queue::QueueCore;
 pub(super) enum Ended {
     Succeeded,
     /// The handler lives on.
-    Failed { failure: Failure, kind: Reason },
+    Failed {
+        failure: Failure,
+        kind: Reason,
+    },
     /// The handler must be replaced.
-    Broken { failure: Failure, why: String },
+    Broken {
+        failure: Failure,
+        why: String,
+    },
 }
 
 /// Runs the handler once on a message. Its releases are recorded in `scratch`.
@@ -31,13 +38,24 @@ pub(super) async fn attempt<H, D: Dispatch<H>>(
 ) -> Ended {
     let number = slot.attempts + 1;
     let services = &queue.services;
-    let timeout = queue.spec.timeout.map(|timeout| (timeout, &services.timers));
-    let cx = Context { parcel: &slot.parcel, attempt: number, queue, scratch };
+    let timeout = queue
+        .spec
+        .timeout
+        .map(|timeout| (timeout, &services.timers));
+    let cx = Context {
+        parcel: &slot.parcel,
+        attempt: number,
+        queue,
+        scratch,
+    };
     let result = if services.interceptors.is_empty() && !tracing::enabled!(tracing::Level::INFO) {
         caught(invoke(dispatch, handler, &slot.parcel, cx), timeout).await
     } else {
-        let inbound =
-            Inbound { message: RawMessage::new(&slot.parcel), queue: &queue.name, attempt: number };
+        let inbound = Inbound {
+            message: RawMessage::new(&slot.parcel),
+            queue: &queue.name,
+            attempt: number,
+        };
         let around = around(&services.interceptors, inbound, dispatch, handler, cx);
         let span = delivery_span(queue, slot, number);
         caught(around.instrument(span), timeout).await
@@ -47,14 +65,20 @@ pub(super) async fn attempt<H, D: Dispatch<H>>(
         Ok(Err((failure, kind))) => Ended::Failed { failure, kind },
         Err(Broken::Panicked(text)) => {
             let why = format!("panicked: {text}");
-            Ended::Broken { failure: Failure::retry(why.clone()), why }
+            Ended::Broken {
+                failure: Failure::retry(why.clone()),
+                why,
+            }
         }
         Err(Broken::TimedOut) => {
             let why = format!(
                 "did not finish within {:?}",
                 queue.spec.timeout.unwrap_or_default()
             );
-            Ended::Broken { failure: Failure::retry(why.clone()), why }
+            Ended::Broken {
+                failure: Failure::retry(why.clone()),
+                why,
+            }
         }
     }
 }
@@ -75,7 +99,10 @@ async fn invoke<H, D: Dispatch<H>>(
         DispatchFailure::Undecodable(error) => (Failure::from(error), Reason::Undecodable),
         DispatchFailure::UnknownType => {
             let address = parcel.envelope().address();
-            (Failure::reject(format!("no handler takes `{address}`")), Reason::UnknownType)
+            (
+                Failure::reject(format!("no handler takes `{address}`")),
+                Reason::UnknownType,
+            )
         }
     })
 }
@@ -89,21 +116,22 @@ async fn around<'a, H, D: Dispatch<H>>(
     cx: Context<'a>,
 ) -> Result<(), (Failure, Reason)> {
     // What was wrong besides an error of the handler's; interceptors see only the failure.
-    let kind = RefCell::new(Reason::Exhausted);
-    let outcome = {
-        let kind = &kind;
-        let parcel = cx.parcel;
-        let inner: Box<dyn FnOnce() -> LocalBoxFuture<'_, Outcome>> = Box::new(move || {
-            Box::pin(async move {
-                invoke(dispatch, handler, parcel, cx).await.map_err(|(failure, reason)| {
-                    *kind.borrow_mut() = reason;
+    let kind = Rc::new(Cell::new(Reason::Exhausted));
+    let found = Rc::clone(&kind);
+    let parcel = cx.parcel;
+    let inner: Box<dyn FnOnce() -> LocalBoxFuture<'a, Outcome> + 'a> = Box::new(move || {
+        Box::pin(async move {
+            invoke(dispatch, handler, parcel, cx)
+                .await
+                .map_err(|(failure, reason)| {
+                    found.set(reason);
                     failure
                 })
-            })
-        });
-        chain(interceptors, inbound, inner).await
-    };
-    outcome.map_err(|failure| (failure, kind.into_inner()))
+        })
+    });
+    chain(interceptors, inbound, inner)
+        .await
+        .map_err(|failure| (failure, kind.get()))
 }
 
 fn chain<'a>(
@@ -113,9 +141,12 @@ fn chain<'a>(
 ) -> LocalBoxFuture<'a, Outcome> {
     match interceptors.split_first() {
         None => inner(),
-        Some((first, rest)) => {
-            first.handle(inbound, Next { run: Box::new(move || chain(rest, inbound, inner)) })
-        }
+        Some((first, rest)) => first.handle(
+            inbound,
+            Next {
+                run: Box::new(move || chain(rest, inbound, inner)),
+            },
+        ),
     }
 }
 

@@ -26,13 +26,18 @@ pub(crate) async fn caught<F: Future>(
     let mut deadline: Option<Deadline> = None;
     let result = std::future::poll_fn(|cx| {
         let polled = catch_unwind(AssertUnwindSafe(|| {
-            future.as_mut().as_pin_mut().map_or(Poll::Pending, |future| future.poll(cx))
+            future
+                .as_mut()
+                .as_pin_mut()
+                .map_or(Poll::Pending, |future| future.poll(cx))
         }));
         match polled {
             Err(panic) => Poll::Ready(Err(Broken::Panicked(text(&*panic)))),
             Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
             Ok(Poll::Pending) => {
-                let Some((timeout, timers)) = timeout else { return Poll::Pending };
+                let Some((timeout, timers)) = timeout else {
+                    return Poll::Pending;
+                };
                 let deadline =
                     deadline.get_or_insert_with(|| Deadline::new(Arc::clone(timers), timeout));
                 Pin::new(deadline).poll(cx).map(|()| Err(Broken::TimedOut))
@@ -75,7 +80,10 @@ impl<H> Drop for Guarded<H> {
     fn drop(&mut self) {
         let value = self.0.take();
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
-            tracing::error!(panic = text(&*panic), "a handler panicked while it was dropped");
+            tracing::error!(
+                panic = text(&*panic),
+                "a handler panicked while it was dropped"
+            );
         }
     }
 }

@@ -91,12 +91,18 @@ impl<'a> Context<'a> {
         command: C,
         timeout: Duration,
     ) -> Result<C::Reply, RequestError> {
-        let own = Own { queue: self.queue.id };
+        let own = Own {
+            queue: self.queue.id,
+        };
         let services = &self.queue.services;
         let closed = RequestError::Refused(crate::ports::Refusal::Closed);
-        let Some(outgoing) = services.outgoing() else { return Err(closed) };
+        let Some(outgoing) = services.outgoing() else {
+            return Err(closed);
+        };
         if outgoing.serves_alone(C::QUEUE, own) {
-            return Err(RequestError::WouldDeadlock { queue: C::QUEUE.to_owned() });
+            return Err(RequestError::WouldDeadlock {
+                queue: C::QUEUE.to_owned(),
+            });
         }
         let cell = Arc::new(ReplyCell::<C::Reply>::new());
         let mut metadata = self.metadata();
@@ -107,7 +113,9 @@ impl<'a> Context<'a> {
             .send_request(parcel(envelope, command), timeout, own)
             .await
             .map_err(RequestError::refused)?;
-        awaited.reply(C::QUEUE, Arc::clone(&services.timers), timeout).await
+        awaited
+            .reply(C::QUEUE, Arc::clone(&services.timers), timeout)
+            .await
     }
 
     fn record<M>(&mut self, kind: AddressKind, address: &'static str, body: M) -> Sending<'_>
@@ -116,9 +124,14 @@ impl<'a> Context<'a> {
     {
         let envelope = self.envelope_for(kind, address, self.metadata());
         let drafts = &mut self.scratch.drafts;
-        drafts.push(Draft { parcel: parcel(envelope, body), delay: None });
+        drafts.push(Draft {
+            parcel: parcel(envelope, body),
+            delay: None,
+        });
         let last = drafts.len() - 1;
-        Sending { draft: &mut drafts[last] }
+        Sending {
+            draft: &mut drafts[last],
+        }
     }
 
     /// What follows from the message in hand belongs to its conversation.
@@ -146,7 +159,10 @@ impl<'a> Context<'a> {
         let clock = &self.queue.services.clock;
         Envelope {
             id: clock.new_id(),
-            address: Address { kind, name: Name::Static(address) },
+            address: Address {
+                kind,
+                name: Name::Static(address),
+            },
             time_ms: clock.wall_ms(),
             metadata: Some(Box::new(metadata)),
         }
@@ -166,26 +182,38 @@ impl Sending<'_> {
     }
 
     /// The ordering key, for keyed subscribers.
-    #[expect(clippy::return_self_not_must_use, reason = "the message is recorded already")]
+    #[expect(
+        clippy::return_self_not_must_use,
+        reason = "the message is recorded already"
+    )]
     pub fn key(self, key: impl ToString) -> Self {
         self.change(|metadata| metadata.key = Some(key.to_string().into()))
     }
 
     /// Adds a header.
-    #[expect(clippy::return_self_not_must_use, reason = "the message is recorded already")]
+    #[expect(
+        clippy::return_self_not_must_use,
+        reason = "the message is recorded already"
+    )]
     pub fn header(self, name: &str, value: &str) -> Self {
         self.change(|metadata| metadata.headers.push((name.into(), value.into())))
     }
 
     /// Publishes only after `delay`, counted from the release.
-    #[expect(clippy::return_self_not_must_use, reason = "the message is recorded already")]
+    #[expect(
+        clippy::return_self_not_must_use,
+        reason = "the message is recorded already"
+    )]
     pub fn delay(self, delay: Duration) -> Self {
         self.draft.delay = Some(delay);
         self
     }
 
     /// The message is not handed over later than this after now.
-    #[expect(clippy::return_self_not_must_use, reason = "the message is recorded already")]
+    #[expect(
+        clippy::return_self_not_must_use,
+        reason = "the message is recorded already"
+    )]
     pub fn expires_in(self, time: Duration) -> Self {
         let now = self.draft.parcel.envelope().time_ms;
         let expires = now.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));

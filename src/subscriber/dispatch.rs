@@ -92,12 +92,21 @@ impl<H: 'static> Dispatch<H> for Empty {
 /// Picks between the handler at the head of a chain and what the rest of it found.
 fn prefer(head: Option<bool>, rest: impl FnOnce() -> Option<Selected>) -> Option<Selected> {
     if head == Some(true) {
-        return Some(Selected { place: 0, exact: true });
+        return Some(Selected {
+            place: 0,
+            exact: true,
+        });
     }
-    let rest = rest().map(|found| Selected { place: found.place + 1, ..found });
+    let rest = rest().map(|found| Selected {
+        place: found.place + 1,
+        ..found
+    });
     match (head, rest) {
         (Some(_), Some(rest)) if rest.exact => Some(rest),
-        (Some(_), _) => Some(Selected { place: 0, exact: false }),
+        (Some(_), _) => Some(Selected {
+            place: 0,
+            exact: false,
+        }),
         (None, rest) => rest,
     }
 }
@@ -183,8 +192,8 @@ where
 {
     fn select(&self, message: &Message<'_>) -> Option<Selected> {
         let envelope = message.0.envelope();
-        let is_mine = envelope.kind() == AddressKind::Topic
-            && self.first.0.matches(envelope.address());
+        let is_mine =
+            envelope.kind() == AddressKind::Topic && self.first.0.matches(envelope.address());
         prefer(is_mine.then_some(false), || self.rest.select(message))
     }
 

@@ -26,11 +26,7 @@ where
     C: Command,
     F: AsyncFn(&C, &mut Context<'_>) -> Result<C::Reply, Failure> + 'static,
 {
-    async fn handle(
-        &mut self,
-        command: &C,
-        cx: &mut Context<'_>,
-    ) -> Result<C::Reply, Failure> {
+    async fn handle(&mut self, command: &C, cx: &mut Context<'_>) -> Result<C::Reply, Failure> {
         (self.0)(command, cx).await
     }
 }

@@ -2,6 +2,7 @@
 
 mod actix_actor;
 mod attempt;
+mod caught;
 mod context;
 mod dispatch;
 mod factory;
@@ -17,4 +18,4 @@ pub use dispatch::{Chain, Dispatch, Empty, OnCommand, OnEvent, OnPattern};
 pub use factory::{Factory, Fallible, Infallible};
 pub use function::{CommandFn, EventFn};
 pub use handler::{CommandHandler, RawSubscriber, Subscriber};
-pub(crate) use member::{Member, MemberChild, Placement};
+pub(crate) use member::{Member, MemberChild};

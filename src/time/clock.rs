@@ -139,11 +139,20 @@ impl ManualClock {
     /// What the timers set going runs on the bus's threads: `bus.settle().await` waits for it.
     pub fn advance(&self, by: Duration) {
         let target = self.elapsed() + by;
-        let services: Vec<_> =
-            self.0.state.lock().services.iter().filter_map(Weak::upgrade).collect();
+        let services: Vec<_> = self
+            .0
+            .state
+            .lock()
+            .services
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect();
         // Step from timer to timer, so that each one sees the time at which it was due.
         loop {
-            let next = services.iter().filter_map(|service| service.earliest()).min();
+            let next = services
+                .iter()
+                .filter_map(|service| service.earliest())
+                .min();
             let at = next.map(|at| at.saturating_duration_since(self.0.started));
             match at {
                 Some(at) if at <= target => {
@@ -169,7 +178,9 @@ impl Default for ManualClock {
 
 impl fmt::Debug for ManualClock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ManualClock").field("elapsed", &self.elapsed()).finish()
+        f.debug_struct("ManualClock")
+            .field("elapsed", &self.elapsed())
+            .finish()
     }
 }
 

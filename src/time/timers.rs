@@ -115,13 +115,17 @@ impl Timers for TimerService {
     fn after(&self, delay: Duration, run: Action) -> TimerKey {
         let now = self.clock.now();
         // A delay beyond what the clock can express never comes due: 30 years stand for it.
-        let at = now.checked_add(delay).unwrap_or_else(|| now + Duration::from_secs(946_080_000));
+        let at = now
+            .checked_add(delay)
+            .unwrap_or_else(|| now + Duration::from_secs(946_080_000));
         let key = self.next.fetch_add(1, Ordering::Relaxed);
         self.index.insert(key, at);
         let is_first = {
             let mut waiting = self.waiting.lock();
             waiting.insert((at, key), run);
-            waiting.first_key_value().is_some_and(|(first, _)| first.1 == key)
+            waiting
+                .first_key_value()
+                .is_some_and(|(first, _)| first.1 == key)
         };
         if is_first {
             self.changed.notify_one();
@@ -152,7 +156,11 @@ struct Ring {
 
 impl Deadline {
     pub(crate) fn new(timers: Arc<dyn Timers>, after: Duration) -> Self {
-        Self { timers, after, armed: None }
+        Self {
+            timers,
+            after,
+            armed: None,
+        }
     }
 }
 
@@ -176,7 +184,9 @@ impl Future for Deadline {
             );
             self.armed = Some((key, ring));
         }
-        let Some((_, ring)) = &self.armed else { return Poll::Pending };
+        let Some((_, ring)) = &self.armed else {
+            return Poll::Pending;
+        };
         let mut waker = ring.waker.lock();
         if ring.rung.load(Ordering::Acquire) {
             return Poll::Ready(());

@@ -1,0 +1,112 @@
+use super::Route;
+use crate::delivery::Overflow;
+use crate::mailbox::{Acquire, Ending, halt};
+use crate::message::SharedParcel;
+use crate::ports::{Own, Refusal};
+
+/// What became of a message over the queues of its route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Accepted {
+    pub(crate) accepted: u32,
+    pub(crate) dropped: u32,
+    pub(crate) reused_own: bool,
+}
+
+/// Why a message was not accepted; nothing was taken and nothing delivered.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// A queue of the route was closed: look the route up again.
+    Stale,
+    /// The target at this place is full and its policy is to wait.
+    Wait(usize),
+    Refused(Refusal),
+}
+
+/// Takes a credit from every queue of the route, or none, and then delivers (contract, rule 1).
+///
+/// `held` is a place whose credit the caller holds already; on failure it is given back too.
+pub(crate) fn accept(
+    route: &Route,
+    key: Option<&str>,
+    own: Option<Own>,
+    held: Option<usize>,
+    make: impl FnOnce() -> SharedParcel,
+) -> Result<Accepted, Stop> {
+    let targets = &route.targets;
+    let mut result = Accepted::default();
+    let mut own_place = None;
+    // Places without a credit: their new message is dropped, or their oldest one is.
+    let mut dropping: Vec<usize> = Vec::new();
+    for (place, queue) in targets.iter().enumerate() {
+        if held == Some(place) {
+            continue;
+        }
+        if own.is_some_and(|own| own.queue == queue.id) {
+            own_place = Some(place);
+            continue;
+        }
+        let stop = match queue.mailbox.acquire(queue.lane(key)) {
+            Acquire::Taken => continue,
+            Acquire::Closed => Stop::Stale,
+            Acquire::Full => match queue.mailbox.overflow() {
+                Overflow::DropNewest | Overflow::DropOldest => {
+                    dropping.push(place);
+                    continue;
+                }
+                _ if queue.mailbox.halted() & halt::SUSPENDED != 0 => {
+                    Stop::Refused(Refusal::Suspended {
+                        queue: queue.name.to_string(),
+                    })
+                }
+                Overflow::Fail => Stop::Refused(Refusal::Full {
+                    queue: queue.name.to_string(),
+                }),
+                Overflow::Wait => Stop::Wait(place),
+            },
+        };
+        for (taken, queue) in targets.iter().enumerate() {
+            let credited = taken < place && !dropping.contains(&taken) && own_place != Some(taken);
+            if credited || held == Some(taken) {
+                queue.mailbox.release(1);
+            }
+        }
+        return Err(stop);
+    }
+    // Only now, when nothing can fail any more, is anything dropped.
+    dropping.retain(|place| {
+        let queue = &targets[*place];
+        result.dropped += 1;
+        if queue.mailbox.overflow() == Overflow::DropOldest
+            && let Some(oldest) = queue.mailbox.drop_oldest()
+        {
+            queue.refuse_reply(&oldest, Ending::Discarded);
+            return false;
+        }
+        queue.mailbox.count_dropped_newest();
+        true
+    });
+    let parcel = make();
+    if !dropping.is_empty()
+        && let Some(metadata) = &parcel.envelope().metadata
+        && let Some(reply) = &metadata.reply
+    {
+        reply.refuse(crate::message::ReplyRefusal::Discarded);
+    }
+    let Some((last, others)) = targets.split_last() else {
+        return Ok(result);
+    };
+    for (place, queue) in others.iter().enumerate() {
+        if !dropping.contains(&place) {
+            queue
+                .mailbox
+                .push(queue.slot(parcel.clone()), queue.lane(key));
+            result.accepted += 1;
+        }
+    }
+    if !dropping.contains(&others.len()) {
+        last.mailbox.push(last.slot(parcel), last.lane(key));
+        result.accepted += 1;
+    }
+    result.reused_own = own_place.is_some();
+    Ok(result)
+}

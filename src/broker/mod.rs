@@ -1,0 +1,99 @@
+//! The local broker: which queues a message goes to, all-or-nothing acceptance, schedules.
+
+mod accept;
+mod outgoing;
+mod route;
+mod schedule;
+mod table;
+mod trie;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+pub(crate) use accept::{Accepted, Stop, accept};
+pub(crate) use route::Route;
+pub use schedule::Schedule;
+pub(crate) use table::{RoutingTable, SubscribeRefusal};
+
+use crate::message::{Address, AddressKind, Envelope, Event, Name, parcel};
+use crate::queue::Services;
+use schedule::Schedules;
+
+/// Limits of one bus.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    pub(crate) schedule_capacity: usize,
+    pub(crate) body_limit: Option<usize>,
+}
+
+/// Who may still publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Gate {
+    Open,
+    /// Handlers' releases only.
+    Draining,
+    Closed,
+}
+
+pub(crate) struct Broker {
+    pub(crate) id: u64,
+    pub(crate) services: Arc<Services>,
+    pub(crate) table: RoutingTable,
+    pub(crate) limits: Limits,
+    pub(crate) schedules: Schedules,
+    /// System events that a full subscriber missed.
+    pub(crate) missed_events: AtomicU64,
+    gate: AtomicU8,
+    this: std::sync::Weak<Self>,
+}
+
+impl Broker {
+    pub(crate) fn new(services: Arc<Services>, limits: Limits) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Arc::new_cyclic(|this| Self {
+            this: this.clone(),
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            services,
+            table: RoutingTable::default(),
+            schedules: Schedules::default(),
+            limits,
+            missed_events: AtomicU64::new(0),
+            gate: AtomicU8::new(Gate::Open as u8),
+        })
+    }
+
+    pub(crate) fn shared(&self) -> Option<Arc<Self>> {
+        self.this.upgrade()
+    }
+
+    pub(crate) fn set_gate(&self, gate: Gate) {
+        self.gate.store(gate as u8, Ordering::Release);
+    }
+
+    /// Whether a publish through a gate this wide is still accepted.
+    pub(crate) fn admits(&self, from: Gate) -> bool {
+        self.gate.load(Ordering::Acquire) <= from as u8
+    }
+
+    /// Publishes an event of ours, without waiting.
+    pub(crate) fn emit<E: Event>(&self, event: E) {
+        let route = self.table.route(AddressKind::Topic, E::TOPIC);
+        if route.targets.is_empty() {
+            return;
+        }
+        let envelope = Envelope {
+            id: self.services.clock.new_id(),
+            address: Address {
+                kind: AddressKind::Topic,
+                name: Name::Static(E::TOPIC),
+            },
+            time_ms: self.services.clock.wall_ms(),
+            metadata: None,
+        };
+        let parcel = parcel(envelope, event);
+        if accept::accept(&route, None, None, None, || parcel).is_err() {
+            self.missed_events.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}

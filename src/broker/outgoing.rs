@@ -1,0 +1,290 @@
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use super::accept::{Accepted, Stop, accept};
+use super::{Broker, Gate, Route};
+use crate::mailbox::Acquire;
+use crate::message::{
+    AddressKind, Envelope, SharedParcel, validate_header, validate_key, validate_queue,
+    validate_topic,
+};
+use crate::ports::{BoxFuture, Draft, Offered, Outbound, Outgoing, Own, Refusal};
+use crate::queue::QueueCore;
+use crate::time::Deadline;
+
+impl Broker {
+    /// Whether what a publisher chose can be sent at all. Run only for what is not a known constant.
+    pub(crate) fn check(&self, envelope: &Envelope) -> Result<(), Refusal> {
+        match envelope.kind() {
+            AddressKind::Topic => validate_topic(envelope.address())?,
+            AddressKind::Queue => validate_queue(envelope.address())?,
+        }
+        if let Some(key) = envelope.key() {
+            validate_key(key)?;
+        }
+        for (name, _) in envelope.headers() {
+            validate_header(name)?;
+        }
+        Ok(())
+    }
+
+    /// Lets the interceptors see a message. A panic in one refuses the message.
+    pub(crate) fn intercept(&self, envelope: &mut Envelope) -> Result<(), Refusal> {
+        for interceptor in self.services.interceptors.iter() {
+            let seen = catch_unwind(AssertUnwindSafe(|| {
+                interceptor.publish(&mut Outbound {
+                    envelope: &mut *envelope,
+                })
+            }));
+            match seen {
+                Ok(Ok(())) => {}
+                Ok(Err(refused)) => return Err(Refusal::Intercepted(refused.0)),
+                Err(_) => return Err(Refusal::Intercepted("an interceptor panicked".to_owned())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for room in all queues of an address, up to `patience`, and accepts.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each says one thing of one message"
+    )]
+    pub(crate) async fn accept_waiting(
+        &self,
+        kind: AddressKind,
+        address: &str,
+        key: Option<&str>,
+        own: Option<Own>,
+        patience: Duration,
+        mut parcel: SharedParcel,
+        from: Gate,
+    ) -> Result<Accepted, (Refusal, SharedParcel)> {
+        let mut deadline = Deadline::new(Arc::clone(&self.services.timers), patience);
+        loop {
+            let route = self.table.route(kind, address);
+            if kind == AddressKind::Queue && route.targets.is_empty() {
+                return Err((
+                    Refusal::NoQueue {
+                        queue: address.to_owned(),
+                    },
+                    parcel,
+                ));
+            }
+            match self
+                .accept_on(&route, key, own, &mut deadline, parcel, from)
+                .await
+            {
+                Ok(accepted) => return Ok(accepted),
+                Err((Some(refusal), parcel)) => return Err((refusal, parcel)),
+                // A queue of the route was closed: the messages of the address may go elsewhere by now.
+                Err((None, given_back)) => parcel = given_back,
+            }
+        }
+    }
+
+    /// Waits for room in one queue, whatever it is bound to.
+    pub(crate) async fn accept_at(
+        &self,
+        queue: &Arc<QueueCore>,
+        parcel: SharedParcel,
+        patience: Duration,
+        from: Gate,
+    ) -> Result<Accepted, Refusal> {
+        let mut deadline = Deadline::new(Arc::clone(&self.services.timers), patience);
+        let route = Route {
+            targets: Box::new([Arc::clone(queue)]),
+            generation: 0,
+        };
+        let shared = Arc::clone(&parcel);
+        let key = shared.envelope().key();
+        self.accept_on(&route, key, None, &mut deadline, parcel, from)
+            .await
+            .map_err(|(refusal, _)| {
+                refusal.unwrap_or(Refusal::NoQueue {
+                    queue: queue.name.to_string(),
+                })
+            })
+    }
+
+    /// None for a refusal: a queue of the route is closed.
+    async fn accept_on(
+        &self,
+        route: &Route,
+        key: Option<&str>,
+        own: Option<Own>,
+        deadline: &mut Deadline,
+        parcel: SharedParcel,
+        from: Gate,
+    ) -> Result<Accepted, (Option<Refusal>, SharedParcel)> {
+        let mut held: Option<usize> = None;
+        loop {
+            if !self.admits(from) {
+                if let Some(place) = held {
+                    route.targets[place].mailbox.release(1);
+                }
+                return Err((Some(Refusal::Closed), parcel));
+            }
+            let place = match accept(route, key, own, held.take(), || Arc::clone(&parcel)) {
+                Ok(accepted) => return Ok(accepted),
+                Err(Stop::Refused(refusal)) => return Err((Some(refusal), parcel)),
+                Err(Stop::Stale) => return Err((None, parcel)),
+                Err(Stop::Wait(place)) => place,
+            };
+            let queue = &route.targets[place];
+            let mut wait = queue.mailbox.wait_for_credit();
+            let answer = std::future::poll_fn(|cx| {
+                if let Poll::Ready(answer) = Pin::new(&mut wait).poll(cx) {
+                    return Poll::Ready(Some(answer));
+                }
+                Pin::new(&mut *deadline).poll(cx).map(|()| None)
+            })
+            .await;
+            match answer {
+                Some(Acquire::Taken) => held = Some(place),
+                Some(Acquire::Full) => {}
+                Some(Acquire::Closed) => return Err((None, parcel)),
+                None => {
+                    let queue = queue.name.to_string();
+                    return Err((Some(Refusal::Timeout { queue }), parcel));
+                }
+            }
+        }
+    }
+
+    fn offer_from(&self, draft: &mut Draft, own: Option<Own>) -> Result<Accepted, Refusal> {
+        let Some(parcel) = Arc::get_mut(&mut draft.parcel) else {
+            // Seen by the interceptors at an earlier try.
+            return self.offer_shared(&draft.parcel, own);
+        };
+        let envelope = parcel.envelope_mut();
+        self.check(envelope)?;
+        self.intercept(envelope)?;
+        self.offer_shared(&draft.parcel, own)
+    }
+
+    fn offer_shared(&self, parcel: &SharedParcel, own: Option<Own>) -> Result<Accepted, Refusal> {
+        if !self.admits(Gate::Draining) {
+            return Err(Refusal::Closed);
+        }
+        self.check_size(parcel)?;
+        let envelope = parcel.envelope();
+        loop {
+            let route = self.table.route(envelope.kind(), envelope.address());
+            if envelope.kind() == AddressKind::Queue && route.targets.is_empty() {
+                return Err(Refusal::NoQueue {
+                    queue: envelope.address().to_owned(),
+                });
+            }
+            match accept(&route, envelope.key(), own, None, || Arc::clone(parcel)) {
+                Ok(accepted) => return Ok(accepted),
+                Err(Stop::Stale) => std::thread::yield_now(),
+                Err(Stop::Wait(place)) => {
+                    return Err(Refusal::Full {
+                        queue: route.targets[place].name.to_string(),
+                    });
+                }
+                Err(Stop::Refused(refusal)) => return Err(refusal),
+            }
+        }
+    }
+
+    /// A limit on bodies makes every body be encoded; without one nothing is.
+    pub(crate) fn check_size(&self, parcel: &SharedParcel) -> Result<(), Refusal> {
+        let Some(limit) = self.limits.body_limit else {
+            return Ok(());
+        };
+        let size = parcel
+            .json()
+            .map_err(|error| Refusal::Codec(error.to_string()))?
+            .len();
+        if size > limit {
+            Err(Refusal::TooLarge { size, limit })
+        } else {
+            Ok(())
+        }
+    }
+
+    fn schedule_draft(
+        self: &Arc<Self>,
+        draft: &Draft,
+        delay: Duration,
+    ) -> Result<Offered, Refusal> {
+        self.schedule(Arc::clone(&draft.parcel), delay)
+            .map(|_| Offered::default())
+            .map_err(|(refusal, _)| refusal)
+    }
+}
+
+impl Outgoing for Broker {
+    fn offer(&self, draft: &mut Draft, own: Option<Own>) -> Result<Offered, Refusal> {
+        if let Some(delay) = draft.delay {
+            let Some(broker) = self.shared() else {
+                return Err(Refusal::Closed);
+            };
+            if let Some(parcel) = Arc::get_mut(&mut draft.parcel) {
+                let envelope = parcel.envelope_mut();
+                self.check(envelope)?;
+                self.intercept(envelope)?;
+            }
+            self.check_size(&draft.parcel)?;
+            return broker.schedule_draft(draft, delay);
+        }
+        let accepted = self.offer_from(draft, own)?;
+        Ok(Offered {
+            reused_own: accepted.reused_own,
+        })
+    }
+
+    fn offer_waiting<'a>(
+        &'a self,
+        draft: &'a mut Draft,
+        own: Option<Own>,
+        patience: Duration,
+    ) -> BoxFuture<'a, Result<Offered, Refusal>> {
+        Box::pin(async move {
+            match self.offer(draft, own) {
+                Err(Refusal::Full { .. }) => {}
+                done => return done,
+            }
+            let parcel = Arc::clone(&draft.parcel);
+            let envelope = draft.parcel.envelope();
+            let (kind, address, key) = (envelope.kind(), envelope.address(), envelope.key());
+            self.accept_waiting(kind, address, key, own, patience, parcel, Gate::Draining)
+                .await
+                .map(|accepted| Offered {
+                    reused_own: accepted.reused_own,
+                })
+                .map_err(|(refusal, _)| refusal)
+        })
+    }
+
+    fn send_request(
+        &self,
+        parcel: SharedParcel,
+        patience: Duration,
+        _from: Own,
+    ) -> BoxFuture<'_, Result<(), Refusal>> {
+        Box::pin(async move {
+            let mut draft = Draft {
+                parcel,
+                delay: None,
+            };
+            self.offer_waiting(&mut draft, None, patience)
+                .await
+                .map(|_| ())
+        })
+    }
+
+    fn serves_alone(&self, queue: &str, from: Own) -> bool {
+        let route = self.table.route(AddressKind::Queue, queue);
+        route.targets.iter().any(|target| {
+            target.id == from.queue
+                && target.spec.order.workers() == 1
+                && self.table.members(target.id) <= 1
+        })
+    }
+}

@@ -1,0 +1,151 @@
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+
+use super::{Broker, Gate};
+use crate::message::{MessageId, SharedParcel};
+use crate::ports::{Draft, Outgoing, Refusal, TimerKey};
+
+/// How long a due message whose queues stay full waits before its next try.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Messages that wait for their time.
+#[derive(Default)]
+pub(crate) struct Schedules {
+    waiting: Mutex<HashMap<MessageId, (SharedParcel, TimerKey)>>,
+    /// Messages whose time has come and that are being published.
+    pub(crate) publishing: AtomicU64,
+    pub(crate) published: AtomicU64,
+    pub(crate) cancelled: AtomicU64,
+    pub(crate) refused: AtomicU64,
+}
+
+impl Schedules {
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.lock().len()
+    }
+
+    /// Gives up everything that waits.
+    pub(crate) fn clear(&self) -> Vec<MessageId> {
+        let waiting = std::mem::take(&mut *self.waiting.lock());
+        waiting.into_keys().collect()
+    }
+}
+
+/// A message that waits for its time; the handle can be dropped without effect.
+#[derive(Clone)]
+pub struct Schedule {
+    id: MessageId,
+    due: SystemTime,
+    broker: Weak<Broker>,
+}
+
+impl Schedule {
+    /// The message's id.
+    #[must_use]
+    pub fn id(&self) -> MessageId {
+        self.id
+    }
+
+    /// When it will be published.
+    #[must_use]
+    pub fn due(&self) -> SystemTime {
+        self.due
+    }
+
+    /// Takes the message back. True: it will never be published. False: it was already.
+    #[must_use = "false means that the message was published"]
+    pub fn cancel(&self) -> bool {
+        let Some(broker) = self.broker.upgrade() else {
+            return true;
+        };
+        let removed = broker.schedules.waiting.lock().remove(&self.id);
+        let Some((_parcel, timer)) = removed else {
+            return false;
+        };
+        broker.services.timers.cancel(timer);
+        broker.schedules.cancelled.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+}
+
+impl std::fmt::Debug for Schedule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Schedule")
+            .field("id", &self.id)
+            .field("due", &self.due)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Broker {
+    /// Keeps a message until its time. On a refusal the parcel comes back.
+    pub(crate) fn schedule(
+        self: &Arc<Self>,
+        parcel: SharedParcel,
+        delay: Duration,
+    ) -> Result<Schedule, (Refusal, SharedParcel)> {
+        let capacity = self.limits.schedule_capacity;
+        let id = parcel.envelope().id;
+        let broker = Arc::downgrade(self);
+        let due = SystemTime::UNIX_EPOCH + Duration::from_millis(self.services.clock.wall_ms());
+        let due = due.checked_add(delay).unwrap_or(due);
+        let mut waiting = self.schedules.waiting.lock();
+        if waiting.len() >= capacity {
+            return Err((Refusal::ScheduleFull { capacity }, parcel));
+        }
+        let handle = Schedule {
+            id,
+            due,
+            broker: broker.clone(),
+        };
+        let timer = self.services.timers.after(
+            delay,
+            Box::new(move || {
+                if let Some(broker) = broker.upgrade() {
+                    broker.due(id);
+                }
+            }),
+        );
+        waiting.insert(id, (parcel, timer));
+        Ok(handle)
+    }
+
+    /// Publishes on the control thread; what is refused for lack of room is tried again while the bus lives.
+    fn due(self: &Arc<Self>, id: MessageId) {
+        let Some((parcel, _)) = self.schedules.waiting.lock().remove(&id) else {
+            return;
+        };
+        self.schedules.publishing.fetch_add(1, Ordering::Relaxed);
+        let broker = Arc::clone(self);
+        self.services.control.spawn(async move {
+            let mut draft = Draft {
+                parcel,
+                delay: None,
+            };
+            loop {
+                match broker.offer_waiting(&mut draft, None, AGAIN).await {
+                    Ok(_) => {
+                        broker.schedules.published.fetch_add(1, Ordering::Relaxed);
+                        break;
+                    }
+                    Err(
+                        Refusal::Timeout { .. } | Refusal::Full { .. } | Refusal::Suspended { .. },
+                    ) if broker.admits(Gate::Draining) => {
+                        crate::time::Deadline::new(Arc::clone(&broker.services.timers), AGAIN)
+                            .await;
+                    }
+                    Err(refusal) => {
+                        tracing::warn!(%id, %refusal, "a scheduled message was refused");
+                        broker.schedules.refused.fetch_add(1, Ordering::Relaxed);
+                        break;
+                    }
+                }
+            }
+            broker.schedules.publishing.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+}

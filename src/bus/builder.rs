@@ -1,0 +1,329 @@
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use actix::Actor;
+
+use super::handle::{Bus, Inner};
+use super::threads::{self, Threads};
+use crate::broker::{Broker, Limits};
+use crate::delivery::{Retry, RetryError, Strategy};
+use crate::message::{NameError, validate_queue};
+use crate::ports::{Interceptor, Lifecycle, LifecycleSink, Outgoing, Timers};
+use crate::queue::Services;
+use crate::store::{DeadLettered, MemoryDeadLetters};
+use crate::supervisor::{OnExceeded, SupervisorActor, SupervisorSpec};
+use crate::time::{Clock, TimerService};
+
+/// What a failure does that reaches the root of the supervision tree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Escalation {
+    /// The subscription or supervisor is suspended; the bus runs on.
+    #[default]
+    Suspend,
+    /// The bus refuses publishes; [`Bus::failure`] says why, and its owner shuts it down.
+    StopBus,
+}
+
+/// Why a bus could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The service's name cannot be one.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The default retry policy cannot be followed.
+    #[error("the default retry policy: {0}")]
+    Retry(#[from] RetryError),
+    /// A limit of zero.
+    #[error("`{0}` must be at least 1")]
+    Zero(&'static str),
+    /// The operating system gave no thread.
+    #[error("no thread: {0}")]
+    Thread(#[from] std::io::Error),
+    /// `Threads::Current` outside of an actix system.
+    #[error("`Threads::Current` needs a running actix system on this thread")]
+    NoArbiter,
+}
+
+/// The defaults of a bus; each can be changed for one subscriber.
+#[derive(Clone, Debug)]
+pub(super) struct Defaults {
+    pub(super) mailbox: usize,
+    pub(super) publish_timeout: Duration,
+    pub(super) request_timeout: Duration,
+    pub(super) handler_timeout: Option<Duration>,
+    pub(super) release_timeout: Duration,
+    pub(super) retry: Retry,
+}
+
+/// Makes a [`Bus`].
+///
+/// | setting | default | how to choose |
+/// |---|---|---|
+/// | `threads` | `Own(1)` | more when handlers burn CPU; one when they wait |
+/// | `mailbox` | 1024 | how many messages may be in memory per queue; larger hides a slow consumer for longer |
+/// | `publish_timeout` | 30 s | longer than the longest burst takes to drain |
+/// | `handler_timeout` | 30 s | longer than the slowest honest handling |
+/// | `release_timeout` | 5 s | how long a worker waits to send what its handler recorded |
+/// | `dead_letter_capacity` | 10,000 | how many failures you want to be able to replay |
+/// | `schedule_capacity` | 100,000 | how many delayed messages may be in memory |
+pub struct Builder {
+    service: String,
+    threads: Threads,
+    defaults: Defaults,
+    limits: Limits,
+    dead_letter_capacity: usize,
+    interceptors: Vec<Arc<dyn Interceptor>>,
+    clock: Clock,
+    escalation: Escalation,
+}
+
+impl Builder {
+    pub(super) fn new(service: String) -> Self {
+        Self {
+            service,
+            threads: Threads::Own(1),
+            defaults: Defaults {
+                mailbox: 1024,
+                publish_timeout: Duration::from_secs(30),
+                request_timeout: Duration::from_secs(30),
+                handler_timeout: Some(Duration::from_secs(30)),
+                release_timeout: Duration::from_secs(5),
+                retry: Retry::default(),
+            },
+            limits: Limits {
+                schedule_capacity: 100_000,
+                body_limit: None,
+            },
+            dead_letter_capacity: 10_000,
+            interceptors: Vec::new(),
+            clock: Clock::system(),
+            escalation: Escalation::Suspend,
+        }
+    }
+
+    /// Where workers run.
+    #[must_use]
+    pub fn threads(mut self, threads: Threads) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    /// The default bound of each queue, in messages.
+    #[must_use]
+    pub fn mailbox(mut self, messages: usize) -> Self {
+        self.defaults.mailbox = messages;
+        self
+    }
+
+    /// The longest that a publish waits for full mailboxes.
+    #[must_use]
+    pub fn publish_timeout(mut self, timeout: Duration) -> Self {
+        self.defaults.publish_timeout = timeout;
+        self
+    }
+
+    /// The longest that a request waits for its reply.
+    #[must_use]
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.defaults.request_timeout = timeout;
+        self
+    }
+
+    /// The longest that one attempt may take.
+    #[must_use]
+    pub fn handler_timeout(mut self, timeout: Duration) -> Self {
+        self.defaults.handler_timeout = Some(timeout);
+        self
+    }
+
+    /// The longest that a worker tries to send what its handler recorded.
+    #[must_use]
+    pub fn release_timeout(mut self, timeout: Duration) -> Self {
+        self.defaults.release_timeout = timeout;
+        self
+    }
+
+    /// The default retry policy.
+    #[must_use]
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.defaults.retry = retry;
+        self
+    }
+
+    /// How many dead letters are kept; the oldest goes first, counted.
+    #[must_use]
+    pub fn dead_letter_capacity(mut self, letters: usize) -> Self {
+        self.dead_letter_capacity = letters;
+        self
+    }
+
+    /// How many delayed messages are kept.
+    #[must_use]
+    pub fn schedule_capacity(mut self, messages: usize) -> Self {
+        self.limits.schedule_capacity = messages;
+        self
+    }
+
+    /// The largest body, in bytes of JSON. Unlimited by default: a limit makes every body be encoded.
+    #[must_use]
+    pub fn body_limit(mut self, bytes: usize) -> Self {
+        self.limits.body_limit = Some(bytes);
+        self
+    }
+
+    /// Adds code around every publish and handling; the first added is the outermost.
+    #[must_use]
+    pub fn intercept(mut self, interceptor: impl Interceptor) -> Self {
+        self.interceptors.push(Arc::new(interceptor));
+        self
+    }
+
+    /// What the bus reads the time from.
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// What a failure does that reaches the root of the supervision tree.
+    #[must_use]
+    pub fn on_escalation(mut self, escalation: Escalation) -> Self {
+        self.escalation = escalation;
+        self
+    }
+
+    /// Starts the bus: its threads, its root supervisor.
+    ///
+    /// # Errors
+    /// When a setting makes no sense, or a thread can not be had.
+    pub async fn start(self) -> Result<Bus, StartError> {
+        validate_queue(&self.service)?;
+        self.defaults.retry.validate()?;
+        let zeros = [
+            (self.defaults.mailbox == 0, "mailbox"),
+            (self.dead_letter_capacity == 0, "dead_letter_capacity"),
+            (self.threads == Threads::Own(0), "threads"),
+        ];
+        if let Some((_, what)) = zeros.iter().find(|(zero, _)| *zero) {
+            return Err(StartError::Zero(what));
+        }
+        let control = threads::spawn(format!("{}-control", self.service)).await?;
+        let mut own_threads = vec![control.clone()];
+        let workers = match self.threads {
+            Threads::Current => {
+                vec![actix::Arbiter::try_current().ok_or(StartError::NoArbiter)?]
+            }
+            Threads::Own(count) => {
+                let mut workers = Vec::new();
+                for index in 0..count {
+                    workers.push(threads::spawn(format!("{}-{index}", self.service)).await?);
+                }
+                own_threads.extend(workers.iter().cloned());
+                workers
+            }
+        };
+        let timers = TimerService::new(self.clock.clone());
+        control.spawn(Arc::clone(&timers).drive());
+        let events = Arc::new(SystemEvents::default());
+        let services = Arc::new(Services {
+            clock: self.clock,
+            timers: Arc::clone(&timers) as Arc<dyn Timers>,
+            control: control.clone(),
+            dead_letters: Arc::new(MemoryDeadLetters::new(self.dead_letter_capacity)),
+            lifecycle: Arc::clone(&events) as Arc<dyn LifecycleSink>,
+            interceptors: self.interceptors.into(),
+            outgoing: OnceLock::new(),
+            late_replies: AtomicU64::new(0),
+        });
+        let broker = Broker::new(Arc::clone(&services), self.limits);
+        let outgoing: Weak<dyn Outgoing> =
+            Arc::downgrade(&(Arc::clone(&broker) as Arc<dyn Outgoing>));
+        let wired = services.outgoing.set(outgoing).is_ok() && events.set(&broker);
+        debug_assert!(wired, "a new bus is wired once");
+        let failure = Arc::new(OnceLock::new());
+        let on_exceeded = match self.escalation {
+            Escalation::Suspend => OnExceeded::Suspend,
+            Escalation::StopBus => {
+                let failure = Arc::clone(&failure);
+                let broker = Arc::downgrade(&broker);
+                OnExceeded::StopBus(Arc::new(move |why| {
+                    // The first failure is the one that is told.
+                    let _ = failure.set(why);
+                    if let Some(broker) = broker.upgrade() {
+                        broker.set_gate(crate::broker::Gate::Draining);
+                    }
+                }))
+            }
+        };
+        let root = SupervisorActor::new(
+            SupervisorSpec {
+                name: self.service.clone().into(),
+                strategy: Strategy::OneForOne,
+                on_exceeded,
+            },
+            Arc::clone(&services.timers),
+            Arc::clone(&services.lifecycle),
+        );
+        let root = SupervisorActor::start_in_arbiter(&control, move |_| root);
+        Ok(Bus(Arc::new(Inner::new(
+            self.service,
+            broker,
+            self.defaults,
+            root,
+            workers,
+            own_threads,
+            timers,
+            failure,
+        ))))
+    }
+
+    /// Like [`start`](Self::start), for a program without an async runtime.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_blocking(self) -> Result<Bus, StartError> {
+        super::handle::block_on(self.start())
+    }
+}
+
+/// Publishes what happens in the bus as events.
+#[derive(Default)]
+struct SystemEvents(OnceLock<Weak<Broker>>);
+
+impl SystemEvents {
+    fn set(&self, broker: &Arc<Broker>) -> bool {
+        self.0.set(Arc::downgrade(broker)).is_ok()
+    }
+
+    fn broker(&self) -> Option<Arc<Broker>> {
+        self.0.get().and_then(Weak::upgrade)
+    }
+}
+
+impl LifecycleSink for SystemEvents {
+    fn event(&self, event: Lifecycle) {
+        tracing::info!(subject = %event.subject, kind = ?event.kind, why = event.why.as_deref(), "lifecycle");
+        if let Some(broker) = self.broker() {
+            broker.emit(event);
+        }
+    }
+
+    fn dead_letter(&self, announcement: &DeadLettered) {
+        tracing::warn!(
+            queue = %announcement.queue,
+            messaging.message.id = %announcement.message,
+            reason = %announcement.reason,
+            attempts = announcement.attempts,
+            "a message became a dead letter"
+        );
+        // An announcement never begets another.
+        if announcement.address.starts_with("postroom.") {
+            return;
+        }
+        if let Some(broker) = self.broker() {
+            broker.emit(announcement.clone());
+        }
+    }
+}

@@ -1,0 +1,262 @@
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, OnceLock};
+
+use actix::{Addr, ArbiterHandle};
+
+use super::builder::{Builder, Defaults};
+use super::publish::Publish;
+use super::request::Request;
+use super::{DeadLetters, PublishAllError, PublishError, Receipt};
+use crate::broker::Broker;
+use crate::message::{AddressKind, Command, Event, Name, RawBody};
+use crate::observe::Snapshot;
+use crate::supervisor::SupervisorActor;
+use crate::time::TimerService;
+
+/// The handle of a bus: cheap to clone, usable from any thread and any runtime.
+///
+/// Dropping the last handle does not stop the bus's threads in mid-message; call
+/// [`shutdown`](Self::shutdown).
+#[derive(Clone)]
+pub struct Bus(pub(super) Arc<Inner>);
+
+pub(super) struct Inner {
+    pub(super) service: String,
+    pub(super) broker: Arc<Broker>,
+    pub(super) defaults: Defaults,
+    pub(super) root: Addr<SupervisorActor>,
+    pub(super) workers: Vec<ArbiterHandle>,
+    pub(super) next_worker: AtomicUsize,
+    pub(super) own_threads: Vec<ArbiterHandle>,
+    pub(super) timers: Arc<TimerService>,
+    pub(super) failure: Arc<OnceLock<String>>,
+}
+
+impl Inner {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one caller, which has just made them"
+    )]
+    pub(super) fn new(
+        service: String,
+        broker: Arc<Broker>,
+        defaults: Defaults,
+        root: Addr<SupervisorActor>,
+        workers: Vec<ArbiterHandle>,
+        own_threads: Vec<ArbiterHandle>,
+        timers: Arc<TimerService>,
+        failure: Arc<OnceLock<String>>,
+    ) -> Self {
+        let next_worker = AtomicUsize::new(0);
+        Self {
+            service,
+            broker,
+            defaults,
+            root,
+            workers,
+            next_worker,
+            own_threads,
+            timers,
+            failure,
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.timers.close();
+        for thread in &self.own_threads {
+            super::threads::end(thread);
+        }
+    }
+}
+
+impl Bus {
+    /// Begins a bus for the service of this name.
+    #[must_use]
+    pub fn builder(service: impl Into<String>) -> Builder {
+        Builder::new(service.into())
+    }
+
+    /// The service's name.
+    #[must_use]
+    pub fn service(&self) -> &str {
+        &self.0.service
+    }
+
+    /// Publishes an event to every queue that its topic matches: to all of them or to none.
+    ///
+    /// # Errors
+    /// Gives the event back with the reason. Waits for full mailboxes up to the publish timeout.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is accepted, nothing was published.
+    pub fn publish<E: Event>(&self, event: E) -> Publish<'_, E> {
+        Publish::new(self, AddressKind::Topic, Name::Static(E::TOPIC), event)
+    }
+
+    /// Publishes an event now or not at all.
+    ///
+    /// # Errors
+    /// Gives the event back with the reason.
+    pub fn try_publish<E: Event>(&self, event: E) -> Result<Receipt, PublishError<E>> {
+        self.publish(event).try_now()
+    }
+
+    /// Publishes events in order, each as by [`publish`](Self::publish).
+    ///
+    /// # Errors
+    /// At the first that is refused: the receipts before it, and the events from it on.
+    ///
+    /// # Cancel safety
+    /// Dropped, the events accepted so far stay published.
+    pub async fn publish_all<E: Event>(
+        &self,
+        events: impl IntoIterator<Item = E>,
+    ) -> Result<Vec<Receipt>, PublishAllError<E>> {
+        let mut receipts = Vec::new();
+        let mut events = events.into_iter();
+        while let Some(event) = events.next() {
+            match self.publish(event).await {
+                Ok(receipt) => receipts.push(receipt),
+                Err(error) => {
+                    let (why, refused) = error.into_parts();
+                    let rest = refused.into_iter().chain(events).collect();
+                    return Err(PublishAllError {
+                        receipts,
+                        why,
+                        rest,
+                    });
+                }
+            }
+        }
+        Ok(receipts)
+    }
+
+    /// Publishes JSON under a topic made at run time.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish), and when the topic is not a valid name.
+    pub fn publish_raw(
+        &self,
+        topic: impl Into<String>,
+        body: serde_json::Value,
+    ) -> Publish<'_, RawBody> {
+        let name = Name::Shared(topic.into().into());
+        Publish::new(self, AddressKind::Topic, name, RawBody(body))
+    }
+
+    /// Sends a command to its one queue.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish), and when there is no such queue.
+    pub fn send<C: Command>(&self, command: C) -> Publish<'_, C> {
+        Publish::new(self, AddressKind::Queue, Name::Static(C::QUEUE), command)
+    }
+
+    /// Sends a command now or not at all.
+    ///
+    /// # Errors
+    /// Gives the command back with the reason.
+    pub fn try_send<C: Command>(&self, command: C) -> Result<Receipt, PublishError<C>> {
+        self.send(command).try_now()
+    }
+
+    /// Sends a command and waits for its reply.
+    ///
+    /// # Errors
+    /// See [`RequestError`](crate::RequestError).
+    ///
+    /// # Cancel safety
+    /// Dropped after the command was accepted, the command is handled and its reply counted as late.
+    pub fn request<C: Command>(&self, command: C) -> Request<'_, C> {
+        Request::new(self, command)
+    }
+
+    /// The messages given up.
+    #[must_use]
+    pub fn dead_letters(&self) -> DeadLetters {
+        DeadLetters(self.clone())
+    }
+
+    /// Counts and depths of every queue, exact for each queue at one instant.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::take(&self.0.broker)
+    }
+
+    /// Why the root of the supervision tree gave up, if it did; see [`Escalation`](crate::Escalation).
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        self.0.failure.get().map(String::as_str)
+    }
+
+    /// Waits until nothing is queued or in flight that can be handled now. Waiting retries, schedules, and
+    /// the queues of paused or suspended subscribers do not count. For tests.
+    pub async fn settle(&self) {
+        let bus = self.clone();
+        self.on_control(async move {
+            let mut calm = 0;
+            // Twice in a row: a message may have been between two queues at the first look.
+            while calm < 2 {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                calm = if bus.is_calm() { calm + 1 } else { 0 };
+            }
+        })
+        .await;
+    }
+
+    fn is_calm(&self) -> bool {
+        let broker = &self.0.broker;
+        let publishing = broker
+            .schedules
+            .publishing
+            .load(std::sync::atomic::Ordering::Relaxed);
+        publishing == 0
+            && !self.0.timers.has_due()
+            && broker.table.queues().iter().all(|queue| {
+                let books = queue.mailbox.books();
+                books.in_flight == 0 && (books.queued == 0 || queue.mailbox.halted() != 0)
+            })
+    }
+
+    /// Runs something on the control thread, which no handler can block.
+    pub(super) async fn on_control<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
+        let (done, wait) = tokio::sync::oneshot::channel();
+        self.0.broker.services.control.spawn(async move {
+            // Who asked may have gone.
+            let _ = done.send(work.await);
+        });
+        wait.await.ok()
+    }
+}
+
+impl std::fmt::Debug for Bus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bus")
+            .field("service", &self.0.service)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Waits on this thread for a future that needs no runtime.
+pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let mut cx = std::task::Context::from_waker(&waker);
+    let mut future = std::pin::pin!(future);
+    loop {
+        if let std::task::Poll::Ready(output) = future.as_mut().poll(&mut cx) {
+            return output;
+        }
+        std::thread::park();
+    }
+}

@@ -1,0 +1,23 @@
+//! The bus: the handle that users hold, and what starts and ends with it.
+
+mod builder;
+mod dead_letters;
+mod handle;
+mod publish;
+mod request;
+mod shutdown;
+mod subscribe;
+mod subscription;
+mod supervise;
+mod threads;
+
+pub use builder::{Builder, Escalation, StartError};
+pub use dead_letters::{DeadLetters, ReplayError};
+pub use handle::Bus;
+pub use publish::{Bridged, Local, Publish, PublishAllError, PublishError, Receipt};
+pub use request::Request;
+pub use shutdown::{Abandoned, ShutdownReport};
+pub use subscribe::{SubscribeError, SubscriberBuilder};
+pub use subscription::{StopReport, Subscription, SubscriptionState};
+pub use supervise::{Supervisor, SupervisorBuilder};
+pub use threads::Threads;

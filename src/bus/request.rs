@@ -1,0 +1,74 @@
+use std::future::IntoFuture;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Bus, Publish};
+use crate::message::{Command, ReplyCell};
+use crate::ports::{Awaited, BoxFuture, RequestError};
+
+/// A command about to be sent, whose reply is awaited.
+#[must_use = "nothing is sent until it is awaited"]
+pub struct Request<'a, C: Command> {
+    bus: &'a Bus,
+    publish: Publish<'a, C>,
+    cell: Arc<ReplyCell<C::Reply>>,
+    timeout: Duration,
+}
+
+impl<'a, C: Command> Request<'a, C> {
+    pub(super) fn new(bus: &'a Bus, command: C) -> Self {
+        let cell = Arc::new(ReplyCell::new());
+        let publish = bus
+            .send(command)
+            .reply_to(Arc::<ReplyCell<C::Reply>>::clone(&cell));
+        Self {
+            bus,
+            publish,
+            cell,
+            timeout: bus.0.defaults.request_timeout,
+        }
+    }
+
+    /// The longest wait, for room and for the reply together. Default: the bus's request timeout.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The ordering key, for keyed handlers.
+    pub fn key(mut self, key: impl ToString) -> Self {
+        self.publish = self.publish.key(key);
+        self
+    }
+
+    /// Adds a header.
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.publish = self.publish.header(name, value);
+        self
+    }
+}
+
+impl<'a, C: Command> IntoFuture for Request<'a, C> {
+    type Output = Result<C::Reply, RequestError>;
+    type IntoFuture = BoxFuture<'a, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let Self {
+            bus,
+            publish,
+            cell,
+            timeout,
+        } = self;
+        Box::pin(async move {
+            let awaited = Awaited(cell);
+            let timers = Arc::clone(&bus.0.broker.services.timers);
+            let end = timers.now() + timeout;
+            publish
+                .timeout(timeout)
+                .await
+                .map_err(|error| RequestError::refused(error.into_parts().0))?;
+            let left = end.saturating_duration_since(timers.now());
+            awaited.reply(C::QUEUE, timers, left).await
+        })
+    }
+}

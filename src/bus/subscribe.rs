@@ -1,0 +1,496 @@
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use actix::{Actor, Addr, Handler};
+
+use super::subscription::Home;
+use super::{Bus, Subscription, Supervisor, threads};
+use crate::broker::{Gate, SubscribeRefusal};
+use crate::delivery::{
+    Breaker, BreakerError, Failure, Order, Outcome, Overflow, Restart, Retry, RetryError,
+};
+use crate::message::{Command, Event, Name, NameError, Pattern, validate_queue};
+use crate::queue::QueueSpec;
+use crate::subscriber::{
+    ActorSubscriber, Chain, CommandFn, CommandHandler, Context, Delivery, Dispatch, Empty, EventFn,
+    Factory, Fallible, Infallible, Member, MemberChild, OnCommand, OnEvent, OnPattern,
+    RawSubscriber, Subscriber,
+};
+use crate::supervisor::{AddChild, ChildSpec};
+
+/// The longest that a lane of a keyed queue may wait over all retries of one message (contract, rule 7).
+const LONGEST_HOLD: Duration = Duration::from_secs(300);
+
+/// Why a subscriber could not be started.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubscribeError {
+    /// The name, a topic or a queue is not a valid name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The retry policy cannot be followed.
+    #[error(transparent)]
+    Retry(#[from] RetryError),
+    /// The breaker cannot work.
+    #[error(transparent)]
+    Breaker(#[from] BreakerError),
+    /// It subscribes to nothing.
+    #[error("the subscriber `{0}` handles nothing: add `.on`, `.command` or `.pattern`")]
+    HandlesNothing(String),
+    /// A mailbox, or a number of workers or lanes, of zero.
+    #[error("the {what} of `{name}` must be at least 1")]
+    Zero {
+        /// The subscriber.
+        name: String,
+        /// What is zero.
+        what: &'static str,
+    },
+    /// In keyed order a message that is retried holds up its key: for no longer than 5 minutes.
+    #[error("the retries of `{name}` may hold a key for {hold:?}, the most is {most:?}")]
+    HoldsTooLong {
+        /// The subscriber.
+        name: String,
+        /// The longest hold of its policy.
+        hold: Duration,
+        /// The longest that is allowed.
+        most: Duration,
+    },
+    /// A group of this name runs with other settings.
+    #[error("the group `{name}` runs with another {what}")]
+    GroupMismatch {
+        /// The group.
+        name: String,
+        /// The first setting that differs.
+        what: &'static str,
+    },
+    /// A command has one queue, and another subscriber has it.
+    #[error("the command queue `{queue}` belongs to `{owner}`")]
+    CommandTaken {
+        /// The command's queue.
+        queue: String,
+        /// The subscriber that has it.
+        owner: String,
+    },
+    /// No thread could be had for `own_thread`.
+    #[error("no thread for `{name}`: {why}")]
+    Thread {
+        /// The subscriber.
+        name: String,
+        /// What the operating system said.
+        why: String,
+    },
+    /// The bus is shut down, or its supervisor is being stopped.
+    #[error("the bus is shut down")]
+    Closed,
+}
+
+/// A subscriber about to be started. Made by [`Bus::subscriber`].
+#[must_use = "nothing is subscribed until it is started"]
+pub struct SubscriberBuilder<H, F, D> {
+    bus: Bus,
+    name: String,
+    factory: F,
+    dispatch: D,
+    patterns: Vec<Result<Pattern, NameError>>,
+    commands: Vec<Name>,
+    order: Order,
+    retry: Retry,
+    depth: usize,
+    overflow: Overflow,
+    timeout: Option<Duration>,
+    breaker: Option<Breaker>,
+    child: ChildSpec,
+    supervisor: Option<Supervisor>,
+    own_thread: bool,
+    handler: PhantomData<fn() -> H>,
+}
+
+#[expect(
+    clippy::type_complexity,
+    reason = "the factory of a function has no name of its own"
+)]
+impl Bus {
+    /// A subscriber whose handler values are made by `factory`: one for each worker, and a fresh one after
+    /// every panic and timeout. Subscribers of one name form a group, whose members compete.
+    pub fn subscriber<H: 'static, F>(
+        &self,
+        name: impl Into<String>,
+        factory: F,
+    ) -> SubscriberBuilder<H, Infallible<F>, Empty>
+    where
+        F: Fn() -> H + Send + Sync + 'static,
+    {
+        SubscriberBuilder::new(self, name.into(), Infallible(factory))
+    }
+
+    /// Like [`subscriber`](Self::subscriber), with a factory that may wait and may fail. A failure counts as
+    /// a restart: it is tried again with backoff.
+    pub fn try_subscriber<H: 'static, E, F>(
+        &self,
+        name: impl Into<String>,
+        factory: F,
+    ) -> SubscriberBuilder<H, Fallible<F>, Empty>
+    where
+        E: std::fmt::Display,
+        F: AsyncFn() -> Result<H, E> + Send + Sync + 'static,
+    {
+        SubscriberBuilder::new(self, name.into(), Fallible(factory))
+    }
+
+    /// A function as a subscriber: `async |event: &E, cx: &mut Context<'_>| { … }`.
+    pub fn subscribe_fn<E: Event, F>(
+        &self,
+        name: &str,
+        function: F,
+    ) -> SubscriberBuilder<
+        EventFn<F, E>,
+        Infallible<impl Fn() -> EventFn<F, E> + Send + Sync + 'static + use<E, F>>,
+        Chain<OnEvent<E>, Empty>,
+    >
+    where
+        F: AsyncFn(&E, &mut Context<'_>) -> Outcome + Send + Sync + 'static,
+    {
+        let function = Arc::new(function);
+        self.subscriber(name, move || EventFn(Arc::clone(&function), PhantomData))
+            .on::<E>()
+    }
+
+    /// A function as a command handler: `async |command: &C, cx: &mut Context<'_>| { … }`.
+    pub fn handle_fn<C: Command, F>(
+        &self,
+        name: &str,
+        function: F,
+    ) -> SubscriberBuilder<
+        CommandFn<F, C>,
+        Infallible<impl Fn() -> CommandFn<F, C> + Send + Sync + 'static + use<C, F>>,
+        Chain<OnCommand<C>, Empty>,
+    >
+    where
+        F: AsyncFn(&C, &mut Context<'_>) -> Result<C::Reply, Failure> + Send + Sync + 'static,
+    {
+        let function = Arc::new(function);
+        self.subscriber(name, move || CommandFn(Arc::clone(&function), PhantomData))
+            .command::<C>()
+    }
+
+    /// An actix actor as a subscriber, by a factory of its address. The factory runs on a thread of the bus
+    /// that has an actix system, so it may start the actor there.
+    pub fn subscribe_actor<E, A, M>(
+        &self,
+        name: &str,
+        make: M,
+    ) -> SubscriberBuilder<
+        ActorSubscriber<A, E, M>,
+        Infallible<impl Fn() -> ActorSubscriber<A, E, M> + Send + Sync + 'static + use<E, A, M>>,
+        Chain<OnEvent<E>, Empty>,
+    >
+    where
+        E: Event,
+        A: Actor<Context = actix::Context<A>> + Handler<Delivery<E>>,
+        M: Fn() -> Addr<A> + Clone + Send + Sync + 'static,
+    {
+        let make = move || ActorSubscriber {
+            make: make.clone(),
+            address: make(),
+            event: PhantomData,
+        };
+        self.subscriber(name, make).on::<E>()
+    }
+}
+
+impl<H: 'static, F: Factory<H>> SubscriberBuilder<H, F, Empty> {
+    fn new(bus: &Bus, name: String, factory: F) -> Self {
+        let defaults = &bus.0.defaults;
+        Self {
+            name,
+            factory,
+            dispatch: Empty,
+            patterns: Vec::new(),
+            commands: Vec::new(),
+            order: Order::Fifo,
+            retry: defaults.retry.clone(),
+            depth: defaults.mailbox,
+            overflow: Overflow::Wait,
+            timeout: defaults.handler_timeout,
+            breaker: None,
+            child: ChildSpec::default(),
+            supervisor: None,
+            own_thread: false,
+            bus: bus.clone(),
+            handler: PhantomData,
+        }
+    }
+}
+
+impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
+    fn with<First>(self, first: First) -> SubscriberBuilder<H, F, Chain<First, D>> {
+        SubscriberBuilder {
+            dispatch: Chain {
+                first,
+                rest: self.dispatch,
+            },
+            bus: self.bus,
+            name: self.name,
+            factory: self.factory,
+            patterns: self.patterns,
+            commands: self.commands,
+            order: self.order,
+            retry: self.retry,
+            depth: self.depth,
+            overflow: self.overflow,
+            timeout: self.timeout,
+            breaker: self.breaker,
+            child: self.child,
+            supervisor: self.supervisor,
+            own_thread: self.own_thread,
+            handler: PhantomData,
+        }
+    }
+
+    /// Also handles events of type `E`.
+    pub fn on<E: Event>(mut self) -> SubscriberBuilder<H, F, Chain<OnEvent<E>, D>>
+    where
+        H: Subscriber<E>,
+    {
+        let topic = crate::message::validate_topic(E::TOPIC).and_then(|()| Pattern::new(E::TOPIC));
+        self.patterns.push(topic);
+        self.with(OnEvent(PhantomData))
+    }
+
+    /// Also handles commands of type `C`; the queue has this one home.
+    pub fn command<C: Command>(mut self) -> SubscriberBuilder<H, F, Chain<OnCommand<C>, D>>
+    where
+        H: CommandHandler<C>,
+    {
+        self.commands.push(Name::Static(C::QUEUE));
+        self.with(OnCommand(PhantomData))
+    }
+
+    /// Also sees every event whose topic matches, whatever its type. A message that another handler of this
+    /// subscriber takes by its exact type goes only there.
+    pub fn pattern(mut self, pattern: &str) -> SubscriberBuilder<H, F, Chain<OnPattern, D>>
+    where
+        H: RawSubscriber,
+    {
+        let parsed = Pattern::new(pattern);
+        // An invalid one is kept as the error that `start` returns.
+        let matcher = parsed.clone().unwrap_or_else(|_| Pattern::nothing());
+        self.patterns.push(parsed);
+        self.with(OnPattern(matcher))
+    }
+
+    /// How failed deliveries are redelivered. Default: the bus's policy.
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// In which order messages are handled. Default: [`Order::Fifo`].
+    pub fn order(mut self, order: Order) -> Self {
+        self.order = order;
+        self
+    }
+
+    /// Handles up to `workers` messages at a time, in no order.
+    pub fn workers(self, workers: usize) -> Self {
+        self.order(Order::Unordered { workers })
+    }
+
+    /// Handles up to `lanes` keys at a time, each key in order, over retries too.
+    pub fn keyed(self, lanes: usize) -> Self {
+        self.order(Order::Keyed { lanes })
+    }
+
+    /// The queue's bound, in messages. Default: the bus's.
+    pub fn mailbox(mut self, messages: usize) -> Self {
+        self.depth = messages;
+        self
+    }
+
+    /// What happens to a message for a full mailbox. Default: the publisher waits.
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.overflow = overflow;
+        self
+    }
+
+    /// The longest that one attempt may take. It acts where the handler awaits.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Attempts may take for ever.
+    pub fn no_timeout(mut self) -> Self {
+        self.timeout = None;
+        self
+    }
+
+    /// Pauses hand-over while too many attempts fail.
+    pub fn breaker(mut self, breaker: Breaker) -> Self {
+        self.breaker = Some(breaker);
+        self
+    }
+
+    /// Whether a worker that ended is started again. Default: always.
+    pub fn restart(mut self, restart: Restart) -> Self {
+        self.child.restart = restart;
+        self
+    }
+
+    /// More than this many restarts in `period` suspend the subscription. Default: 10 in 30 s. Failures on
+    /// one message count once.
+    pub fn intensity(mut self, restarts: u32, period: Duration) -> Self {
+        self.child.intensity = restarts;
+        self.child.period = period;
+        self
+    }
+
+    /// The waits between restarts, after a first one at once. Default: 10 ms, doubling up to 5 s.
+    pub fn restart_backoff(mut self, waits: Range<Duration>) -> Self {
+        self.child.backoff_initial = waits.start;
+        self.child.backoff_cap = waits.end;
+        self
+    }
+
+    /// How long a worker may take to finish the message in hand when a sibling's failure stops it.
+    pub fn stop_timeout(mut self, timeout: Duration) -> Self {
+        self.child.stop_timeout = timeout;
+        self
+    }
+
+    /// Which supervisor keeps it running. Default: the bus's root, one for one.
+    pub fn under(mut self, supervisor: &Supervisor) -> Self {
+        self.supervisor = Some(supervisor.clone());
+        self
+    }
+
+    /// Runs its workers on a thread of their own: for a handler that blocks or burns CPU.
+    pub fn own_thread(mut self) -> Self {
+        self.own_thread = true;
+        self
+    }
+
+    fn spec(&mut self) -> Result<QueueSpec, SubscribeError> {
+        validate_queue(&self.name)?;
+        self.retry.validate()?;
+        if let Some(breaker) = &self.breaker {
+            breaker.validate()?;
+        }
+        let patterns: Vec<Pattern> = self.patterns.drain(..).collect::<Result<_, _>>()?;
+        for command in &self.commands {
+            validate_queue(command.as_str())?;
+        }
+        if patterns.is_empty() && self.commands.is_empty() {
+            return Err(SubscribeError::HandlesNothing(self.name.clone()));
+        }
+        let zeros = [
+            (self.depth, "mailbox"),
+            (self.order.workers(), "number of workers"),
+        ];
+        if let Some((_, what)) = zeros.into_iter().find(|(number, _)| *number == 0) {
+            return Err(SubscribeError::Zero {
+                name: self.name.clone(),
+                what,
+            });
+        }
+        let hold = self.retry.longest_hold();
+        if matches!(self.order, Order::Keyed { .. }) && hold > LONGEST_HOLD {
+            let name = self.name.clone();
+            return Err(SubscribeError::HoldsTooLong {
+                name,
+                hold,
+                most: LONGEST_HOLD,
+            });
+        }
+        Ok(QueueSpec {
+            patterns,
+            commands: std::mem::take(&mut self.commands),
+            order: self.order,
+            retry: self.retry.clone(),
+            depth: self.depth,
+            overflow: self.overflow,
+            timeout: self.timeout,
+            release_timeout: self.bus.0.defaults.release_timeout,
+            breaker: self.breaker.clone(),
+        })
+    }
+
+    /// Subscribes: from here on the queue accepts. The workers begin to start, and are kept running.
+    ///
+    /// # Errors
+    /// When a setting makes no sense, the group runs with others, or the bus is shut down.
+    pub async fn start(mut self) -> Result<Subscription, SubscribeError> {
+        let spec = self.spec()?;
+        let bus = self.bus.clone();
+        let inner = &bus.0;
+        if !inner.broker.admits(Gate::Open) {
+            return Err(SubscribeError::Closed);
+        }
+        let mut thread = None;
+        let placement = if self.own_thread {
+            let own = threads::spawn(self.name.clone()).await.map_err(|error| {
+                SubscribeError::Thread {
+                    name: self.name.clone(),
+                    why: error.to_string(),
+                }
+            })?;
+            thread = Some(own.clone());
+            vec![own]
+        } else {
+            let mut placement = inner.workers.clone();
+            let first = inner
+                .next_worker
+                .fetch_add(spec.order.workers(), Ordering::Relaxed);
+            placement.rotate_left(first % inner.workers.len());
+            placement
+        };
+        let services = &inner.broker.services;
+        let queue = inner
+            .broker
+            .table
+            .join(&self.name, spec, services)
+            .map_err(|refusal| {
+                let name = self.name.clone();
+                match refusal {
+                    SubscribeRefusal::Mismatch { what } => {
+                        SubscribeError::GroupMismatch { name, what }
+                    }
+                    SubscribeRefusal::CommandTaken { queue, by } => {
+                        SubscribeError::CommandTaken { queue, owner: by }
+                    }
+                }
+            })?;
+        let member = Arc::new(Member {
+            queue: Arc::clone(&queue),
+            factory: self.factory,
+            dispatch: self.dispatch,
+            handler: PhantomData,
+        });
+        let supervisor = self
+            .supervisor
+            .as_ref()
+            .map_or_else(|| inner.root.clone(), Supervisor::address);
+        let add = AddChild {
+            child: Box::new(MemberChild::new(member, &placement)),
+            spec: Arc::new(self.child),
+        };
+        match supervisor.send(add).await {
+            Ok(Some(child)) => Ok(Subscription::new(
+                bus,
+                queue,
+                Home {
+                    supervisor,
+                    child,
+                    thread,
+                },
+            )),
+            Ok(None) | Err(_) => {
+                inner.broker.table.leave(&queue);
+                Err(SubscribeError::Closed)
+            }
+        }
+    }
+}

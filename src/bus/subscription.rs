@@ -1,0 +1,192 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Addr, ArbiterHandle};
+
+use super::{Abandoned, Bus, threads};
+use crate::mailbox::{Ending, halt};
+use crate::observe::QueueSnapshot;
+use crate::ports::{ChildId, LifecycleKind};
+use crate::queue::{CloseQueue, QueueCore};
+use crate::supervisor::{RemoveChild, ResumeChild, SupervisorActor};
+
+/// A running subscriber. The handle can be dropped: the subscriber runs on.
+#[derive(Clone)]
+pub struct Subscription(Arc<Inner>);
+
+struct Inner {
+    bus: Bus,
+    queue: Arc<QueueCore>,
+    home: Home,
+}
+
+/// Where a subscriber runs and who keeps it.
+pub(super) struct Home {
+    pub(super) supervisor: Addr<SupervisorActor>,
+    pub(super) child: ChildId,
+    pub(super) thread: Option<ArbiterHandle>,
+}
+
+/// Whether a subscriber takes messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum SubscriptionState {
+    /// It hands out messages.
+    Running,
+    /// The user paused it.
+    Paused,
+    /// Its breaker is open.
+    BreakerOpen,
+    /// Its supervisor gave up restarting it; see [`Subscription::resume`].
+    Suspended,
+    /// It was stopped.
+    Stopped,
+}
+
+impl SubscriptionState {
+    pub(crate) fn of(queue: &QueueCore) -> Self {
+        let halted = queue.mailbox.halted();
+        if queue.mailbox.is_closed() {
+            Self::Stopped
+        } else if halted & halt::SUSPENDED != 0 {
+            Self::Suspended
+        } else if halted & halt::PAUSED != 0 {
+            Self::Paused
+        } else if halted & halt::BREAKER != 0 {
+            Self::BreakerOpen
+        } else {
+            Self::Running
+        }
+    }
+}
+
+/// What was left when a subscriber stopped.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StopReport {
+    /// Messages that the last member of a group left unhandled at the deadline: counted, and gone.
+    pub abandoned: Vec<Abandoned>,
+    /// Whether the handlers ended by themselves within the deadline.
+    pub in_time: bool,
+}
+
+impl Subscription {
+    pub(super) fn new(bus: Bus, queue: Arc<QueueCore>, home: Home) -> Self {
+        Self(Arc::new(Inner { bus, queue, home }))
+    }
+
+    /// The subscriber's name, which is its group's.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.queue.name
+    }
+
+    /// Whether it takes messages.
+    #[must_use]
+    pub fn state(&self) -> SubscriptionState {
+        SubscriptionState::of(&self.0.queue)
+    }
+
+    /// The counts and depths of its queue.
+    #[must_use]
+    pub fn snapshot(&self) -> QueueSnapshot {
+        QueueSnapshot::of(&self.0.queue)
+    }
+
+    /// Hands out nothing more, for the whole group. Messages in hand are finished; the mailbox fills up.
+    pub fn pause(&self) {
+        self.0.queue.mailbox.set_halt(halt::PAUSED);
+        self.0
+            .queue
+            .services
+            .tell(self.name(), LifecycleKind::Paused, None);
+    }
+
+    /// Hands out messages again, after a pause or after its supervisor suspended it.
+    pub async fn resume(&self) {
+        let queue = &self.0.queue;
+        let was_paused = queue.mailbox.halted() & halt::PAUSED != 0;
+        queue.mailbox.clear_halt(halt::PAUSED);
+        // A supervisor that is gone has stopped this subscriber.
+        let _ = self
+            .0
+            .home
+            .supervisor
+            .send(ResumeChild(self.0.home.child))
+            .await;
+        if was_paused {
+            queue
+                .services
+                .tell(self.name(), LifecycleKind::Resumed, None);
+        }
+    }
+
+    /// Takes this member out of its group. The last one unsubscribes the group first, then handles what is
+    /// queued until the deadline; what is left then is abandoned, counted and reported.
+    ///
+    /// # Cancel safety
+    /// Dropped, the stop goes on behind it.
+    pub async fn stop(&self, deadline: Duration) -> StopReport {
+        let this = self.clone();
+        let report = self
+            .0
+            .bus
+            .on_control(async move { this.stop_on_control(deadline).await })
+            .await;
+        report.unwrap_or_default()
+    }
+
+    async fn stop_on_control(&self, deadline: Duration) -> StopReport {
+        let Inner { bus, queue, home } = &*self.0;
+        let end = tokio::time::Instant::now() + deadline;
+        let is_last = bus.0.broker.table.leave(queue);
+        if is_last {
+            queue.mailbox.close();
+            super::shutdown::drain(std::slice::from_ref(queue), end).await;
+        }
+        let timeout = end.saturating_duration_since(tokio::time::Instant::now());
+        let remove = RemoveChild {
+            id: home.child,
+            timeout,
+        };
+        let in_time = home.supervisor.send(remove).await.unwrap_or(false);
+        let abandoned = if is_last {
+            abandon(queue).await
+        } else {
+            Vec::new()
+        };
+        if let Some(thread) = &home.thread {
+            threads::end(thread);
+        }
+        StopReport { abandoned, in_time }
+    }
+}
+
+/// Gives up what a closed queue still holds.
+pub(super) async fn abandon(queue: &Arc<QueueCore>) -> Vec<Abandoned> {
+    queue.mailbox.close();
+    let mut ids = Vec::new();
+    for slot in queue.mailbox.take_queued(Ending::Abandoned) {
+        queue.refuse_reply(&slot, Ending::Abandoned);
+        ids.push(slot.parcel.envelope().id());
+    }
+    if let Some(actor) = queue.started_actor() {
+        // An actor that is gone holds nothing.
+        ids.extend(actor.send(CloseQueue).await.unwrap_or_default());
+    }
+    ids.into_iter()
+        .map(|id| Abandoned {
+            queue: queue.name.to_string(),
+            id,
+        })
+        .collect()
+}
+
+impl std::fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Subscription")
+            .field("name", &self.name())
+            .field("state", &self.state())
+            .finish()
+    }
+}

@@ -1,0 +1,145 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, Addr};
+
+use super::{Bus, SubscribeError};
+use crate::delivery::{Restart, Strategy};
+use crate::message::validate_queue;
+use crate::supervisor::{
+    AddChild, ChildSpec, NestedChild, OnExceeded, StopAll, SupervisorActor, SupervisorSpec,
+};
+
+/// A running supervisor: give it to [`SubscriberBuilder::under`](super::SubscriberBuilder::under).
+#[derive(Clone)]
+pub struct Supervisor {
+    name: Arc<str>,
+    actor: Addr<SupervisorActor>,
+}
+
+/// A supervisor about to be started. Made by [`Bus::supervisor`].
+#[must_use = "nothing is supervised until it is started"]
+pub struct SupervisorBuilder {
+    bus: Bus,
+    name: String,
+    strategy: Strategy,
+    escalates: bool,
+    child: ChildSpec,
+    parent: Option<Supervisor>,
+}
+
+impl Bus {
+    /// A supervisor of its own for subscribers that belong together.
+    pub fn supervisor(&self, name: impl Into<String>) -> SupervisorBuilder {
+        SupervisorBuilder {
+            bus: self.clone(),
+            name: name.into(),
+            strategy: Strategy::OneForOne,
+            escalates: false,
+            child: ChildSpec {
+                restart: Restart::Permanent,
+                ..ChildSpec::default()
+            },
+            parent: None,
+        }
+    }
+}
+
+impl SupervisorBuilder {
+    /// Which children restart when one fails. Default: that one.
+    pub fn strategy(mut self, strategy: Strategy) -> Self {
+        self.strategy = strategy;
+        self
+    }
+
+    /// How often this supervisor itself may fail by escalation before its parent gives up. Default: 10 in 30 s.
+    pub fn intensity(mut self, restarts: u32, period: Duration) -> Self {
+        self.child.intensity = restarts;
+        self.child.period = period;
+        self
+    }
+
+    /// A child that fails too often makes this supervisor stop all of its children and fail itself, instead
+    /// of suspending that child.
+    pub fn escalate(mut self) -> Self {
+        self.escalates = true;
+        self
+    }
+
+    /// The parent. Default: the bus's root.
+    pub fn under(mut self, parent: &Supervisor) -> Self {
+        self.parent = Some(parent.clone());
+        self
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When its name is not valid, or the bus is shut down.
+    pub async fn start(self) -> Result<Supervisor, SubscribeError> {
+        validate_queue(&self.name)?;
+        let services = &self.bus.0.broker.services;
+        let name: Arc<str> = self.name.into();
+        let spec = SupervisorSpec {
+            name: Arc::clone(&name),
+            strategy: self.strategy,
+            on_exceeded: if self.escalates {
+                OnExceeded::Escalate(None)
+            } else {
+                OnExceeded::Suspend
+            },
+        };
+        let actor = SupervisorActor::new(
+            spec,
+            Arc::clone(&services.timers),
+            Arc::clone(&services.lifecycle),
+        );
+        let actor = SupervisorActor::start_in_arbiter(&services.control, move |_| actor);
+        let parent = self
+            .parent
+            .as_ref()
+            .map_or_else(|| self.bus.0.root.clone(), Supervisor::address);
+        let child = Box::new(NestedChild {
+            name: Arc::clone(&name),
+            supervisor: actor.clone(),
+            lifecycle: Arc::clone(&services.lifecycle),
+        });
+        match parent
+            .send(AddChild {
+                child,
+                spec: Arc::new(self.child),
+            })
+            .await
+        {
+            Ok(Some(_)) => Ok(Supervisor { name, actor }),
+            Ok(None) | Err(_) => Err(SubscribeError::Closed),
+        }
+    }
+}
+
+impl Supervisor {
+    /// The supervisor's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn address(&self) -> Addr<SupervisorActor> {
+        self.actor.clone()
+    }
+
+    /// Stops its children in reverse order of starting. Their queues keep their messages. Answers with the
+    /// names of those that had to be cut off.
+    pub async fn stop(&self, deadline: Duration) -> Vec<String> {
+        self.actor
+            .send(StopAll { deadline })
+            .await
+            .unwrap_or_default()
+    }
+}
+
+impl std::fmt::Debug for Supervisor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Supervisor").field(&self.name).finish()
+    }
+}

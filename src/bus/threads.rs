@@ -1,0 +1,35 @@
+use actix::ArbiterHandle;
+use tokio::sync::oneshot;
+
+/// Where the workers of a bus run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    /// On this many threads of the bus's own (default: 1). Works from any runtime, or none.
+    Own(usize),
+    /// On the thread that starts the bus, which must run an actix system: the cheapest hop, but a handler
+    /// that blocks then blocks the caller too.
+    Current,
+}
+
+/// A thread with an actix system of its own.
+pub(super) async fn spawn(name: String) -> std::io::Result<ArbiterHandle> {
+    let (ready, started) = oneshot::channel();
+    std::thread::Builder::new().name(name).spawn(move || {
+        let system = actix::System::new();
+        system.block_on(async {
+            // The starter may have given up; the thread then ends with its system.
+            let _ = ready.send(actix::Arbiter::current());
+        });
+        if let Err(error) = system.run() {
+            tracing::error!(%error, "a thread of the bus ended with an error");
+        }
+    })?;
+    started
+        .await
+        .map_err(|_| std::io::Error::other("a thread of the bus ended as it started"))
+}
+
+/// Ends a thread made by [`spawn`] when it has done what it is doing.
+pub(super) fn end(thread: &ArbiterHandle) {
+    thread.spawn_fn(|| actix::System::current().stop());
+}

@@ -1,0 +1,128 @@
+//! What a bus tells of itself: counts, depths, health.
+
+use std::sync::atomic::Ordering;
+
+use serde::Serialize;
+
+use crate::broker::Broker;
+use crate::bus::SubscriptionState;
+use crate::queue::QueueCore;
+use crate::store::DeadLetterLedger;
+
+/// The counts and depths of a bus.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// Every queue, in order of their making.
+    pub queues: Vec<QueueSnapshot>,
+    /// The dead letters' own ledger.
+    pub dead_letters: DeadLetterLedger,
+    /// Messages that wait for their time.
+    pub scheduled: u64,
+    /// Replies that came when nobody waited any more.
+    pub late_replies: u64,
+    /// Lifecycle and dead-letter events that a full subscriber missed.
+    pub missed_events: u64,
+}
+
+/// The counts and depths of one queue, all of one instant. Counts are messages since the queue was made.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct QueueSnapshot {
+    /// The group's name.
+    pub name: String,
+    /// Whether it hands out messages.
+    pub state: SubscriptionState,
+    /// The bound.
+    pub depth: u64,
+    /// Not handed out yet.
+    pub queued: u64,
+    /// In the hands of workers, or becoming dead letters.
+    pub in_flight: u64,
+    /// Waiting for a retry.
+    pub waiting: u64,
+    /// Taken, replays included.
+    pub accepted: u64,
+    /// Handled with success.
+    pub acked: u64,
+    /// Given up.
+    pub dead_lettered: u64,
+    /// Thrown away by a handler's verdict.
+    pub discarded: u64,
+    /// Too old when their turn came.
+    pub expired: u64,
+    /// Dropped by the overflow policy.
+    pub dropped: u64,
+    /// Removed on request.
+    pub purged: u64,
+    /// Left in memory when the queue ended.
+    pub abandoned: u64,
+    /// Attempts after a first one.
+    pub retried: u64,
+    /// Times that waiting retries held half of the credits and hand-over stopped.
+    pub stalls: u64,
+    /// Workers started again.
+    pub restarts: u64,
+}
+
+impl QueueSnapshot {
+    pub(crate) fn of(queue: &QueueCore) -> Self {
+        let books = queue.mailbox.books();
+        Self {
+            name: queue.name.to_string(),
+            state: SubscriptionState::of(queue),
+            depth: queue.mailbox.capacity() as u64,
+            queued: books.queued,
+            in_flight: books.in_flight,
+            waiting: books.waiting,
+            accepted: books.accepted,
+            acked: books.acked,
+            dead_lettered: books.dead_lettered,
+            discarded: books.discarded,
+            expired: books.expired,
+            dropped: books.dropped,
+            purged: books.purged,
+            abandoned: books.abandoned,
+            retried: books.retried,
+            stalls: books.stalls,
+            restarts: queue.restarts.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Whether everything accepted is somewhere (contract, rule 13).
+    #[must_use]
+    pub fn balances(&self) -> bool {
+        let ended = self.acked + self.dead_lettered + self.discarded + self.expired;
+        let gone = self.dropped + self.purged + self.abandoned;
+        self.accepted == ended + gone + self.in_flight + self.queued + self.waiting
+    }
+}
+
+impl Snapshot {
+    pub(crate) fn take(broker: &Broker) -> Self {
+        Self {
+            queues: broker
+                .table
+                .queues()
+                .iter()
+                .map(|queue| QueueSnapshot::of(queue))
+                .collect(),
+            dead_letters: broker.services.dead_letters.ledger(),
+            scheduled: broker.schedules.len() as u64,
+            late_replies: broker.services.late_replies.load(Ordering::Relaxed),
+            missed_events: broker.missed_events.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Whether every queue's books balance.
+    #[must_use]
+    pub fn books_balance(&self) -> bool {
+        self.queues.iter().all(QueueSnapshot::balances)
+    }
+
+    /// One queue.
+    #[must_use]
+    pub fn queue(&self, name: &str) -> Option<&QueueSnapshot> {
+        self.queues.iter().find(|queue| queue.name == name)
+    }
+}

@@ -1,0 +1,74 @@
+use std::fmt;
+use std::sync::Arc;
+
+use super::BoxFuture;
+use crate::message::MessageId;
+
+/// Names a child within its supervisor; rises in order of starting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ChildId(pub(crate) u64);
+
+/// All of a child's workers, or one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    All,
+    One(u32),
+}
+
+/// How a worker ended.
+#[derive(Clone, Debug)]
+pub(crate) enum Exit {
+    /// It asked to.
+    Normal,
+    /// It failed on a message, or on its own.
+    Failed {
+        message: Option<MessageId>,
+        why: String,
+    },
+    /// Its factory failed.
+    StartFailed { why: String },
+    /// It was asked to.
+    Stopped,
+}
+
+/// Why a child is not restarted any more.
+#[derive(Clone, Debug)]
+pub(crate) struct SuspendReason {
+    pub(crate) last: String,
+}
+
+impl fmt::Display for SuspendReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "too many restarts, the last because it {}", self.last)
+    }
+}
+
+/// What a supervisor starts, restarts and stops. Nothing here waits; the child lives elsewhere.
+pub(crate) trait Child: Send {
+    fn name(&self) -> &Arc<str>;
+    /// Begins to start. Each part started reports exactly one exit, unless it is killed.
+    fn start(&mut self, part: Part, exits: &ExitReporter);
+    /// Asks all parts to stop; done when they have.
+    fn stop(&mut self) -> BoxFuture<'static, ()>;
+    /// Cuts off what did not stop in time.
+    fn kill(&mut self);
+    fn restarted(&mut self);
+    fn suspended(&mut self, why: &SuspendReason);
+    fn resumed(&mut self);
+}
+
+type Report = dyn Fn(ChildId, u64, u32, Exit) + Send + Sync;
+
+/// How a child tells its supervisor of an exit. Reports of an earlier incarnation are ignored there.
+#[derive(Clone)]
+pub(crate) struct ExitReporter {
+    pub(crate) child: ChildId,
+    pub(crate) incarnation: u64,
+    pub(crate) to: Arc<Report>,
+}
+
+impl ExitReporter {
+    pub(crate) fn report(&self, part: u32, exit: Exit) {
+        (self.to)(self.child, self.incarnation, part, exit);
+    }
+}
