@@ -41,6 +41,12 @@ impl<'a, C: Command> Request<'a, C> {
         self
     }
 
+    /// The conversation that the command belongs to. Default: its own id.
+    pub fn correlation(mut self, id: &str) -> Self {
+        self.publish = self.publish.correlation(id);
+        self
+    }
+
     /// Adds a header.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.publish = self.publish.header(name, value);

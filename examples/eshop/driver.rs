@@ -1,0 +1,145 @@
+//! Plays the users: places the orders, waits until all is done, and replays what was given up.
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use postroom::{DeadLetter, Filter};
+
+use crate::input::NewOrder;
+use crate::messages::{CancelOrder, Cents, ChangePrice, FillBasket};
+use crate::progress::Progress;
+use crate::shop::{Shop, load};
+
+/// New orders wait while this many messages are under way. An order is never more than a few messages at a
+/// time, so no mailbox of the circle of services can fill up and block the others.
+const ENOUGH: u64 = 1024;
+
+/// How many orders are placed between two looks at that.
+const BATCH: usize = 32;
+
+/// A price is changed once in so many orders.
+const PER_PRICE: usize = 40;
+
+const POLL: Duration = Duration::from_millis(10);
+
+/// How long nothing may change before it is given up.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Places all orders, and changes a price now and then.
+pub async fn place(
+    shop: &Shop,
+    orders: impl Iterator<Item = NewOrder>,
+    progress: &Progress,
+) -> Result<(), Box<dyn Error>> {
+    for (count, order) in orders.enumerate() {
+        while count % BATCH == 0 && shop.load() > ENOUGH {
+            progress.show(shop);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        place_one(shop, &order).await?;
+        if count % PER_PRICE == 0 {
+            change_a_price(shop, &order, count).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn place_one(shop: &Shop, order: &NewOrder) -> Result<(), Box<dyn Error>> {
+    let command = shop.front.check_out(order);
+    let (id, user) = (command.order, command.user.clone());
+    // All that follows from these belongs to the same conversation, by which the traces tell orders apart.
+    let conversation = format!("order-{id}");
+    let basket = FillBasket {
+        user: user.clone(),
+        lines: command.lines.clone(),
+    };
+    shop.bus
+        .send(basket)
+        .key(&user)
+        .correlation(&conversation)
+        .await?;
+    shop.bus
+        .send(command)
+        .key(id)
+        .correlation(&conversation)
+        .await?;
+    shop.front.count();
+    if order.cancel {
+        let cancel = CancelOrder { order: id };
+        shop.bus
+            .send(cancel)
+            .key(id)
+            .correlation(&conversation)
+            .await?;
+    }
+    Ok(())
+}
+
+/// A tenth up or down, in turn.
+async fn change_a_price(shop: &Shop, order: &NewOrder, count: usize) -> Result<(), Box<dyn Error>> {
+    let Some(line) = order.lines.first() else {
+        return Ok(());
+    };
+    let Some(old) = shop.front.price(&line.product) else {
+        return Ok(());
+    };
+    let tenth: Cents = old / 10;
+    let price = if count / PER_PRICE % 2 == 0 {
+        old + tenth
+    } else {
+        old - tenth
+    };
+    let change = ChangePrice {
+        product: line.product.clone(),
+        price,
+    };
+    let conversation = format!("price-{count}");
+    shop.bus
+        .send(change)
+        .key(&line.product)
+        .correlation(&conversation)
+        .await?;
+    Ok(())
+}
+
+/// Waits until nothing moves any more, or until the deadline. What stays open then is in a dead letter.
+pub async fn settle(shop: &Shop, progress: &Progress, deadline: Option<Instant>) {
+    let mut idle = 0;
+    let mut last = (None, Instant::now());
+    while idle < 3 && deadline.is_none_or(|deadline| Instant::now() < deadline) {
+        progress.show(shop);
+        tokio::time::sleep(POLL).await;
+        let snapshot = shop.bus.snapshot();
+        idle = if load(&snapshot) == 0 { idle + 1 } else { 0 };
+        let sum = |queue: &postroom::QueueSnapshot| queue.accepted + queue.acked + queue.retried;
+        let moved: u64 = snapshot.queues.iter().map(sum).sum();
+        if last.0 != Some(moved) {
+            last = (Some(moved), Instant::now());
+        } else if last.1.elapsed() > PATIENCE {
+            return;
+        }
+    }
+}
+
+/// Ends the faults, and replays the dead letters until every order is finished. Returns those that had been
+/// made until then.
+pub async fn replay(shop: &Shop, progress: &Progress, patience: Duration) -> Vec<DeadLetter> {
+    shop.faults.stop();
+    shop.stopwatch.stop();
+    let letters = shop.bus.dead_letters();
+    let made = letters.list(&Filter::all());
+    let deadline = Instant::now() + patience;
+    let enough = Filter::all().limit(ENOUGH as usize);
+    while Instant::now() < deadline {
+        let replayed = tokio::time::timeout(
+            deadline.saturating_duration_since(Instant::now()),
+            letters.replay_all(&enough),
+        );
+        let replayed = replayed.await.unwrap_or_default();
+        settle(shop, progress, Some(deadline)).await;
+        if replayed == 0 {
+            break;
+        }
+    }
+    made
+}

@@ -1,0 +1,181 @@
+//! eShop: a shop of several services that talk by messages only, all on one bus, with things going wrong.
+//!
+//! ```sh
+//! cargo run --release --example eshop                          # 500 orders, 5% of the deliveries fail
+//! cargo run --release --example eshop -- --orders 20000 --faults 0.2
+//! cargo run --release --example eshop -- --serve 8080          # over HTTP, until Ctrl-C
+//! curl -d '{"user":"ann","lines":[{"product":"ferris-mug","units":2}]}' \
+//!   -H 'content-type: application/json' localhost:8080/orders
+//! ```
+//!
+//! The services do not know each other, only the [`messages`]: `ordering` leads the orders, `catalog` has the
+//! stock, `payment` charges, `basket`, `notifications` and `webhooks` react. `sabotage` injects the faults,
+//! `driver` plays the users, `accounts` and `report` say what came of it. The exit status is 0 only if every
+//! order finished, the books balance and the stock adds up.
+
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
+
+mod accounts;
+mod api;
+mod basket;
+mod catalog;
+mod driver;
+mod input;
+mod messages;
+mod notifications;
+mod ordering;
+mod payment;
+mod policy;
+mod progress;
+mod report;
+mod sabotage;
+mod shop;
+mod stopwatch;
+mod storefront;
+mod webhooks;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+
+use crate::accounts::Accounts;
+use crate::input::{MadeUp, Product};
+use crate::ordering::Pace;
+use crate::progress::Progress;
+use crate::shop::{Settings, Shop};
+
+/// A shop of several services on one message bus, with faults injected.
+#[derive(Debug, Parser)]
+#[command(name = "eshop")]
+struct Args {
+    /// How many orders to place [default: 500, or those of FILE]
+    #[arg(long)]
+    orders: Option<usize>,
+    /// The first orders, as JSON lines [default: the sample]; the rest is made up
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Decides what is made up and what fails
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+    /// How likely a delivery meets a fault: its handler fails, panics or hangs
+    #[arg(long, value_name = "RATE", default_value_t = 0.05, value_parser = probability)]
+    faults: f64,
+    /// How long an order can still be cancelled, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 50)]
+    grace_ms: u64,
+    /// Orders above this are not paid, in cents
+    #[arg(long, value_name = "CENTS", default_value_t = 50_000)]
+    limit: u64,
+    /// How long dead letters are replayed before an order counts as unfinished, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    patience: u64,
+    /// Serve HTTP on this port of 127.0.0.1 until Ctrl-C, instead of placing orders
+    #[arg(long, value_name = "PORT")]
+    serve: Option<u16>,
+}
+
+fn probability(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(rate) if (0.0..=1.0).contains(&rate) => Ok(rate),
+        _ => Err("a number from 0 to 1".to_owned()),
+    }
+}
+
+const DEFAULT_ORDERS: usize = 500;
+
+#[actix_web::main]
+async fn main() -> ExitCode {
+    match run(&Args::parse()).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
+    // Says what goes on, if asked: RUST_LOG=postroom=debug
+    if std::env::var_os("RUST_LOG").is_some() {
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .init();
+    }
+    sabotage::silence_injected_panics();
+
+    let given = input::orders(args.input.as_deref())?;
+    let from_file = args.input.is_some().then_some(given.len());
+    let count = args.orders.or(from_file).unwrap_or(DEFAULT_ORDERS);
+    let products = input::products(count)?;
+    let shop = Arc::new(Shop::open(&settings(args), &products).await?);
+
+    let started = Instant::now();
+    let progress = match args.serve {
+        Some(port) => {
+            api::serve(&shop, port).await?;
+            Progress::hidden()
+        }
+        None => {
+            let made_up = MadeUp::new(args.seed, &products, args.limit);
+            let orders = given.into_iter().chain(made_up).take(count);
+            let progress = Progress::new(count as u64);
+            driver::place(&shop, orders, &progress).await?;
+            progress
+        }
+    };
+    finish(args, &shop, &products, &progress, started).await
+}
+
+fn settings(args: &Args) -> Settings {
+    let pace = Pace {
+        grace: Duration::from_millis(args.grace_ms),
+        packing: Duration::from_millis(20),
+    };
+    Settings {
+        faults: args.faults,
+        seed: args.seed,
+        pace,
+        limit: args.limit,
+    }
+}
+
+/// Lets everything come to rest, ends the faults, replays, and reports.
+async fn finish(
+    args: &Args,
+    shop: &Shop,
+    products: &[Product],
+    progress: &Progress,
+    started: Instant,
+) -> Result<bool, Box<dyn Error>> {
+    driver::settle(shop, progress, None).await;
+    let stuck = shop.front.placed().saturating_sub(shop.orders.finished());
+    let letters = driver::replay(shop, progress, Duration::from_secs(args.patience)).await;
+    let took = started.elapsed();
+    progress.clear();
+
+    let accounts = Accounts::of(shop);
+    println!(
+        "{} orders of {} products in {took:.2?}; {stuck} of them waited for the replay of a dead letter",
+        accounts.summary.orders,
+        products.len(),
+    );
+    report::print(shop, &accounts, &letters);
+    let clean = shop.close().await;
+    println!("{}", serde_json::to_string(&accounts.summary)?);
+    if !clean {
+        eprintln!("error: the bus did not shut down cleanly");
+    }
+    Ok(clean && accounts.in_order())
+}

@@ -1,0 +1,109 @@
+//! All services on one bus. Each could as well be the only one of a process.
+
+use std::error::Error;
+use std::time::Duration;
+
+use postroom::{Bus, Snapshot, Threads};
+
+use crate::basket::{self, Baskets};
+use crate::catalog::{self, Catalog};
+use crate::input::Product;
+use crate::messages::Cents;
+use crate::notifications::{self, Told};
+use crate::ordering::{self, Orders, Pace};
+use crate::payment::{self, Charges};
+use crate::policy::{self, MAILBOX, TIMEOUT};
+use crate::sabotage::{self, Copies, Faults};
+use crate::stopwatch::Stopwatch;
+use crate::storefront::{self, Storefront};
+use crate::webhooks::{self, Posts};
+
+/// How the shop is run.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub faults: f64,
+    pub seed: u64,
+    pub pace: Pace,
+    pub limit: Cents,
+}
+
+/// The bus, and each service's data as the report reads it when all is over.
+pub struct Shop {
+    pub bus: Bus,
+    pub front: Storefront,
+    pub orders: Orders,
+    pub catalog: Catalog,
+    pub charges: Charges,
+    pub baskets: Baskets,
+    pub told: Told,
+    pub posts: Posts,
+    pub copies: Copies,
+    pub faults: Faults,
+    pub stopwatch: Stopwatch,
+}
+
+/// Enough for every message of a run: nothing given up may be evicted before it is replayed.
+const KEPT: usize = 10_000_000;
+
+impl Shop {
+    pub async fn open(settings: &Settings, products: &[Product]) -> Result<Self, Box<dyn Error>> {
+        let faults = Faults::new(settings.faults, settings.seed);
+        let stopwatch = Stopwatch::new();
+        let bus = Bus::builder("eshop")
+            .threads(Threads::Own(2))
+            .mailbox(MAILBOX)
+            .retry(policy::retry())
+            .handler_timeout(TIMEOUT)
+            .dead_letter_capacity(KEPT)
+            .schedule_capacity(KEPT)
+            .intercept(stopwatch.clone())
+            .intercept(faults.clone())
+            .start()
+            .await?;
+        let shop = Self {
+            bus,
+            front: Storefront::new(products),
+            orders: Orders::default(),
+            catalog: Catalog::new(products),
+            charges: Charges::default(),
+            baskets: Baskets::default(),
+            told: Told::default(),
+            posts: Posts::default(),
+            copies: Copies::default(),
+            faults,
+            stopwatch,
+        };
+        shop.start_services(settings).await?;
+        Ok(shop)
+    }
+
+    async fn start_services(&self, settings: &Settings) -> Result<(), Box<dyn Error>> {
+        let bus = &self.bus;
+        ordering::start(bus, &self.orders, settings.pace).await?;
+        catalog::start(bus, &self.catalog).await?;
+        payment::start(bus, &self.charges, settings.limit).await?;
+        basket::start(bus, &self.baskets).await?;
+        notifications::start(bus, &self.told).await?;
+        webhooks::start(bus, &self.posts).await?;
+        storefront::start(bus, &self.front).await?;
+        sabotage::start_copier(bus, &self.copies).await?;
+        Ok(())
+    }
+
+    /// Messages that still have somewhere to go: queued, in flight, waiting for a retry, or scheduled.
+    pub fn load(&self) -> u64 {
+        load(&self.bus.snapshot())
+    }
+
+    pub async fn close(&self) -> bool {
+        let report = self.bus.shutdown(Duration::from_secs(5)).await;
+        report.clean
+    }
+}
+
+/// See [`Shop::load`].
+pub fn load(snapshot: &Snapshot) -> u64 {
+    let queues = snapshot.queues.iter();
+    let moving = queues.map(|queue| queue.queued + queue.in_flight + queue.waiting);
+    moving.sum::<u64>() + snapshot.scheduled
+}
