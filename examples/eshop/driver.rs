@@ -84,7 +84,7 @@ async fn change_a_price(shop: &Shop, order: &NewOrder, count: usize) -> Result<(
         return Ok(());
     };
     let tenth: Cents = old / 10;
-    let price = if count / PER_PRICE % 2 == 0 {
+    let price = if (count / PER_PRICE).is_multiple_of(2) {
         old + tenth
     } else {
         old - tenth

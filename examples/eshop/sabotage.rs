@@ -203,7 +203,7 @@ pub async fn start_copier(bus: &Bus, copies: &Copies) -> Result<Subscription, Su
     bus.subscribe_fn::<OrderPaid, _>(
         "copier",
         async move |event: &OrderPaid, cx: &mut Context<'_>| {
-            if event.order % 10 == 0 && cx.envelope().header(COPY).is_none() {
+            if event.order.is_multiple_of(10) && cx.envelope().header(COPY).is_none() {
                 copies.0.lock().insert(event.order);
                 cx.publish(event.clone())
                     .key(event.order)
