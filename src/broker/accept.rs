@@ -1,6 +1,6 @@
 use super::Route;
 use crate::delivery::Overflow;
-use crate::mailbox::{Acquire, Ending, halt};
+use crate::mailbox::{Acquire, Ending, accept_in_all, halt};
 use crate::message::SharedParcel;
 use crate::ports::{Own, Refusal};
 
@@ -22,10 +22,47 @@ pub(crate) enum Stop {
     Refused(Refusal),
 }
 
+/// The most queues whose locks one publish holds at once.
+const LOCKED_AT_ONCE: usize = 32;
+
 /// Takes a credit from every queue of the route, or none, and then delivers (contract, rule 1).
 ///
 /// `held` is a place whose credit the caller holds already; on failure it is given back too.
+#[inline]
 pub(crate) fn accept(
+    route: &Route,
+    key: Option<&str>,
+    own: Option<Own>,
+    held: Option<usize>,
+    make: impl FnOnce() -> SharedParcel,
+) -> Result<Accepted, Stop> {
+    let mut make = Some(make);
+    if own.is_none() && held.is_none() && route.targets.len() <= LOCKED_AT_ONCE {
+        // The happy path: room everywhere.
+        let accepted = accept_in_all(
+            &route.targets,
+            &|queue| queue.lane(key),
+            &|queue, parcel| queue.slot(parcel),
+            || match make.take() {
+                Some(make) => make(),
+                None => unreachable!("called at most once"),
+            },
+        );
+        if accepted.is_ok() {
+            return Ok(Accepted {
+                accepted: route.targets.len() as u32,
+                ..Accepted::default()
+            });
+        }
+    }
+    match make {
+        Some(make) => accept_by_policy(route, key, own, held, make),
+        None => unreachable!("not called when refused"),
+    }
+}
+
+/// Queue by queue: a full one applies its policy.
+fn accept_by_policy(
     route: &Route,
     key: Option<&str>,
     own: Option<Own>,

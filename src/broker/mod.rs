@@ -72,6 +72,7 @@ impl Broker {
     }
 
     /// Whether a publish through a gate this wide is still accepted.
+    #[inline]
     pub(crate) fn admits(&self, from: Gate) -> bool {
         self.gate.load(Ordering::Acquire) <= from as u8
     }
@@ -88,7 +89,6 @@ impl Broker {
                 kind: AddressKind::Topic,
                 name: Name::Static(E::TOPIC),
             },
-            time_ms: self.services.clock.wall_ms(),
             metadata: None,
         };
         let parcel = parcel(envelope, event);

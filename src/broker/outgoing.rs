@@ -135,7 +135,7 @@ impl Broker {
                 Err(Stop::Wait(place)) => place,
             };
             let queue = &route.targets[place];
-            let mut wait = queue.mailbox.wait_for_credit();
+            let mut wait = queue.mailbox.wait_for_credit(queue.lane(key));
             let answer = std::future::poll_fn(|cx| {
                 if let Poll::Ready(answer) = Pin::new(&mut wait).poll(cx) {
                     return Poll::Ready(Some(answer));

@@ -18,8 +18,7 @@ const MOST_TARGETS: usize = 64;
 
 struct Remembered {
     broker: u64,
-    address: *const u8,
-    length: usize,
+    address: &'static str,
     kind: AddressKind,
     route: Arc<Route>,
 }
@@ -30,7 +29,7 @@ thread_local! {
 }
 
 impl Broker {
-    /// The route of a constant address. A thread asks the shared table only once per address and change.
+    /// The route of a constant address, compared by its place in memory. A thread asks the shared table only once per address and change.
     pub(crate) fn with_static_route<T>(
         &self,
         kind: AddressKind,
@@ -38,27 +37,33 @@ impl Broker {
         run: impl FnOnce(&Arc<Route>) -> T,
     ) -> T {
         let place = (address.as_ptr() as usize >> 3) % REMEMBERED;
-        // Taken out while in use: what runs may publish again.
-        let known = ROUTES.with_borrow_mut(|routes| routes[place].take());
-        let known = known.filter(|known| {
-            known.broker == self.id
-                && std::ptr::eq(known.address, address.as_ptr())
-                && known.length == address.len()
+        let generation = self.table.generation();
+        ROUTES.with(|routes| {
+            // Shared while in use: what runs may publish again, on the same thread.
+            if let Ok(routes) = routes.try_borrow()
+                && let Some(known) = &routes[place]
+                && known.broker == self.id
+                && std::ptr::eq(known.address, address)
                 && known.kind == kind
-                && known.route.generation == self.table.generation()
-        });
-        let known = known.unwrap_or_else(|| Remembered {
-            broker: self.id,
-            address: address.as_ptr(),
-            length: address.len(),
-            kind,
-            route: self.table.route(kind, address),
-        });
-        let result = run(&known.route);
-        if known.route.targets.len() <= MOST_TARGETS {
-            let displaced = ROUTES.with_borrow_mut(|routes| routes[place].replace(known));
-            drop(displaced);
-        }
-        result
+                && known.route.generation == generation
+            {
+                return run(&known.route);
+            }
+            let route = self.table.route(kind, address);
+            if route.targets.len() <= MOST_TARGETS
+                && let Ok(mut routes) = routes.try_borrow_mut()
+            {
+                let displaced = routes[place].replace(Remembered {
+                    broker: self.id,
+                    address,
+                    kind,
+                    route: Arc::clone(&route),
+                });
+                // A forgotten route may be the last to hold a queue.
+                drop(routes);
+                drop(displaced);
+            }
+            run(&route)
+        })
     }
 }

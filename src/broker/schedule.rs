@@ -37,7 +37,11 @@ impl Schedules {
 
 /// A message that waits for its time; the handle can be dropped without effect.
 #[derive(Clone)]
-pub struct Schedule {
+pub struct Schedule(Box<Scheduled>);
+
+/// Boxed, so that a receipt stays small: most messages are not delayed.
+#[derive(Clone)]
+struct Scheduled {
     id: MessageId,
     due: SystemTime,
     broker: Weak<Broker>,
@@ -47,22 +51,22 @@ impl Schedule {
     /// The message's id.
     #[must_use]
     pub fn id(&self) -> MessageId {
-        self.id
+        self.0.id
     }
 
     /// When it will be published.
     #[must_use]
     pub fn due(&self) -> SystemTime {
-        self.due
+        self.0.due
     }
 
     /// Takes the message back. True: it will never be published. False: it was already.
     #[must_use = "false means that the message was published"]
     pub fn cancel(&self) -> bool {
-        let Some(broker) = self.broker.upgrade() else {
+        let Some(broker) = self.0.broker.upgrade() else {
             return true;
         };
-        let removed = broker.schedules.waiting.lock().remove(&self.id);
+        let removed = broker.schedules.waiting.lock().remove(&self.0.id);
         let Some((_parcel, timer)) = removed else {
             return false;
         };
@@ -75,8 +79,8 @@ impl Schedule {
 impl std::fmt::Debug for Schedule {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Schedule")
-            .field("id", &self.id)
-            .field("due", &self.due)
+            .field("id", &self.0.id)
+            .field("due", &self.0.due)
             .finish_non_exhaustive()
     }
 }
@@ -97,11 +101,11 @@ impl Broker {
         if waiting.len() >= capacity {
             return Err((Refusal::ScheduleFull { capacity }, parcel));
         }
-        let handle = Schedule {
+        let handle = Schedule(Box::new(Scheduled {
             id,
             due,
             broker: broker.clone(),
-        };
+        }));
         let timer = self.services.timers.after(
             delay,
             Box::new(move || {

@@ -44,6 +44,7 @@ pub(crate) enum SubscribeRefusal {
 }
 
 impl RoutingTable {
+    #[inline]
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }

@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::Bus;
-use crate::broker::{Accepted, Gate, Route, Schedule, Stop, accept};
+use crate::broker::{Accepted, Gate, Schedule, Stop, accept};
 use crate::message::{
-    Address, AddressKind, CorrelationId, Envelope, MessageId, Metadata, Name, SharedParcel, parcel,
+    Address, AddressKind, CorrelationId, Envelope, MessageId, Metadata, Name, parcel,
 };
 use crate::ports::{BoxFuture, Refusal};
 
@@ -220,7 +220,6 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
                 kind: self.kind,
                 name: self.name.clone(),
             },
-            time_ms: id.millis(),
             metadata: self.metadata.take(),
         }
     }
@@ -244,51 +243,38 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
     /// The happy path: a remembered route, a credit each, one allocation.
     fn attempt_plain(&mut self, address: &'static str) -> Result<Receipt, Refused> {
         let broker = &self.bus.0.broker;
+        let kind = self.kind;
+        let id = broker.services.clock.new_id();
         loop {
-            let accepted = broker.with_static_route(self.kind, address, |route| {
+            let message = &mut self.message;
+            let accepted = broker.with_static_route(kind, address, |route| {
                 if route.targets.is_empty() {
-                    return self.nobody(route).map_err(Err);
+                    return nobody(kind, address).map_err(Stop::Refused);
                 }
-                let mut id = MessageId::from_u128(0);
-                let make = || {
-                    let envelope = self.envelope();
-                    id = envelope.id;
+                accept(route, None, None, None, || {
+                    let envelope = Envelope {
+                        id,
+                        address: Address {
+                            kind,
+                            name: Name::Static(address),
+                        },
+                        metadata: None,
+                    };
                     // Taken exactly here: from now on the message is accepted.
-                    let message = self.message.take();
-                    message.map(|message| parcel(envelope, message))
-                };
-                accept_made(route, None, make)
-                    .map(|accepted| (id, accepted))
-                    .map_err(Ok)
+                    parcel(envelope, taken(message))
+                })
             });
             match accepted {
-                Ok((id, accepted)) => return Ok(receipt(id, accepted)),
-                Err(Err(refusal)) => return Err(Refused::Final(refusal)),
-                Err(Ok(Stop::Stale)) => std::thread::yield_now(),
-                Err(Ok(Stop::Refused(refusal))) => return Err(Refused::Final(refusal)),
-                Err(Ok(Stop::Wait(place))) => {
-                    let route = broker.table.route(self.kind, address);
+                Ok(accepted) => return Ok(receipt(id, accepted)),
+                Err(Stop::Stale) => std::thread::yield_now(),
+                Err(Stop::Refused(refusal)) => return Err(Refused::Final(refusal)),
+                Err(Stop::Wait(place)) => {
+                    let route = broker.table.route(kind, address);
                     let queue = route.targets.get(place);
                     return Err(Refused::Wait(
                         queue.map_or_else(String::new, |queue| queue.name.to_string()),
                     ));
                 }
-            }
-        }
-    }
-
-    fn nobody(&mut self, _route: &Route) -> Result<(MessageId, Accepted), Refusal> {
-        let address = self.name.as_str();
-        match self.kind {
-            AddressKind::Queue => Err(Refusal::NoQueue {
-                queue: address.to_owned(),
-            }),
-            AddressKind::Topic => {
-                crate::message::validate_topic(address)?;
-                Ok((
-                    self.bus.0.broker.services.clock.new_id(),
-                    Accepted::default(),
-                ))
             }
         }
     }
@@ -333,26 +319,21 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
         loop {
             let route = broker.table.route(self.kind, self.name.as_str());
             if route.targets.is_empty() {
-                return match self.nobody(&route) {
-                    Ok(_) => Ok(receipt(id, Accepted::default())),
+                return match nobody(self.kind, self.name.as_str()) {
+                    Ok(accepted) => Ok(receipt(id, accepted)),
                     Err(refusal) => Err(Refused::Final(refusal)),
                 };
             }
             let mut held = Some(envelope);
-            let make = || {
-                let envelope = held.take();
-                envelope
-                    .zip(self.message.take())
-                    .map(|(envelope, message)| parcel(envelope, message))
-            };
-            let stop = match accept_made(&route, key.as_deref(), make) {
+            let message = &mut self.message;
+            let accepted = accept(&route, key.as_deref(), None, None, || {
+                parcel(taken(&mut held), taken(message))
+            });
+            let stop = match accepted {
                 Ok(accepted) => return Ok(receipt(id, accepted)),
                 Err(stop) => stop,
             };
-            let Some(returned) = held else {
-                return Err(Refused::Final(Refusal::Closed));
-            };
-            envelope = returned;
+            envelope = taken(&mut held);
             match stop {
                 Stop::Stale => std::thread::yield_now(),
                 Stop::Refused(refusal) => return Err(Refused::Final(refusal)),
@@ -371,17 +352,29 @@ enum Refused {
     Final(Refusal),
 }
 
-/// `make` is called only when all credits are held, so it always has the message.
-fn accept_made(
-    route: &Route,
-    key: Option<&str>,
-    make: impl FnOnce() -> Option<SharedParcel>,
-) -> Result<Accepted, Stop> {
-    accept(route, key, None, None, || {
-        make().unwrap_or_else(|| unreachable!("a publish is polled again after its end"))
-    })
+/// What a publish holds until it is accepted, and is accepted at most once.
+#[inline]
+fn taken<T>(held: &mut Option<T>) -> T {
+    match held.take() {
+        Some(held) => held,
+        None => unreachable!("a publish is polled again after its end"),
+    }
 }
 
+/// What becomes of a message that no queue is there for: an event is accepted by all of none.
+fn nobody(kind: AddressKind, address: &str) -> Result<Accepted, Refusal> {
+    match kind {
+        AddressKind::Queue => Err(Refusal::NoQueue {
+            queue: address.to_owned(),
+        }),
+        AddressKind::Topic => {
+            crate::message::validate_topic(address)?;
+            Ok(Accepted::default())
+        }
+    }
+}
+
+#[inline]
 fn receipt(id: MessageId, accepted: Accepted) -> Receipt {
     Receipt {
         id,

@@ -3,12 +3,13 @@ use std::sync::Arc;
 
 use super::{Mailbox, Settled, Slot};
 
-/// The messages that a worker holds. Dropped for whatever reason (stop, cancel, a panic that unwinds),
-/// it gives back what was not settled, the message in hand included, uncounted and in order.
+/// The messages that a worker holds; the first is in hand once it is `started`. Dropped for whatever reason
+/// (stop, cancel, a panic that unwinds), it gives back what was not settled, the message in hand included,
+/// uncounted and in order.
 pub(crate) struct Lease<Q: AsRef<Mailbox>> {
     queue: Arc<Q>,
     pub(crate) batch: VecDeque<Slot>,
-    pub(crate) current: Option<Slot>,
+    pub(crate) started: bool,
     pub(crate) settled: Settled,
 }
 
@@ -17,7 +18,7 @@ impl<Q: AsRef<Mailbox>> Lease<Q> {
         Self {
             queue,
             batch: VecDeque::new(),
-            current: None,
+            started: false,
             settled: Settled::default(),
         }
     }
@@ -30,7 +31,14 @@ impl<Q: AsRef<Mailbox>> Lease<Q> {
         (*self.queue).as_ref()
     }
 
-    /// Puts down what was not started.
+    /// The message in hand leaves the lease: whoever has it now settles it.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Option<Slot> {
+        self.started = false;
+        self.batch.pop_front()
+    }
+
+    /// Puts down everything.
     pub(crate) fn put_down(&mut self) {
         let mut batch = std::mem::take(&mut self.batch);
         if !batch.is_empty() {
@@ -44,9 +52,6 @@ impl<Q: AsRef<Mailbox>> Drop for Lease<Q> {
     fn drop(&mut self) {
         let mut settled = std::mem::take(&mut self.settled);
         self.mailbox().settle(&mut settled);
-        if let Some(current) = self.current.take() {
-            self.batch.push_front(current);
-        }
         self.put_down();
     }
 }

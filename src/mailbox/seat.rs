@@ -36,6 +36,7 @@ impl Seats {
     }
 
     /// How many workers share the messages; at least 1, so that it can be divided by.
+    #[inline]
     pub(super) fn running(&self) -> usize {
         if self.seats.len() <= 1 {
             return 1;
@@ -59,6 +60,7 @@ impl Seats {
         }
     }
 
+    #[inline]
     pub(super) fn wake_one(&mut self) -> Option<Waker> {
         if self.idle == 0 {
             return None;

@@ -17,6 +17,7 @@ impl Store {
         }
     }
 
+    #[inline]
     pub(super) fn push_back(&mut self, slot: Slot, key: Option<u64>) {
         match self {
             Self::Line(line) => line.push_back(slot),
@@ -39,6 +40,7 @@ impl Store {
         }
     }
 
+    #[inline]
     pub(super) fn take(&mut self, max: usize, batch: &mut VecDeque<Slot>) -> usize {
         match self {
             Self::Line(line) => {
@@ -67,6 +69,7 @@ impl Store {
     }
 
     /// Messages that could be handed out now.
+    #[inline]
     pub(super) fn ready(&self) -> usize {
         match self {
             Self::Line(line) => line.len(),

@@ -24,7 +24,6 @@ pub(crate) struct Address {
 pub struct Envelope {
     pub(crate) id: MessageId,
     pub(crate) address: Address,
-    pub(crate) time_ms: u64,
     pub(crate) metadata: Option<Box<Metadata>>,
 }
 
@@ -47,10 +46,10 @@ impl Envelope {
         self.address.name.as_str()
     }
 
-    /// When the message was published, in whole milliseconds of the publisher's clock.
+    /// When the message was published, in whole milliseconds of the publisher's clock. The id has it.
     #[must_use]
     pub fn time(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_millis(self.time_ms)
+        SystemTime::UNIX_EPOCH + Duration::from_millis(self.id.millis())
     }
 
     /// The conversation that the message belongs to: what was set by the publisher, or else the message's own id.
@@ -85,6 +84,7 @@ impl Envelope {
             .map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms))
     }
 
+    #[inline]
     pub(crate) fn expires_ms(&self) -> Option<u64> {
         self.metadata
             .as_ref()
@@ -115,6 +115,7 @@ impl Envelope {
             .map(|(name, value)| (&**name, &**value))
     }
 
+    #[inline]
     pub(crate) fn expects_reply(&self) -> bool {
         self.metadata
             .as_ref()

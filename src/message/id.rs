@@ -38,11 +38,13 @@ impl MessageId {
     /// A new id, of this moment.
     #[must_use]
     #[expect(clippy::new_without_default, reason = "no id is the default one")]
+    #[inline]
     pub fn new() -> Self {
         Self::new_at(coarse_now_ms())
     }
 
     /// RFC 9562, section 6.2, method 2: a counter that starts at random in each millisecond.
+    #[inline]
     pub(crate) fn new_at(millis: u64) -> Self {
         GENERATOR.with(|generator| {
             let mut state = generator.get();
@@ -141,6 +143,7 @@ impl<'de> Deserialize<'de> for MessageId {
 }
 
 /// Milliseconds since the Unix epoch by a clock that costs a few nanoseconds to read.
+#[inline]
 pub(crate) fn coarse_now_ms() -> u64 {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {

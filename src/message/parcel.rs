@@ -15,69 +15,79 @@ pub struct CodecError {
     source: serde_json::Error,
 }
 
+/// What a parcel carries: any value that can be sent.
+pub(crate) trait Body: Any + Send + Sync {
+    fn to_json(&self) -> serde_json::Result<Vec<u8>>;
+}
+
+impl<M: Serialize + Send + Sync + 'static> Body for M {
+    fn to_json(&self) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(self)
+    }
+}
+
 /// A message on its way: envelope and body, shared by every queue that holds it.
-pub(crate) trait Parcel: Send + Sync {
-    fn envelope(&self) -> &Envelope;
-    /// For what is set after the parcel was made and before it is shared.
-    fn envelope_mut(&mut self) -> &mut Envelope;
-    fn body(&self) -> &dyn Any;
-    /// The JSON body, made at the first call and kept: only what needs bytes pays for them.
-    fn json(&self) -> Result<&[u8], CodecError>;
-}
-
-pub(crate) type SharedParcel = Arc<dyn Parcel>;
-
-struct Typed<M> {
+///
+/// The envelope stands at a fixed place before the body of unknown type, so that reading it is a load and
+/// not a call.
+pub(crate) struct Parcel<B: ?Sized = dyn Body> {
     envelope: Envelope,
-    json: OnceLock<Box<[u8]>>,
-    body: M,
+    /// Boxed twice to be one word: most messages are never encoded.
+    json: OnceLock<Box<Box<[u8]>>>,
+    body: B,
 }
+
+pub(crate) type SharedParcel = Arc<Parcel>;
 
 pub(crate) fn parcel<M>(envelope: Envelope, body: M) -> SharedParcel
 where
     M: Serialize + Send + Sync + 'static,
 {
-    Arc::new(Typed {
-        envelope,
-        json: OnceLock::new(),
-        body,
-    })
+    Arc::new(Parcel::new(envelope, body))
 }
 
-impl<M: Serialize + Send + Sync + 'static> Parcel for Typed<M> {
-    fn envelope(&self) -> &Envelope {
+impl<M> Parcel<M> {
+    fn new(envelope: Envelope, body: M) -> Self {
+        Self {
+            envelope,
+            json: OnceLock::new(),
+            body,
+        }
+    }
+}
+
+impl Parcel {
+    #[inline]
+    pub(crate) fn envelope(&self) -> &Envelope {
         &self.envelope
     }
 
-    fn envelope_mut(&mut self) -> &mut Envelope {
+    /// For what is set after the parcel was made and before it is shared.
+    pub(crate) fn envelope_mut(&mut self) -> &mut Envelope {
         &mut self.envelope
     }
 
-    fn body(&self) -> &dyn Any {
+    #[inline]
+    pub(crate) fn body(&self) -> &dyn Any {
         &self.body
     }
 
-    fn json(&self) -> Result<&[u8], CodecError> {
+    /// The JSON body, made at the first call and kept: only what needs bytes pays for them.
+    pub(crate) fn json(&self) -> Result<&[u8], CodecError> {
         if let Some(json) = self.json.get() {
             return Ok(json);
         }
-        let json = encode(&self.envelope, &self.body)?;
-        Ok(self.json.get_or_init(|| json.into_boxed_slice()))
+        let json = self.body.to_json().map_err(|source| CodecError {
+            address: self.envelope.address().to_owned(),
+            action: "cannot be encoded as JSON",
+            source,
+        })?;
+        Ok(self.json.get_or_init(|| Box::new(json.into_boxed_slice())))
     }
-}
 
-fn encode<M: Serialize>(envelope: &Envelope, body: &M) -> Result<Vec<u8>, CodecError> {
-    serde_json::to_vec(body).map_err(|source| CodecError {
-        address: envelope.address().to_owned(),
-        action: "cannot be encoded as JSON",
-        source,
-    })
-}
-
-impl dyn Parcel {
     pub(crate) fn decode<M: DeserializeOwned>(&self) -> Result<M, CodecError> {
         serde_json::from_slice(self.json()?).map_err(|source| CodecError {
-            address: self.envelope().address().to_owned(),
+            address: self.envelope.address().to_owned(),
             action: "is not the expected type",
             source,
         })
@@ -85,23 +95,19 @@ impl dyn Parcel {
 }
 
 /// A parcel whose sender keeps its type, so that it gets the message back when nobody took it.
-pub(crate) struct Recoverable<M>(Arc<Typed<M>>);
+pub(crate) struct Recoverable<M>(Arc<Parcel<M>>);
 
 impl<M: Serialize + Send + Sync + 'static> Recoverable<M> {
     pub(crate) fn new(envelope: Envelope, body: M) -> Self {
-        Self(Arc::new(Typed {
-            envelope,
-            json: OnceLock::new(),
-            body,
-        }))
+        Self(Arc::new(Parcel::new(envelope, body)))
     }
 
     pub(crate) fn shared(&self) -> SharedParcel {
-        Arc::<Typed<M>>::clone(&self.0)
+        Arc::<Parcel<M>>::clone(&self.0)
     }
 
     /// None while anyone else has it.
     pub(crate) fn into_message(self) -> Option<M> {
-        Arc::into_inner(self.0).map(|typed| typed.body)
+        Arc::into_inner(self.0).map(|parcel| parcel.body)
     }
 }

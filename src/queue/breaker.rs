@@ -23,6 +23,7 @@ impl BreakerGate {
 
 impl QueueCore {
     /// Whether the next message may be started. Otherwise hand-over is halted until a probe is due.
+    #[inline]
     pub(crate) fn breaker_allows(&self) -> bool {
         let Some(gate) = &self.breaker else {
             return true;

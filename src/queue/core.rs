@@ -87,7 +87,14 @@ impl QueueCore {
         })
     }
 
+    /// Whether nobody looks at its deliveries but their handler.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.services.interceptors.is_empty()
+    }
+
     /// The lane of a message that is about to be accepted.
+    #[inline]
     pub(crate) fn lane(&self, parcel_key: Option<&str>) -> Option<u64> {
         if self.keyed {
             parcel_key.map(lane_of)
@@ -96,6 +103,7 @@ impl QueueCore {
         }
     }
 
+    #[inline]
     pub(crate) fn slot(&self, parcel: SharedParcel) -> Slot {
         Slot::new(parcel, self.keyed)
     }
@@ -166,6 +174,7 @@ impl QueueCore {
     }
 
     /// Tells the breaker, if there is one, how an attempt ended.
+    #[inline]
     pub(crate) fn record(&self, success: bool) {
         if self.breaker.is_some() {
             self.record_with_breaker(success);

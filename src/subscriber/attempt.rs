@@ -1,137 +1,138 @@
 use std::cell::Cell;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 
 use tracing::Instrument;
 
-use super::caught::{Broken, caught};
 use super::context::{Context, Scratch};
 use super::dispatch::{Dispatch, DispatchFailure, Message};
-use crate::delivery::{Failure, Outcome, Reason};
-use crate::mailbox::Slot;
+use crate::delivery::{Outcome, Reason};
+use crate::mailbox::{Settled, Slot};
 use crate::message::RawMessage;
 use crate::ports::{Inbound, Interceptor, LocalBoxFuture, Next};
 use crate::queue::QueueCore;
+use crate::time::Deadline;
 
-/// How one attempt ended.
-pub(super) enum Ended {
-    Succeeded,
-    /// The handler lives on.
-    Failed {
-        failure: Failure,
-        kind: Reason,
-    },
-    /// The handler must be replaced.
-    Broken {
-        failure: Failure,
-        why: String,
-    },
+/// How one attempt ended, short of a panic; none if it did not finish in time.
+pub(super) type Ended = Option<Result<(), DispatchFailure>>;
+
+/// Runs the handler of the message's own type in place, the usual case. None inside: it has none.
+///
+/// Nothing is set up until the handler first waits: one that never waits pays nothing. What was finished
+/// before it is settled then, since the wait may be long.
+#[inline(always)]
+pub(super) fn poll_attempt<T>(
+    queue: &QueueCore,
+    settled: &mut Settled,
+    deadline: &mut Option<Option<Deadline>>,
+    future: Pin<&mut impl Future<Output = T>>,
+    cx: &mut std::task::Context<'_>,
+) -> Poll<Option<T>> {
+    match future.poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => poll_deadline(queue, settled, deadline, cx).map(|()| None),
+    }
 }
 
-/// Runs the handler once on a message. Its releases are recorded in `scratch`.
-pub(super) async fn attempt<H, D: Dispatch<H>>(
+/// Ready when the attempt has taken too long.
+#[cold]
+fn poll_deadline(
+    queue: &QueueCore,
+    settled: &mut Settled,
+    deadline: &mut Option<Option<Deadline>>,
+    cx: &mut std::task::Context<'_>,
+) -> Poll<()> {
+    let deadline = deadline.get_or_insert_with(|| {
+        queue.mailbox.settle(settled);
+        let timeout = queue.spec.timeout?;
+        Some(Deadline::new(Arc::clone(&queue.services.timers), timeout))
+    });
+    match deadline {
+        None => Poll::Pending,
+        Some(deadline) => Pin::new(deadline).poll(cx),
+    }
+}
+
+/// Everything but the usual case: interceptors, a span, a message of another Rust type. Boxed, so that the
+/// usual case stays small.
+pub(super) fn observed<'a, H, D: Dispatch<H>>(
+    queue: &'a QueueCore,
+    dispatch: &'a D,
+    handler: &'a mut H,
+    slot: &'a Slot,
+    scratch: &'a mut Scratch,
+    settled: &'a mut Settled,
+) -> LocalBoxFuture<'a, Ended> {
+    let attempt = slot.attempts + 1;
+    let inbound = Inbound {
+        message: RawMessage::new(&slot.parcel),
+        queue: &queue.name,
+        attempt,
+    };
+    let span = delivery_span(queue, slot, attempt);
+    let around = around(inbound, queue, dispatch, handler, slot, scratch).instrument(span);
+    Box::pin(async move {
+        let mut around = pin!(around);
+        let mut deadline = None;
+        std::future::poll_fn(|cx| poll_attempt(queue, settled, &mut deadline, around.as_mut(), cx))
+            .await
+    })
+}
+
+/// Runs the handler once on a message. What it sends is recorded in `scratch`.
+async fn invoke<H, D: Dispatch<H>>(
     queue: &QueueCore,
     dispatch: &D,
     handler: &mut H,
     slot: &Slot,
     scratch: &mut Scratch,
-) -> Ended {
-    let number = slot.attempts + 1;
-    let services = &queue.services;
-    let timeout = queue
-        .spec
-        .timeout
-        .map(|timeout| (timeout, &services.timers));
-    let cx = Context {
+) -> Result<(), DispatchFailure> {
+    let message = Message(&slot.parcel);
+    let mut cx = Context {
         parcel: &slot.parcel,
-        attempt: number,
+        attempt: slot.attempts + 1,
         queue,
         scratch,
     };
-    let result = if services.interceptors.is_empty() && !tracing::enabled!(tracing::Level::INFO) {
-        caught(invoke(dispatch, handler, &slot.parcel, cx), timeout).await
-    } else {
-        let inbound = Inbound {
-            message: RawMessage::new(&slot.parcel),
-            queue: &queue.name,
-            attempt: number,
-        };
-        let around = around(&services.interceptors, inbound, dispatch, handler, cx);
-        let span = delivery_span(queue, slot, number);
-        caught(around.instrument(span), timeout).await
-    };
-    match result {
-        Ok(Ok(())) => Ended::Succeeded,
-        Ok(Err((failure, kind))) => Ended::Failed { failure, kind },
-        Err(Broken::Panicked(text)) => {
-            let why = format!("panicked: {text}");
-            Ended::Broken {
-                failure: Failure::retry(why.clone()),
-                why,
-            }
-        }
-        Err(Broken::TimedOut) => {
-            let why = format!(
-                "did not finish within {:?}",
-                queue.spec.timeout.unwrap_or_default()
-            );
-            Ended::Broken {
-                failure: Failure::retry(why.clone()),
-                why,
-            }
-        }
+    if let Some(result) = dispatch.run_typed(handler, message, &mut cx).await {
+        return result;
     }
-}
-
-async fn invoke<H, D: Dispatch<H>>(
-    dispatch: &D,
-    handler: &mut H,
-    parcel: &crate::message::SharedParcel,
-    mut cx: Context<'_>,
-) -> Result<(), (Failure, Reason)> {
-    let message = Message(parcel);
-    let result = match dispatch.select(&message) {
-        Some(found) => dispatch.run(found.place, handler, &message, &mut cx).await,
-        None => Err(DispatchFailure::UnknownType),
-    };
-    result.map_err(|failure| match failure {
-        DispatchFailure::Handler(failure) => (failure, Reason::Exhausted),
-        DispatchFailure::Undecodable(error) => (Failure::from(error), Reason::Undecodable),
-        DispatchFailure::UnknownType => {
-            let address = parcel.envelope().address();
-            (
-                Failure::reject(format!("no handler takes `{address}`")),
-                Reason::UnknownType,
-            )
-        }
-    })
+    match dispatch.select(message) {
+        Some(found) => dispatch.run(found.place, handler, message, &mut cx).await,
+        None => Err(DispatchFailure::unknown_type(
+            slot.parcel.envelope().address(),
+        )),
+    }
 }
 
 /// The handler within its interceptors, the first declared outermost.
 async fn around<'a, H, D: Dispatch<H>>(
-    interceptors: &'a [Arc<dyn Interceptor>],
     inbound: Inbound<'a>,
+    queue: &'a QueueCore,
     dispatch: &'a D,
     handler: &'a mut H,
-    cx: Context<'a>,
-) -> Result<(), (Failure, Reason)> {
+    slot: &'a Slot,
+    scratch: &'a mut Scratch,
+) -> Result<(), DispatchFailure> {
     // What was wrong besides an error of the handler's; interceptors see only the failure.
     let kind = Rc::new(Cell::new(Reason::Exhausted));
     let found = Rc::clone(&kind);
-    let parcel = cx.parcel;
     let inner: Box<dyn FnOnce() -> LocalBoxFuture<'a, Outcome> + 'a> = Box::new(move || {
         Box::pin(async move {
-            invoke(dispatch, handler, parcel, cx)
+            invoke(queue, dispatch, handler, slot, scratch)
                 .await
-                .map_err(|(failure, reason)| {
+                .map_err(|failed| {
+                    let (failure, reason) = *failed.0;
                     found.set(reason);
                     failure
                 })
         })
     });
-    chain(interceptors, inbound, inner)
+    chain(&queue.services.interceptors, inbound, inner)
         .await
-        .map_err(|failure| (failure, kind.get()))
+        .map_err(|failure| DispatchFailure(Box::new((failure, kind.get()))))
 }
 
 fn chain<'a>(

@@ -1,54 +1,61 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::task::Poll;
-use std::time::Duration;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
-use crate::ports::Timers;
-use crate::time::Deadline;
-
-/// How a future of the user's ended without an output.
+/// A future of the user's panicked; what it said.
 #[derive(Debug)]
-pub(crate) enum Broken {
-    Panicked(String),
-    TimedOut,
+pub(crate) struct Panicked(pub(crate) String);
+
+pin_project_lite::pin_project! {
+    /// Runs a future of the user's: a panic in it, or in dropping it, is caught.
+    ///
+    /// Dropped before its end it drops the future, and a panic in that is caught too: a worker that is cut
+    /// off must not take its thread's task with it.
+    pub(crate) struct Caught<F> {
+        #[pin]
+        future: Option<F>,
+    }
+
+    impl<F> PinnedDrop for Caught<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut future = this.project().future;
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| future.set(None))) {
+                tracing::error!(panic = text(&*panic), "a future panicked while it was dropped");
+            }
+        }
+    }
 }
 
-/// Runs a future of the user's: a panic in it, or in dropping it, is caught; a timeout drops it.
-///
-/// The timer is set only when the future first waits, so that a handler that never waits pays nothing.
-pub(crate) async fn caught<F: Future>(
-    future: F,
-    timeout: Option<(Duration, &Arc<dyn Timers>)>,
-) -> Result<F::Output, Broken> {
-    let mut future = pin!(Some(future));
-    let mut deadline: Option<Deadline> = None;
-    let result = std::future::poll_fn(|cx| {
+impl<F: Future> Caught<F> {
+    pub(crate) fn new(future: F) -> Self {
+        Self {
+            future: Some(future),
+        }
+    }
+}
+
+impl<F: Future> Future for Caught<F> {
+    type Output = Result<F::Output, Panicked>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut future = self.project().future;
         let polled = catch_unwind(AssertUnwindSafe(|| {
             future
                 .as_mut()
                 .as_pin_mut()
                 .map_or(Poll::Pending, |future| future.poll(cx))
         }));
-        match polled {
-            Err(panic) => Poll::Ready(Err(Broken::Panicked(text(&*panic)))),
-            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
-            Ok(Poll::Pending) => {
-                let Some((timeout, timers)) = timeout else {
-                    return Poll::Pending;
-                };
-                let deadline =
-                    deadline.get_or_insert_with(|| Deadline::new(Arc::clone(timers), timeout));
-                Pin::new(deadline).poll(cx).map(|()| Err(Broken::TimedOut))
-            }
-        }
-    })
-    .await;
-    let dropped = catch_unwind(AssertUnwindSafe(|| future.set(None)));
-    match (result, dropped) {
-        (Ok(_), Err(panic)) => Err(Broken::Panicked(text(&*panic))),
-        (result, _) => result,
+        let result = match polled {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(output)) => Ok(output),
+            Err(panic) => Err(Panicked(text(&*panic))),
+        };
+        let dropped = catch_unwind(AssertUnwindSafe(|| future.set(None)));
+        Poll::Ready(match (result, dropped) {
+            (Ok(_), Err(panic)) => Err(Panicked(text(&*panic))),
+            (result, _) => result,
+        })
     }
 }
 

@@ -17,6 +17,11 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.drafts.is_empty() && self.reply.is_none() && !self.stop
+    }
+
     /// A failed attempt leaves nothing.
     pub(crate) fn clear(&mut self) {
         self.drafts.clear();
@@ -163,7 +168,6 @@ impl<'a> Context<'a> {
                 kind,
                 name: Name::Static(address),
             },
-            time_ms: clock.wall_ms(),
             metadata: Some(Box::new(metadata)),
         }
     }
@@ -215,7 +219,7 @@ impl Sending<'_> {
         reason = "the message is recorded already"
     )]
     pub fn expires_in(self, time: Duration) -> Self {
-        let now = self.draft.parcel.envelope().time_ms;
+        let now = self.draft.parcel.envelope().id.millis();
         let expires = now.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         self.change(|metadata| metadata.expires_ms = Some(expires))
     }

@@ -1,20 +1,30 @@
 use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::Poll;
 
 use super::context::Context;
 use super::{CommandHandler, RawSubscriber, Subscriber};
-use crate::delivery::{Failure, Outcome};
+use crate::delivery::{Failure, Outcome, Reason};
 use crate::message::{
     AddressKind, CodecError, Command, Event, Pattern, RawMessage, SharedParcel, TypedReply,
 };
 
 /// Why a delivery did not succeed: the handler said so, or its body could not be read.
-pub enum DispatchFailure {
-    /// The handler's error.
-    Handler(Failure),
-    /// The body is not what the handler's type can read.
-    Undecodable(CodecError),
-    /// No handler of this subscriber takes the message.
-    UnknownType,
+pub struct DispatchFailure(pub(crate) Box<(Failure, Reason)>);
+
+impl DispatchFailure {
+    fn handler(failure: Failure) -> Self {
+        Self(Box::new((failure, Reason::Exhausted)))
+    }
+
+    fn undecodable(error: CodecError) -> Self {
+        Self(Box::new((Failure::from(error), Reason::Undecodable)))
+    }
+
+    pub(crate) fn unknown_type(address: &str) -> Self {
+        let failure = Failure::reject(format!("no handler takes `{address}`"));
+        Self(Box::new((failure, Reason::UnknownType)))
+    }
 }
 
 /// Which handler of a subscriber takes a message.
@@ -22,19 +32,78 @@ pub enum DispatchFailure {
 /// Built by the subscriber builder as a chain of types, so that the handler's future is run in place,
 /// without a box, however many types one subscriber handles.
 pub trait Dispatch<H>: Send + Sync + 'static {
-    /// The place in the chain of the handler that takes the message: an exact address before a pattern.
+    /// Runs the handler of the message's own Rust type, the usual case. None: there is no such handler.
+    ///
+    /// A plain combinator around the user's future and not an `async fn`: each of those would copy its
+    /// arguments once more at every message.
     #[doc(hidden)]
-    fn select(&self, message: &Message<'_>) -> Option<Selected>;
+    fn run_typed<'a>(
+        &'a self,
+        handler: &'a mut H,
+        message: Message<'a>,
+        cx: &'a mut Context<'_>,
+    ) -> impl Future<Output = Option<Result<(), DispatchFailure>>>;
 
-    /// Runs the handler at a place in the chain.
+    /// The place in the chain of the handler that takes the message by its address: an exact one before a
+    /// pattern.
+    #[doc(hidden)]
+    fn select(&self, message: Message<'_>) -> Option<Selected>;
+
+    /// Runs the handler at a place in the chain, on a decoded message.
     #[doc(hidden)]
     fn run(
         &self,
         place: usize,
         handler: &mut H,
-        message: &Message<'_>,
+        message: Message<'_>,
         cx: &mut Context<'_>,
     ) -> impl Future<Output = Result<(), DispatchFailure>>;
+}
+
+pin_project_lite::pin_project! {
+    /// The handler at the head of a chain, or the rest of it.
+    #[project = EitherPinned]
+    enum Either<Head, Rest> {
+        Head { #[pin] future: Head },
+        Rest { #[pin] future: Rest },
+    }
+}
+
+impl<Head, Rest> Future for Either<Head, Rest>
+where
+    Head: Future,
+    Head::Output: IntoDispatched,
+    Rest: Future<Output = Option<Result<(), DispatchFailure>>>,
+{
+    type Output = Option<Result<(), DispatchFailure>>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            EitherPinned::Head { future } => {
+                future.poll(cx).map(|output| Some(output.into_dispatched()))
+            }
+            EitherPinned::Rest { future } => future.poll(cx),
+        }
+    }
+}
+
+/// What the head of a chain ends with.
+trait IntoDispatched {
+    fn into_dispatched(self) -> Result<(), DispatchFailure>;
+}
+
+impl IntoDispatched for Outcome {
+    #[inline]
+    fn into_dispatched(self) -> Result<(), DispatchFailure> {
+        self.map_err(DispatchFailure::handler)
+    }
+}
+
+impl IntoDispatched for Result<(), DispatchFailure> {
+    fn into_dispatched(self) -> Result<(), DispatchFailure> {
+        self
+    }
 }
 
 /// A message as the chain sees it.
@@ -74,7 +143,17 @@ pub struct OnCommand<C>(pub(crate) PhantomData<fn(C)>);
 pub struct OnPattern(pub(crate) Pattern);
 
 impl<H: 'static> Dispatch<H> for Empty {
-    fn select(&self, _: &Message<'_>) -> Option<Selected> {
+    #[inline]
+    fn run_typed<'a>(
+        &'a self,
+        _: &'a mut H,
+        _: Message<'a>,
+        _: &'a mut Context<'_>,
+    ) -> impl Future<Output = Option<Result<(), DispatchFailure>>> {
+        std::future::ready(None)
+    }
+
+    fn select(&self, _: Message<'_>) -> Option<Selected> {
         None
     }
 
@@ -82,10 +161,10 @@ impl<H: 'static> Dispatch<H> for Empty {
         &self,
         _: usize,
         _: &mut H,
-        _: &Message<'_>,
+        _: Message<'_>,
         _: &mut Context<'_>,
     ) -> Result<(), DispatchFailure> {
-        Err(DispatchFailure::UnknownType)
+        Err(DispatchFailure::unknown_type(""))
     }
 }
 
@@ -117,11 +196,26 @@ where
     H: Subscriber<E>,
     Rest: Dispatch<H>,
 {
-    fn select(&self, message: &Message<'_>) -> Option<Selected> {
-        let parcel = message.0;
-        let is_mine = parcel.body().is::<E>()
-            || (parcel.envelope().kind() == AddressKind::Topic
-                && parcel.envelope().address() == E::TOPIC);
+    #[inline]
+    fn run_typed<'a>(
+        &'a self,
+        handler: &'a mut H,
+        message: Message<'a>,
+        cx: &'a mut Context<'_>,
+    ) -> impl Future<Output = Option<Result<(), DispatchFailure>>> {
+        match message.0.body().downcast_ref::<E>() {
+            Some(event) => Either::Head {
+                future: handler.handle(event, cx),
+            },
+            None => Either::Rest {
+                future: self.rest.run_typed(handler, message, cx),
+            },
+        }
+    }
+
+    fn select(&self, message: Message<'_>) -> Option<Selected> {
+        let envelope = message.0.envelope();
+        let is_mine = envelope.kind() == AddressKind::Topic && envelope.address() == E::TOPIC;
         prefer(is_mine.then_some(true), || self.rest.select(message))
     }
 
@@ -129,20 +223,15 @@ where
         &self,
         place: usize,
         handler: &mut H,
-        message: &Message<'_>,
+        message: Message<'_>,
         cx: &mut Context<'_>,
     ) -> Result<(), DispatchFailure> {
         if place > 0 {
             return self.rest.run(place - 1, handler, message, cx).await;
         }
-        let outcome = match message.0.body().downcast_ref::<E>() {
-            Some(event) => handler.handle(event, cx).await,
-            None => {
-                let event: E = message.0.decode().map_err(DispatchFailure::Undecodable)?;
-                handler.handle(&event, cx).await
-            }
-        };
-        outcome.map_err(DispatchFailure::Handler)
+        let event: E = message.0.decode().map_err(DispatchFailure::undecodable)?;
+        let outcome = handler.handle(&event, cx).await;
+        outcome.map_err(DispatchFailure::handler)
     }
 }
 
@@ -152,11 +241,29 @@ where
     H: CommandHandler<C>,
     Rest: Dispatch<H>,
 {
-    fn select(&self, message: &Message<'_>) -> Option<Selected> {
-        let parcel = message.0;
-        let is_mine = parcel.body().is::<C>()
-            || (parcel.envelope().kind() == AddressKind::Queue
-                && parcel.envelope().address() == C::QUEUE);
+    #[inline]
+    fn run_typed<'a>(
+        &'a self,
+        handler: &'a mut H,
+        message: Message<'a>,
+        cx: &'a mut Context<'_>,
+    ) -> impl Future<Output = Option<Result<(), DispatchFailure>>> {
+        match message.0.body().downcast_ref::<C>() {
+            Some(command) => Either::Head {
+                future: async move {
+                    let reply = handler.handle(command, cx).await;
+                    keep_reply(reply, message, cx)
+                },
+            },
+            None => Either::Rest {
+                future: self.rest.run_typed(handler, message, cx),
+            },
+        }
+    }
+
+    fn select(&self, message: Message<'_>) -> Option<Selected> {
+        let envelope = message.0.envelope();
+        let is_mine = envelope.kind() == AddressKind::Queue && envelope.address() == C::QUEUE;
         prefer(is_mine.then_some(true), || self.rest.select(message))
     }
 
@@ -164,25 +271,29 @@ where
         &self,
         place: usize,
         handler: &mut H,
-        message: &Message<'_>,
+        message: Message<'_>,
         cx: &mut Context<'_>,
     ) -> Result<(), DispatchFailure> {
         if place > 0 {
             return self.rest.run(place - 1, handler, message, cx).await;
         }
-        let reply = match message.0.body().downcast_ref::<C>() {
-            Some(command) => handler.handle(command, cx).await,
-            None => {
-                let command: C = message.0.decode().map_err(DispatchFailure::Undecodable)?;
-                handler.handle(&command, cx).await
-            }
-        };
-        let reply = reply.map_err(DispatchFailure::Handler)?;
-        if message.0.envelope().expects_reply() {
-            cx.scratch.reply = Some(Box::new(TypedReply(reply)));
-        }
-        Ok(())
+        let command: C = message.0.decode().map_err(DispatchFailure::undecodable)?;
+        let reply = handler.handle(&command, cx).await;
+        keep_reply(reply, message, cx)
     }
+}
+
+/// The reply goes out with the acknowledgement, if anyone waits for it.
+fn keep_reply<R: serde::Serialize + Send + 'static>(
+    reply: Result<R, Failure>,
+    message: Message<'_>,
+    cx: &mut Context<'_>,
+) -> Result<(), DispatchFailure> {
+    let reply = reply.map_err(DispatchFailure::handler)?;
+    if message.0.envelope().expects_reply() {
+        cx.scratch.reply = Some(Box::new(TypedReply(reply)));
+    }
+    Ok(())
 }
 
 impl<H, Rest> Dispatch<H> for Chain<OnPattern, Rest>
@@ -190,7 +301,17 @@ where
     H: RawSubscriber,
     Rest: Dispatch<H>,
 {
-    fn select(&self, message: &Message<'_>) -> Option<Selected> {
+    #[inline]
+    fn run_typed<'a>(
+        &'a self,
+        handler: &'a mut H,
+        message: Message<'a>,
+        cx: &'a mut Context<'_>,
+    ) -> impl Future<Output = Option<Result<(), DispatchFailure>>> {
+        self.rest.run_typed(handler, message, cx)
+    }
+
+    fn select(&self, message: Message<'_>) -> Option<Selected> {
         let envelope = message.0.envelope();
         let is_mine =
             envelope.kind() == AddressKind::Topic && self.first.0.matches(envelope.address());
@@ -201,13 +322,13 @@ where
         &self,
         place: usize,
         handler: &mut H,
-        message: &Message<'_>,
+        message: Message<'_>,
         cx: &mut Context<'_>,
     ) -> Result<(), DispatchFailure> {
         if place > 0 {
             return self.rest.run(place - 1, handler, message, cx).await;
         }
         let outcome: Outcome = handler.handle(RawMessage::new(message.0), cx).await;
-        outcome.map_err(DispatchFailure::Handler)
+        outcome.map_err(DispatchFailure::handler)
     }
 }

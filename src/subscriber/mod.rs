@@ -9,6 +9,7 @@ mod factory;
 mod function;
 mod handler;
 mod member;
+mod release;
 mod shell;
 mod worker;
 

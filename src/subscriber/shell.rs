@@ -4,7 +4,7 @@ use actix::{Actor, AsyncContext, Context, Handler, Message, SpawnHandle, WrapFut
 use actix::{ActorContext, fut::ActorFutureExt};
 use tokio::sync::oneshot;
 
-use super::caught::{Broken, caught};
+use super::caught::{Caught, Panicked};
 use super::dispatch::Dispatch;
 use super::factory::Factory;
 use super::member::Member;
@@ -74,14 +74,11 @@ where
         }
         self.member.queue.mailbox.restart_seat(self.seat);
         let StartWorker { part, exits } = start;
-        let worker = caught(work(Arc::clone(&self.member), self.seat), None);
+        let worker = Caught::new(work(Arc::clone(&self.member), self.seat));
         let running = worker.into_actor(self).map(move |ended, shell, _| {
-            let exit = ended.unwrap_or_else(|broken| Exit::Failed {
+            let exit = ended.unwrap_or_else(|Panicked(text)| Exit::Failed {
                 message: None,
-                why: match broken {
-                    Broken::Panicked(text) => format!("panicked: {text}"),
-                    Broken::TimedOut => "timed out".to_owned(),
-                },
+                why: format!("panicked: {text}"),
             });
             shell.stopped();
             exits.report(part, exit);

@@ -53,6 +53,7 @@ impl Clock {
         }
     }
 
+    #[inline]
     pub(crate) fn new_id(&self) -> MessageId {
         match &self.0 {
             Source::System => MessageId::new(),

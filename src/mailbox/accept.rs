@@ -1,0 +1,152 @@
+use std::sync::Arc;
+
+use super::{Bells, Mailbox, Slot, State};
+use crate::message::SharedParcel;
+
+/// The answer to a request for a credit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Acquire {
+    Taken,
+    Full,
+    Closed,
+}
+
+impl State {
+    /// Whether a newcomer may take a credit now. While anyone waits whom a credit would help, a newcomer is
+    /// refused, so that the line is served in order.
+    #[inline]
+    fn admits(&self, capacity: usize, key: Option<u64>) -> Acquire {
+        if self.closed {
+            Acquire::Closed
+        } else if self.used >= capacity
+            || self.line.as_ref().is_some_and(|line| line.is_eager())
+            || key.is_some_and(|key| self.store.is_congested(key, capacity / 2))
+        {
+            Acquire::Full
+        } else {
+            Acquire::Taken
+        }
+    }
+
+    /// Accepts a message whose credit is taken. The waker is of a worker that idles.
+    #[inline]
+    fn put(&mut self, slot: Slot, key: Option<u64>) -> Option<std::task::Waker> {
+        self.books.accepted += 1;
+        self.store.push_back(slot, key);
+        self.seats.wake_one()
+    }
+}
+
+impl Mailbox {
+    /// Takes one credit, or says why not. Never waits.
+    pub(crate) fn acquire(&self, key: Option<u64>) -> Acquire {
+        let mut state = self.lock();
+        let answer = state.admits(self.capacity, key);
+        if answer == Acquire::Taken {
+            state.used += 1;
+        }
+        answer
+    }
+
+    /// For a message whose credit a released continuation took, and that failed after it: both are there
+    /// now, one over the bound.
+    pub(crate) fn take_over_bound(&self) {
+        self.lock().used += 1;
+    }
+
+    pub(crate) fn release(&self, credits: usize) {
+        let bells = {
+            let mut state = self.lock();
+            state.used -= credits;
+            state.serve_line(self.capacity)
+        };
+        bells.ring();
+    }
+
+    /// Accepts a message whose credit is held. Never fails and never waits.
+    pub(crate) fn push(&self, slot: Slot, key: Option<u64>) {
+        let waker = self.lock().put(slot, key);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// The new message was refused by the drop policy: accepted and dropped at once.
+    pub(crate) fn count_dropped_newest(&self) {
+        let mut state = self.lock();
+        state.books.accepted += 1;
+        state.books.dropped += 1;
+    }
+
+    /// Drops the oldest message still queued; its credit passes to the caller.
+    pub(crate) fn drop_oldest(&self) -> Option<Slot> {
+        let mut state = self.lock();
+        let slot = state.store.pop_oldest()?;
+        state.books.dropped += 1;
+        Some(slot)
+    }
+}
+
+/// Accepts a message in all mailboxes, or in none and says at which place it stopped.
+///
+/// The locks are taken in the order of the list, which is the same for every publisher, and are all held
+/// before anything is changed. `make` runs under them.
+pub(crate) fn accept_in_all<'a, Q>(
+    targets: &'a [Arc<Q>],
+    lane: &impl Fn(&'a Q) -> Option<u64>,
+    slot: &impl Fn(&'a Q, SharedParcel) -> Slot,
+    make: impl FnOnce() -> SharedParcel,
+) -> Result<(), (usize, Acquire)>
+where
+    Q: AsRef<Mailbox>,
+{
+    lock_all(targets, 0, lane, slot, make).map(|_| ())
+}
+
+fn lock_all<'a, Q: AsRef<Mailbox>>(
+    targets: &'a [Arc<Q>],
+    place: usize,
+    lane: &impl Fn(&'a Q) -> Option<u64>,
+    slot: &impl Fn(&'a Q, SharedParcel) -> Slot,
+    make: impl FnOnce() -> SharedParcel,
+) -> Result<Option<SharedParcel>, (usize, Acquire)> {
+    let Some(target) = targets.get(place).map(|target| &**target) else {
+        return Ok(Some(make()));
+    };
+    let mailbox = target.as_ref();
+    let lane_here = lane(target);
+    let waker = {
+        let mut state = mailbox.lock();
+        match state.admits(mailbox.capacity, lane_here) {
+            Acquire::Taken => {}
+            refused => return Err((place, refused)),
+        }
+        let Some(parcel) = lock_all(targets, place + 1, lane, slot, make)? else {
+            return Ok(None);
+        };
+        state.used += 1;
+        if place == 0 {
+            state.put(slot(target, parcel), lane_here)
+        } else {
+            let waker = state.put(slot(target, SharedParcel::clone(&parcel)), lane_here);
+            drop(state);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+            return Ok(Some(parcel));
+        }
+    };
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+    Ok(None)
+}
+
+impl State {
+    pub(super) fn serve_line(&mut self, capacity: usize) -> Bells {
+        match self.line {
+            None => Bells::default(),
+            Some(_) => self.serve_waiters(capacity),
+        }
+    }
+}

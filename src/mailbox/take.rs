@@ -1,0 +1,152 @@
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::task::{Poll, Waker};
+
+use super::{Bells, Mailbox, Slot, State, halt};
+
+/// The most that one worker takes at once: a slow worker must not hoard.
+const BATCH: usize = 64;
+/// While a fast worker has more to do, publishers that wait are served when this part of the credits is
+/// free: a wake for every batch would cost more than the messages do. A worker that waits, runs out of
+/// messages or works for longer than its slice serves them at once.
+const SERVED_AT: usize = 4;
+
+/// What a worker gets when it asks for messages.
+pub(crate) enum Take {
+    /// The batch was filled.
+    Batch,
+    /// The worker was asked to stop.
+    Stop,
+}
+
+/// What a worker has finished since it last asked.
+#[derive(Default)]
+pub(crate) struct Settled {
+    pub(crate) acked: usize,
+    /// Credits that a message sent to the handler's own queue took over (rule 9).
+    pub(crate) reused: usize,
+}
+
+impl State {
+    fn book(&mut self, settled: &mut Settled) {
+        let settled = std::mem::take(settled);
+        self.in_flight -= settled.acked;
+        self.books.acked += settled.acked as u64;
+        self.used -= settled.acked - settled.reused;
+    }
+}
+
+impl Mailbox {
+    pub(crate) fn add_seat(&self) -> u32 {
+        self.lock().seats.add()
+    }
+
+    pub(crate) fn remove_seat(&self, seat: u32) {
+        self.lock().seats.remove(seat);
+    }
+
+    /// Asks the worker in `seat` to stop after the message in hand.
+    pub(crate) fn stop_seat(&self, seat: u32) {
+        let waker = {
+            let mut state = self.lock();
+            self.halt.fetch_or(halt::SEAT, Ordering::Relaxed);
+            state.seats.stop(seat)
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    pub(crate) fn restart_seat(&self, seat: u32) {
+        let mut state = self.lock();
+        if !state.seats.clear_stop(seat) {
+            self.halt.fetch_and(!halt::SEAT, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a worker must put down what it has not started. One relaxed load when nothing is amiss.
+    #[inline]
+    pub(crate) fn must_put_down(&self, seat: u32) -> bool {
+        match self.halt.load(Ordering::Relaxed) {
+            0 => false,
+            halt::SEAT => self.lock().seats.is_stopped(seat),
+            _ => true,
+        }
+    }
+
+    /// Settles what was finished and hands out the next batch, under one lock.
+    pub(crate) fn poll_take(
+        &self,
+        seat: u32,
+        settled: &mut Settled,
+        batch: &mut VecDeque<Slot>,
+        waker: &Waker,
+    ) -> Poll<Take> {
+        let (result, bells) = {
+            let mut state = self.lock();
+            state.book(settled);
+            let result = if state.seats.is_stopped(seat) {
+                Poll::Ready(Take::Stop)
+            } else {
+                let halted = self.halt.load(Ordering::Relaxed) & !halt::SEAT != 0;
+                let queued = state.store.ready();
+                if halted || queued == 0 {
+                    state.seats.idle(seat, waker);
+                    Poll::Pending
+                } else {
+                    let share = queued.div_ceil(state.seats.running()).clamp(1, BATCH);
+                    let taken = state.store.take(share, batch);
+                    state.in_flight += taken;
+                    Poll::Ready(Take::Batch)
+                }
+            };
+            let is_fast = matches!(result, Poll::Ready(Take::Batch))
+                && self.capacity - state.used.min(self.capacity) < self.capacity / SERVED_AT;
+            let bells = if is_fast {
+                Bells::default()
+            } else {
+                state.serve_line(self.capacity)
+            };
+            (result, bells)
+        };
+        bells.ring();
+        result
+    }
+
+    /// Gives the books what was finished, without asking for more, and publishers that wait what
+    /// [`poll_take`](Self::poll_take) kept back.
+    pub(crate) fn settle(&self, settled: &mut Settled) {
+        let bells = {
+            let mut state = self.lock();
+            state.book(settled);
+            state.serve_line(self.capacity)
+        };
+        bells.ring();
+    }
+
+    /// Messages that were handed out and not started go back to the front, uncounted.
+    pub(crate) fn give_back(&self, slots: impl DoubleEndedIterator<Item = Slot>) {
+        let wakers = {
+            let mut state = self.lock();
+            for slot in slots.rev() {
+                state.in_flight -= 1;
+                state.store.push_front(slot);
+            }
+            state.seats.wake_all()
+        };
+        Bells(wakers).ring();
+    }
+
+    /// In keyed order: the message of this key is settled, its successors may go on.
+    pub(crate) fn lane_settled(&self, key: u64) {
+        let (waker, bells) = {
+            let mut state = self.lock();
+            state.store.settled(key);
+            (state.seats.wake_one(), state.serve_line(self.capacity))
+        };
+        bells.ring();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
