@@ -25,10 +25,29 @@ pub(crate) enum Stop {
 /// The most queues whose locks one publish holds at once.
 const LOCKED_AT_ONCE: usize = 32;
 
+/// Accepts in every queue of the route if all have room. False: some have not, or there is none; nothing was
+/// taken then, and `make` not called.
+#[inline]
+pub(crate) fn accept_everywhere(
+    route: &Route,
+    key: Option<&str>,
+    make: impl FnOnce() -> SharedParcel,
+) -> bool {
+    let targets = &route.targets;
+    if targets.is_empty() || targets.len() > LOCKED_AT_ONCE {
+        return false;
+    }
+    accept_in_all(
+        targets,
+        &|queue| queue.lane(key),
+        &|queue, parcel| queue.slot(parcel),
+        make,
+    )
+}
+
 /// Takes a credit from every queue of the route, or none, and then delivers (contract, rule 1).
 ///
 /// `held` is a place whose credit the caller holds already; on failure it is given back too.
-#[inline]
 pub(crate) fn accept(
     route: &Route,
     key: Option<&str>,
@@ -37,28 +56,17 @@ pub(crate) fn accept(
     make: impl FnOnce() -> SharedParcel,
 ) -> Result<Accepted, Stop> {
     let mut make = Some(make);
-    if own.is_none() && held.is_none() && route.targets.len() <= LOCKED_AT_ONCE {
-        // The happy path: room everywhere.
-        let accepted = accept_in_all(
-            &route.targets,
-            &|queue| queue.lane(key),
-            &|queue, parcel| queue.slot(parcel),
-            || match make.take() {
-                Some(make) => make(),
-                None => unreachable!("called at most once"),
-            },
-        );
-        if accepted.is_ok() {
-            return Ok(Accepted {
-                accepted: route.targets.len() as u32,
-                ..Accepted::default()
-            });
-        }
+    let make_once = |make: &mut Option<_>| match make.take() {
+        Some(make) => make,
+        None => unreachable!("made at most once"),
+    };
+    if own.is_none() && held.is_none() && accept_everywhere(route, key, || make_once(&mut make)()) {
+        return Ok(Accepted {
+            accepted: route.targets.len() as u32,
+            ..Accepted::default()
+        });
     }
-    match make {
-        Some(make) => accept_by_policy(route, key, own, held, make),
-        None => unreachable!("not called when refused"),
-    }
+    accept_by_policy(route, key, own, held, make_once(&mut make))
 }
 
 /// Queue by queue: a full one applies its policy.

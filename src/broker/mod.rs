@@ -10,7 +10,7 @@ mod trie;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-pub(crate) use accept::{Accepted, Stop, accept};
+pub(crate) use accept::{Accepted, Stop, accept, accept_everywhere};
 pub(crate) use route::Route;
 pub use schedule::Schedule;
 pub(crate) use table::{RoutingTable, SubscribeRefusal};
@@ -75,6 +75,12 @@ impl Broker {
     #[inline]
     pub(crate) fn admits(&self, from: Gate) -> bool {
         self.gate.load(Ordering::Acquire) <= from as u8
+    }
+
+    /// Whether nothing looks at messages on their way in.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.services.interceptors.is_empty() && self.limits.body_limit.is_none()
     }
 
     /// Publishes an event of ours, without waiting.

@@ -8,7 +8,7 @@ use super::publish::Publish;
 use super::request::Request;
 use super::{DeadLetters, PublishAllError, PublishError, Receipt};
 use crate::broker::Broker;
-use crate::message::{AddressKind, Command, Event, Name, RawBody};
+use crate::message::{AddressKind, Command, Event, RawBody};
 use crate::observe::Snapshot;
 use crate::supervisor::SupervisorActor;
 use crate::time::TimerService;
@@ -92,7 +92,7 @@ impl Bus {
     /// # Cancel safety
     /// Dropped before it is accepted, nothing was published.
     pub fn publish<E: Event>(&self, event: E) -> Publish<'_, E> {
-        Publish::new(self, AddressKind::Topic, Name::Static(E::TOPIC), event)
+        Publish::new(self, AddressKind::Topic, E::TOPIC, event)
     }
 
     /// Publishes an event now or not at all.
@@ -142,8 +142,7 @@ impl Bus {
         topic: impl Into<String>,
         body: serde_json::Value,
     ) -> Publish<'_, RawBody> {
-        let name = Name::Shared(topic.into().into());
-        Publish::new(self, AddressKind::Topic, name, RawBody(body))
+        Publish::raw(self, AddressKind::Topic, topic.into(), RawBody(body))
     }
 
     /// Sends a command to its one queue.
@@ -151,7 +150,7 @@ impl Bus {
     /// # Errors
     /// As [`publish`](Self::publish), and when there is no such queue.
     pub fn send<C: Command>(&self, command: C) -> Publish<'_, C> {
-        Publish::new(self, AddressKind::Queue, Name::Static(C::QUEUE), command)
+        Publish::new(self, AddressKind::Queue, C::QUEUE, command)
     }
 
     /// Sends a command now or not at all.

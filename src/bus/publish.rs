@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::Bus;
-use crate::broker::{Accepted, Gate, Schedule, Stop, accept};
+use crate::broker::{Accepted, Gate, Schedule, Stop, accept, accept_everywhere};
 use crate::message::{
     Address, AddressKind, CorrelationId, Envelope, MessageId, Metadata, Name, parcel,
 };
@@ -48,40 +48,41 @@ pub enum Bridged {
 
 /// A message that was not accepted, given back with the reason.
 #[derive(Clone)]
-pub struct PublishError<M> {
-    why: Refusal,
-    message: Option<M>,
-}
+pub struct PublishError<M>(Box<(Refusal, Option<M>)>);
 
 impl<M> PublishError<M> {
+    fn new(why: Refusal, message: Option<M>) -> Self {
+        Self(Box::new((why, message)))
+    }
+
     /// Why.
     #[must_use]
     pub fn kind(&self) -> &Refusal {
-        &self.why
+        &self.0.0
     }
 
     /// The message. None only if it had been shared already, after an interceptor or a schedule refused it.
     #[must_use]
     pub fn into_message(self) -> Option<M> {
-        self.message
+        self.0.1
     }
 
     /// Both.
     #[must_use]
     pub fn into_parts(self) -> (Refusal, Option<M>) {
-        (self.why, self.message)
+        *self.0
     }
 }
 
 impl<M> std::fmt::Debug for PublishError<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("PublishError").field(&self.why).finish()
+        f.debug_tuple("PublishError").field(self.kind()).finish()
     }
 }
 
 impl<M> std::fmt::Display for PublishError<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.why.fmt(f)
+        self.kind().fmt(f)
     }
 }
 
@@ -104,13 +105,22 @@ pub struct PublishAllError<E> {
 #[must_use = "nothing is published until it is awaited"]
 pub struct Publish<'a, M> {
     bus: &'a Bus,
+    address: &'static str,
     kind: AddressKind,
-    name: Name,
     message: Option<M>,
     metadata: Option<Box<Metadata>>,
+    /// Apart, so that what moves with every message is small.
+    rare: Option<Box<Rare>>,
+    waiting: Option<Waiting<'a, M>>,
+}
+
+/// What most messages do not have.
+#[derive(Default)]
+struct Rare {
+    /// An address made at run time, instead of the constant one.
+    address: Option<std::sync::Arc<str>>,
     delay: Option<Duration>,
     timeout: Option<Duration>,
-    waiting: Option<Waiting<'a, M>>,
 }
 
 type Waiting<'a, M> = BoxFuture<'a, Result<Receipt, PublishError<M>>>;
@@ -119,16 +129,34 @@ type Waiting<'a, M> = BoxFuture<'a, Result<Receipt, PublishError<M>>>;
 impl<M> Unpin for Publish<'_, M> {}
 
 impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
-    pub(super) fn new(bus: &'a Bus, kind: AddressKind, name: Name, message: M) -> Self {
+    #[inline]
+    pub(super) fn new(bus: &'a Bus, kind: AddressKind, address: &'static str, message: M) -> Self {
         Self {
             bus,
+            address,
             kind,
-            name,
             message: Some(message),
             metadata: None,
-            delay: None,
-            timeout: None,
+            rare: None,
             waiting: None,
+        }
+    }
+
+    /// To an address made at run time.
+    pub(super) fn raw(bus: &'a Bus, kind: AddressKind, address: String, message: M) -> Self {
+        let mut publish = Self::new(bus, kind, "", message);
+        publish.rare().address = Some(address.into());
+        publish
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    fn name(&self) -> Name {
+        match self.rare.as_ref().and_then(|rare| rare.address.as_ref()) {
+            Some(address) => Name::Shared(std::sync::Arc::clone(address)),
+            None => Name::Static(self.address),
         }
     }
 
@@ -162,7 +190,7 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
 
     /// Publishes it only after `delay`; the receipt then has a handle to take it back.
     pub fn delay(mut self, delay: Duration) -> Self {
-        self.delay = Some(delay);
+        self.rare().delay = Some(delay);
         self
     }
 
@@ -170,7 +198,7 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
     pub fn at(mut self, time: SystemTime) -> Self {
         let now = SystemTime::UNIX_EPOCH
             + Duration::from_millis(self.bus.0.broker.services.clock.wall_ms());
-        self.delay = Some(time.duration_since(now).unwrap_or_default());
+        self.rare().delay = Some(time.duration_since(now).unwrap_or_default());
         self
     }
 
@@ -184,7 +212,7 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
 
     /// The longest wait for full mailboxes. Default: the bus's publish timeout.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
+        self.rare().timeout = Some(timeout);
         self
     }
 
@@ -198,6 +226,9 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
     /// # Errors
     /// Gives the message back with the reason.
     pub fn try_now(mut self) -> Result<Receipt, PublishError<M>> {
+        if let Some(receipt) = self.attempt_plain() {
+            return Ok(receipt);
+        }
         match self.attempt() {
             Ok(receipt) => Ok(receipt),
             Err(Refused::Final(refusal)) => Err(self.refused(refusal)),
@@ -206,83 +237,67 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
     }
 
     fn refused(&mut self, why: Refusal) -> PublishError<M> {
-        PublishError {
-            why,
-            message: self.message.take(),
-        }
+        PublishError::new(why, self.message.take())
     }
 
     fn envelope(&mut self) -> Envelope {
-        let id = self.bus.0.broker.services.clock.new_id();
         Envelope {
-            id,
+            id: self.bus.0.broker.services.clock.new_id(),
             address: Address {
                 kind: self.kind,
-                name: self.name.clone(),
+                name: self.name(),
             },
             metadata: self.metadata.take(),
         }
     }
 
+    /// The happy path: a remembered route, room in every mailbox, one allocation. None: anything else.
+    #[inline]
+    fn attempt_plain(&mut self) -> Option<Receipt> {
+        let broker = &*self.bus.0.broker;
+        if self.metadata.is_some()
+            || self.rare.is_some()
+            || !broker.admits(Gate::Open)
+            || !broker.is_plain()
+        {
+            return None;
+        }
+        let (kind, address) = (self.kind, self.address);
+        let id = broker.services.clock.new_id();
+        let message = &mut self.message;
+        let accepted = broker.with_static_route(kind, address, |route| {
+            let accepted = accept_everywhere(route, None, || {
+                let envelope = Envelope {
+                    id,
+                    address: Address {
+                        kind,
+                        name: Name::Static(address),
+                    },
+                    metadata: None,
+                };
+                // Taken exactly here: from now on the message is accepted.
+                parcel(envelope, taken(message))
+            });
+            accepted.then_some(route.targets.len())
+        })?;
+        Some(Receipt {
+            id,
+            local: Local {
+                accepted: accepted as u32,
+                dropped: 0,
+            },
+            bridged: Bridged::NotExported,
+            schedule: None,
+        })
+    }
+
     /// Everything that can be done without waiting.
     fn attempt(&mut self) -> Result<Receipt, Refused> {
-        let broker = &self.bus.0.broker;
+        let bus = self.bus;
+        let broker = &bus.0.broker;
         if !broker.admits(Gate::Open) {
             return Err(Refused::Final(Refusal::Closed));
         }
-        let plain = self.metadata.is_none()
-            && self.delay.is_none()
-            && broker.services.interceptors.is_empty()
-            && broker.limits.body_limit.is_none();
-        if let (true, Name::Static(address)) = (plain, &self.name) {
-            return self.attempt_plain(address);
-        }
-        self.attempt_full()
-    }
-
-    /// The happy path: a remembered route, a credit each, one allocation.
-    fn attempt_plain(&mut self, address: &'static str) -> Result<Receipt, Refused> {
-        let broker = &self.bus.0.broker;
-        let kind = self.kind;
-        let id = broker.services.clock.new_id();
-        loop {
-            let message = &mut self.message;
-            let accepted = broker.with_static_route(kind, address, |route| {
-                if route.targets.is_empty() {
-                    return nobody(kind, address).map_err(Stop::Refused);
-                }
-                accept(route, None, None, None, || {
-                    let envelope = Envelope {
-                        id,
-                        address: Address {
-                            kind,
-                            name: Name::Static(address),
-                        },
-                        metadata: None,
-                    };
-                    // Taken exactly here: from now on the message is accepted.
-                    parcel(envelope, taken(message))
-                })
-            });
-            match accepted {
-                Ok(accepted) => return Ok(receipt(id, accepted)),
-                Err(Stop::Stale) => std::thread::yield_now(),
-                Err(Stop::Refused(refusal)) => return Err(Refused::Final(refusal)),
-                Err(Stop::Wait(place)) => {
-                    let route = broker.table.route(kind, address);
-                    let queue = route.targets.get(place);
-                    return Err(Refused::Wait(
-                        queue.map_or_else(String::new, |queue| queue.name.to_string()),
-                    ));
-                }
-            }
-        }
-    }
-
-    /// With options, interceptors or limits.
-    fn attempt_full(&mut self) -> Result<Receipt, Refused> {
-        let bus = self.bus;
-        let broker = &bus.0.broker;
         let mut envelope = self.envelope();
         let checked = broker
             .check(&envelope)
@@ -300,7 +315,8 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
             }
         }
         let id = envelope.id;
-        if let Some(delay) = self.delay {
+        let delay = self.rare.as_ref().and_then(|rare| rare.delay);
+        if let Some(delay) = delay {
             let Some(message) = self.message.take() else {
                 return Err(Refused::Final(Refusal::Closed));
             };
@@ -316,10 +332,11 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
             .metadata
             .as_ref()
             .and_then(|metadata| metadata.key.clone());
+        let name = envelope.address.name.clone();
         loop {
-            let route = broker.table.route(self.kind, self.name.as_str());
+            let route = broker.table.route(self.kind, name.as_str());
             if route.targets.is_empty() {
-                return match nobody(self.kind, self.name.as_str()) {
+                return match nobody(self.kind, name.as_str()) {
                     Ok(accepted) => Ok(receipt(id, accepted)),
                     Err(refusal) => Err(Refused::Final(refusal)),
                 };
@@ -390,9 +407,13 @@ fn receipt(id: MessageId, accepted: Accepted) -> Receipt {
 impl<M: Serialize + Send + Sync + 'static> Future for Publish<'_, M> {
     type Output = Result<Receipt, PublishError<M>>;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         if this.waiting.is_none() {
+            if let Some(receipt) = this.attempt_plain() {
+                return Poll::Ready(Ok(receipt));
+            }
             match this.attempt() {
                 Ok(receipt) => return Poll::Ready(Ok(receipt)),
                 Err(Refused::Final(refusal)) => return Poll::Ready(Err(this.refused(refusal))),
@@ -411,9 +432,11 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
     fn wait(&mut self) -> Waiting<'a, M> {
         let bus = self.bus;
         let message = self.message.take();
-        let patience = self.timeout.unwrap_or(bus.0.defaults.publish_timeout);
+        let patience = self.rare.as_ref().and_then(|rare| rare.timeout);
+        let patience = patience.unwrap_or(bus.0.defaults.publish_timeout);
         let envelope = self.envelope();
-        let (kind, name) = (self.kind, self.name.clone());
+        let kind = self.kind;
+        let name = envelope.address.name.clone();
         Box::pin(async move {
             let broker = &bus.0.broker;
             let id = envelope.id;
@@ -422,10 +445,7 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
                 .as_ref()
                 .and_then(|metadata| metadata.key.clone());
             let Some(message) = message else {
-                return Err(PublishError {
-                    why: Refusal::Closed,
-                    message: None,
-                });
+                return Err(PublishError::new(Refusal::Closed, None));
             };
             let parcel = crate::message::Recoverable::new(envelope, message);
             let accepted = broker
@@ -443,10 +463,7 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
                 Ok(accepted) => Ok(receipt(id, accepted)),
                 Err((why, given_back)) => {
                     drop(given_back);
-                    Err(PublishError {
-                        why,
-                        message: parcel.into_message(),
-                    })
+                    Err(PublishError::new(why, parcel.into_message()))
                 }
             }
         })

@@ -29,7 +29,7 @@ impl State {
     }
 
     /// Accepts a message whose credit is taken. The waker is of a worker that idles.
-    #[inline]
+    #[inline(always)]
     fn put(&mut self, slot: Slot, key: Option<u64>) -> Option<std::task::Waker> {
         self.books.accepted += 1;
         self.store.push_back(slot, key);
@@ -87,7 +87,7 @@ impl Mailbox {
     }
 }
 
-/// Accepts a message in all mailboxes, or in none and says at which place it stopped.
+/// Accepts a message in all mailboxes, or in none: false, and `make` was not called.
 ///
 /// The locks are taken in the order of the list, which is the same for every publisher, and are all held
 /// before anything is changed. `make` runs under them.
@@ -96,50 +96,62 @@ pub(crate) fn accept_in_all<'a, Q>(
     lane: &impl Fn(&'a Q) -> Option<u64>,
     slot: &impl Fn(&'a Q, SharedParcel) -> Slot,
     make: impl FnOnce() -> SharedParcel,
-) -> Result<(), (usize, Acquire)>
+) -> bool
 where
     Q: AsRef<Mailbox>,
 {
-    lock_all(targets, 0, lane, slot, make).map(|_| ())
-}
-
-fn lock_all<'a, Q: AsRef<Mailbox>>(
-    targets: &'a [Arc<Q>],
-    place: usize,
-    lane: &impl Fn(&'a Q) -> Option<u64>,
-    slot: &impl Fn(&'a Q, SharedParcel) -> Slot,
-    make: impl FnOnce() -> SharedParcel,
-) -> Result<Option<SharedParcel>, (usize, Acquire)> {
-    let Some(target) = targets.get(place).map(|target| &**target) else {
-        return Ok(Some(make()));
+    let [first, others @ ..] = targets else {
+        return false;
     };
-    let mailbox = target.as_ref();
-    let lane_here = lane(target);
+    let mailbox = (**first).as_ref();
+    let lane_here = lane(first);
     let waker = {
         let mut state = mailbox.lock();
-        match state.admits(mailbox.capacity, lane_here) {
-            Acquire::Taken => {}
-            refused => return Err((place, refused)),
+        if state.admits(mailbox.capacity, lane_here) != Acquire::Taken {
+            return false;
         }
-        let Some(parcel) = lock_all(targets, place + 1, lane, slot, make)? else {
-            return Ok(None);
+        let parcel = if others.is_empty() {
+            make()
+        } else {
+            match lock_all(others, lane, slot, make) {
+                Some(parcel) => parcel,
+                None => return false,
+            }
         };
         state.used += 1;
-        if place == 0 {
-            state.put(slot(target, parcel), lane_here)
-        } else {
-            let waker = state.put(slot(target, SharedParcel::clone(&parcel)), lane_here);
-            drop(state);
-            if let Some(waker) = waker {
-                waker.wake();
-            }
-            return Ok(Some(parcel));
-        }
+        state.put(slot(first, parcel), lane_here)
     };
     if let Some(waker) = waker {
         waker.wake();
     }
-    Ok(None)
+    true
+}
+
+fn lock_all<'a, Q: AsRef<Mailbox>>(
+    targets: &'a [Arc<Q>],
+    lane: &impl Fn(&'a Q) -> Option<u64>,
+    slot: &impl Fn(&'a Q, SharedParcel) -> Slot,
+    make: impl FnOnce() -> SharedParcel,
+) -> Option<SharedParcel> {
+    let Some((target, others)) = targets.split_first() else {
+        return Some(make());
+    };
+    let mailbox = (**target).as_ref();
+    let lane_here = lane(target);
+    let (parcel, waker) = {
+        let mut state = mailbox.lock();
+        if state.admits(mailbox.capacity, lane_here) != Acquire::Taken {
+            return None;
+        }
+        let parcel = lock_all(others, lane, slot, make)?;
+        state.used += 1;
+        let copy = SharedParcel::clone(&parcel);
+        (parcel, state.put(slot(target, copy), lane_here))
+    };
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+    Some(parcel)
 }
 
 impl State {

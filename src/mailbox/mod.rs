@@ -8,6 +8,7 @@
 
 mod accept;
 mod books;
+mod chunks;
 mod lease;
 mod line;
 mod seat;
@@ -25,7 +26,8 @@ pub(crate) use take::{Settled, Take};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Waker;
 
-use parking_lot::{Mutex, MutexGuard};
+type Mutex<T> = spin::mutex::SpinMutex<T, spin::Yield>;
+type MutexGuard<'a, T> = spin::mutex::SpinMutexGuard<'a, T>;
 
 use crate::delivery::{Order, Overflow};
 use line::Line;

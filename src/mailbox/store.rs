@@ -1,11 +1,12 @@
 use std::collections::VecDeque;
 
 use super::Slot;
+use super::chunks::Chunks;
 use crate::delivery::{Lanes, Order};
 
 /// Where queued messages stand: one line, or one lane per key.
 pub(super) enum Store {
-    Line(VecDeque<Slot>),
+    Line(Chunks),
     Lanes(Box<Lanes<Slot>>),
 }
 
@@ -13,7 +14,7 @@ impl Store {
     pub(super) fn new(order: Order) -> Self {
         match order {
             Order::Keyed { .. } => Self::Lanes(Box::new(Lanes::new())),
-            Order::Fifo | Order::Unordered { .. } => Self::Line(VecDeque::new()),
+            Order::Fifo | Order::Unordered { .. } => Self::Line(Chunks::default()),
         }
     }
 
@@ -43,16 +44,7 @@ impl Store {
     #[inline]
     pub(super) fn take(&mut self, max: usize, batch: &mut VecDeque<Slot>) -> usize {
         match self {
-            Self::Line(line) => {
-                let taken = max.min(line.len());
-                if taken == line.len() && batch.is_empty() {
-                    // The whole line changes hands without a copy.
-                    std::mem::swap(line, batch);
-                } else {
-                    batch.extend(line.drain(..taken));
-                }
-                taken
-            }
+            Self::Line(line) => line.take(max, batch),
             Self::Lanes(lanes) => {
                 let before = batch.len();
                 lanes.take(max, &mut |_, slot| batch.push_back(slot));
@@ -107,7 +99,7 @@ impl Store {
 
     pub(super) fn drain(&mut self) -> Vec<Slot> {
         match self {
-            Self::Line(line) => line.drain(..).collect(),
+            Self::Line(line) => line.drain(),
             Self::Lanes(lanes) => lanes.drain(),
         }
     }

@@ -5,7 +5,7 @@ use std::task::{Poll, Waker};
 use super::{Bells, Mailbox, Slot, State, halt};
 
 /// The most that one worker takes at once: a slow worker must not hoard.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 /// While a fast worker has more to do, publishers that wait are served when this part of the credits is
 /// free: a wake for every batch would cost more than the messages do. A worker that waits, runs out of
 /// messages or works for longer than its slice serves them at once.

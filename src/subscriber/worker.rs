@@ -20,7 +20,7 @@ use crate::queue::{Failed, QueueCore};
 /// How long a worker runs without letting its thread do anything else.
 const SLICE: Duration = Duration::from_millis(1);
 /// Reading the clock costs more than a message: it is read once in so many.
-const CLOCK_EVERY: u32 = 8;
+const CLOCK_EVERY: u32 = 32;
 
 /// Makes a handler and feeds it until it fails, is asked to stop, or asks to stop.
 ///
@@ -101,12 +101,14 @@ impl Hands {
                     ..
                 } = &mut self.lease;
                 let Some(slot) = batch.front() else { break };
+                // Nothing but the message: no expiry, no key, no reply.
+                let simple = slot.token == 0 && slot.parcel.envelope().metadata.is_none();
                 if !again {
                     if queue.mailbox.must_put_down(seat) || !queue.breaker_allows() {
                         self.lease.put_down();
                         break;
                     }
-                    if is_expired(queue, slot) {
+                    if !simple && is_expired(queue, slot) {
                         if let Some(slot) = self.lease.take() {
                             queue.backing.end(queue, slot, Ending::Expired);
                         }
@@ -143,10 +145,13 @@ impl Hands {
                     None => observed(queue, dispatch, handler, slot, scratch, settled).await,
                 };
                 if plain && matches!(ended, Some(Ok(()))) && self.scratch.is_empty() {
-                    if queue.breaker.is_some() {
-                        queue.record(true);
+                    queue.record(true);
+                    if simple {
+                        self.lease.settled.acked += 1;
+                        drop(self.lease.take());
+                    } else {
+                        self.acknowledge(queue);
                     }
-                    self.acknowledge(queue);
                     again = false;
                 } else {
                     match self.conclude(queue, ended).await {
@@ -203,7 +208,6 @@ impl Hands {
         }
     }
 
-    #[inline]
     fn acknowledge(&mut self, queue: &QueueCore) {
         let Some(slot) = self.lease.take() else {
             return;
