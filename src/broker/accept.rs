@@ -1,7 +1,7 @@
 use super::Route;
 use crate::delivery::Overflow;
 use crate::mailbox::{Acquire, Ending, accept_in_all, halt};
-use crate::message::SharedParcel;
+use crate::message::{Held, Payload, SharedParcel};
 use crate::ports::{Own, Refusal};
 
 /// What became of a message over the queues of its route.
@@ -28,10 +28,10 @@ const LOCKED_AT_ONCE: usize = 32;
 /// Accepts in every queue of the route if all have room. False: some have not, or there is none; nothing was
 /// taken then, and `make` not called.
 #[inline]
-pub(crate) fn accept_everywhere(
+pub(crate) fn accept_everywhere<P: Payload>(
     route: &Route,
     key: Option<&str>,
-    make: impl FnOnce() -> SharedParcel,
+    make: impl FnOnce() -> P,
 ) -> bool {
     let targets = &route.targets;
     if targets.is_empty() || targets.len() > LOCKED_AT_ONCE {
@@ -41,6 +41,7 @@ pub(crate) fn accept_everywhere(
         targets,
         &|queue| queue.lane(key),
         &|queue, parcel| queue.slot(parcel),
+        |queue| queue.spec.shares,
         make,
     )
 }
@@ -48,12 +49,12 @@ pub(crate) fn accept_everywhere(
 /// Takes a credit from every queue of the route, or none, and then delivers (contract, rule 1).
 ///
 /// `held` is a place whose credit the caller holds already; on failure it is given back too.
-pub(crate) fn accept(
+pub(crate) fn accept<P: Payload>(
     route: &Route,
     key: Option<&str>,
     own: Option<Own>,
     held: Option<usize>,
-    make: impl FnOnce() -> SharedParcel,
+    make: impl FnOnce() -> P,
 ) -> Result<Accepted, Stop> {
     let mut make = Some(make);
     let make_once = |make: &mut Option<_>| match make.take() {
@@ -66,7 +67,8 @@ pub(crate) fn accept(
             ..Accepted::default()
         });
     }
-    accept_by_policy(route, key, own, held, make_once(&mut make))
+    let make = make_once(&mut make);
+    accept_by_policy(route, key, own, held, || make().shared())
 }
 
 /// Queue by queue: a full one applies its policy.
@@ -144,12 +146,13 @@ fn accept_by_policy(
         if !dropping.contains(&place) {
             queue
                 .mailbox
-                .push(queue.slot(parcel.clone()), queue.lane(key));
+                .push(queue.slot(Held::Shared(parcel.clone())), queue.lane(key));
             result.accepted += 1;
         }
     }
     if !dropping.contains(&others.len()) {
-        last.mailbox.push(last.slot(parcel), last.lane(key));
+        last.mailbox
+            .push(last.slot(Held::Shared(parcel)), last.lane(key));
         result.accepted += 1;
     }
     result.reused_own = own_place.is_some();

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::Bus;
 use crate::broker::{Accepted, Gate, Schedule, Stop, accept, accept_everywhere};
 use crate::message::{
-    Address, AddressKind, CorrelationId, Envelope, MessageId, Metadata, Name, parcel,
+    Address, AddressKind, CorrelationId, Envelope, MessageId, Metadata, Name, Parcel, parcel,
 };
 use crate::ports::{BoxFuture, Refusal};
 
@@ -276,7 +276,7 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
                     metadata: None,
                 };
                 // Taken exactly here: from now on the message is accepted.
-                parcel(envelope, taken(message))
+                Parcel::new(envelope, taken(message))
             });
             accepted.then_some(route.targets.len())
         })?;
@@ -344,7 +344,7 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
             let mut held = Some(envelope);
             let message = &mut self.message;
             let accepted = accept(&route, key.as_deref(), None, None, || {
-                parcel(taken(&mut held), taken(message))
+                Parcel::new(taken(&mut held), taken(message))
             });
             let stop = match accepted {
                 Ok(accepted) => return Ok(receipt(id, accepted)),

@@ -105,6 +105,7 @@ pub struct SubscriberBuilder<H, F, D> {
     child: ChildSpec,
     supervisor: Option<Supervisor>,
     own_thread: bool,
+    shares: bool,
     handler: PhantomData<fn() -> H>,
 }
 
@@ -197,7 +198,9 @@ impl Bus {
             address: make(),
             event: PhantomData,
         };
-        self.subscriber(name, make).on::<E>()
+        let mut builder = self.subscriber(name, make).on::<E>();
+        builder.shares = true;
+        builder
     }
 }
 
@@ -219,6 +222,7 @@ impl<H: 'static, F: Factory<H>> SubscriberBuilder<H, F, Empty> {
             child: ChildSpec::default(),
             supervisor: None,
             own_thread: false,
+            shares: false,
             bus: bus.clone(),
             handler: PhantomData,
         }
@@ -246,6 +250,7 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
             child: self.child,
             supervisor: self.supervisor,
             own_thread: self.own_thread,
+            shares: self.shares,
             handler: PhantomData,
         }
     }
@@ -415,6 +420,7 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
             timeout: self.timeout,
             release_timeout: self.bus.0.defaults.release_timeout,
             breaker: self.breaker.clone(),
+            shares: self.shares,
         })
     }
 

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::{Bells, Mailbox, Slot, State};
-use crate::message::SharedParcel;
+use crate::message::{Held, Payload, SharedParcel};
 
 /// The answer to a request for a credit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,16 +89,19 @@ impl Mailbox {
 
 /// Accepts a message in all mailboxes, or in none: false, and `make` was not called.
 ///
+/// A message for one mailbox is not counted, unless that mailbox `shares` its messages.
 /// The locks are taken in the order of the list, which is the same for every publisher, and are all held
 /// before anything is changed. `make` runs under them.
-pub(crate) fn accept_in_all<'a, Q>(
+pub(crate) fn accept_in_all<'a, Q, P>(
     targets: &'a [Arc<Q>],
     lane: &impl Fn(&'a Q) -> Option<u64>,
-    slot: &impl Fn(&'a Q, SharedParcel) -> Slot,
-    make: impl FnOnce() -> SharedParcel,
+    slot: &impl Fn(&'a Q, Held) -> Slot,
+    shares: impl FnOnce(&Q) -> bool,
+    make: impl FnOnce() -> P,
 ) -> bool
 where
     Q: AsRef<Mailbox>,
+    P: Payload,
 {
     let [first, others @ ..] = targets else {
         return false;
@@ -110,13 +113,15 @@ where
         if state.admits(mailbox.capacity, lane_here) != Acquire::Taken {
             return false;
         }
-        let parcel = if others.is_empty() {
-            make()
-        } else {
+        let parcel = if !others.is_empty() {
             match lock_all(others, lane, slot, make) {
-                Some(parcel) => parcel,
+                Some(parcel) => Held::Shared(parcel),
                 None => return false,
             }
+        } else if shares(first) {
+            Held::Shared(make().shared())
+        } else {
+            make().own()
         };
         state.used += 1;
         state.put(slot(first, parcel), lane_here)
@@ -127,14 +132,14 @@ where
     true
 }
 
-fn lock_all<'a, Q: AsRef<Mailbox>>(
+fn lock_all<'a, Q: AsRef<Mailbox>, P: Payload>(
     targets: &'a [Arc<Q>],
     lane: &impl Fn(&'a Q) -> Option<u64>,
-    slot: &impl Fn(&'a Q, SharedParcel) -> Slot,
-    make: impl FnOnce() -> SharedParcel,
+    slot: &impl Fn(&'a Q, Held) -> Slot,
+    make: impl FnOnce() -> P,
 ) -> Option<SharedParcel> {
     let Some((target, others)) = targets.split_first() else {
-        return Some(make());
+        return Some(make().shared());
     };
     let mailbox = (**target).as_ref();
     let lane_here = lane(target);
@@ -145,7 +150,7 @@ fn lock_all<'a, Q: AsRef<Mailbox>>(
         }
         let parcel = lock_all(others, lane, slot, make)?;
         state.used += 1;
-        let copy = SharedParcel::clone(&parcel);
+        let copy = Held::Shared(SharedParcel::clone(&parcel));
         (parcel, state.put(slot(target, copy), lane_here))
     };
     if let Some(waker) = waker {

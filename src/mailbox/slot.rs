@@ -1,11 +1,11 @@
 use std::hash::{DefaultHasher, Hasher};
 use std::time::SystemTime;
 
-use crate::message::SharedParcel;
+use crate::message::{Held, SharedParcel};
 
 /// One message in one queue, with what this queue knows of it.
 pub(crate) struct Slot {
-    pub(crate) parcel: SharedParcel,
+    pub(crate) parcel: Held,
     /// How its attempts failed; none for a message that never failed.
     pub(crate) history: Option<Box<History>>,
     /// Names the delivery to a backing outside the process; 0 for a local queue.
@@ -28,7 +28,7 @@ pub(crate) struct History {
 
 impl Slot {
     #[inline]
-    pub(crate) fn new(parcel: SharedParcel, keyed: bool) -> Self {
+    pub(crate) fn new(parcel: Held, keyed: bool) -> Self {
         Self {
             parcel,
             history: None,
@@ -36,6 +36,16 @@ impl Slot {
             attempts: 0,
             keyed: u32::from(keyed),
         }
+    }
+
+    /// From now on somebody else has its parcel too.
+    pub(crate) fn share(self) -> (Self, SharedParcel) {
+        let parcel = self.parcel.share();
+        let slot = Self {
+            parcel: Held::Shared(SharedParcel::clone(&parcel)),
+            ..self
+        };
+        (slot, parcel)
     }
 
     /// The lane of a message in a keyed queue. Keys that share a hash share a lane: still in order.

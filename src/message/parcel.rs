@@ -1,4 +1,5 @@
 use std::any::Any;
+use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
@@ -46,8 +47,65 @@ where
     Arc::new(Parcel::new(envelope, body))
 }
 
+/// A parcel in one queue. What only one queue has is not counted: two atomic operations less a message.
+pub(crate) enum Held {
+    Own(Box<Parcel>),
+    Shared(SharedParcel),
+}
+
+impl Held {
+    pub(crate) fn share(self) -> SharedParcel {
+        match self {
+            Self::Own(parcel) => parcel.into(),
+            Self::Shared(parcel) => parcel,
+        }
+    }
+}
+
+impl Deref for Held {
+    type Target = Parcel;
+
+    #[inline]
+    fn deref(&self) -> &Parcel {
+        match self {
+            Self::Own(parcel) => parcel,
+            Self::Shared(parcel) => parcel,
+        }
+    }
+}
+
+/// What can be put into queues: a new parcel, or one that others have already.
+pub(crate) trait Payload {
+    /// For one queue alone.
+    fn own(self) -> Held;
+    fn shared(self) -> SharedParcel;
+}
+
+impl<M: Serialize + Send + Sync + 'static> Payload for Parcel<M> {
+    #[inline]
+    fn own(self) -> Held {
+        Held::Own(Box::new(self))
+    }
+
+    #[inline]
+    fn shared(self) -> SharedParcel {
+        Arc::new(self)
+    }
+}
+
+impl Payload for SharedParcel {
+    fn own(self) -> Held {
+        Held::Shared(self)
+    }
+
+    fn shared(self) -> SharedParcel {
+        self
+    }
+}
+
 impl<M> Parcel<M> {
-    fn new(envelope: Envelope, body: M) -> Self {
+    #[inline]
+    pub(crate) fn new(envelope: Envelope, body: M) -> Self {
         Self {
             envelope,
             json: OnceLock::new(),

@@ -1,7 +1,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{CodecError, Envelope, SharedParcel};
+use super::{CodecError, Envelope, Parcel};
 
 /// A JSON body without a Rust type of its own.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -11,11 +11,11 @@ pub struct RawBody(pub serde_json::Value);
 /// A message as a pattern subscriber sees it: any type, looked into on demand.
 #[derive(Clone, Copy)]
 pub struct RawMessage<'a> {
-    parcel: &'a SharedParcel,
+    parcel: &'a Parcel,
 }
 
 impl<'a> RawMessage<'a> {
-    pub(crate) fn new(parcel: &'a SharedParcel) -> Self {
+    pub(crate) fn new(parcel: &'a Parcel) -> Self {
         Self { parcel }
     }
 

@@ -109,7 +109,8 @@ impl Handler<Bury> for QueueActor {
         let Some(core) = self.core.upgrade() else {
             return;
         };
-        let letter = DeadLetter::new(&core, &slot, reason);
+        let (slot, parcel) = slot.share();
+        let letter = DeadLetter::new(&core, &slot, parcel, reason);
         let stored = core.services.dead_letters.add(letter.clone());
         self.burying += 1;
         ctx.spawn(stored.into_actor(self).map(move |stored, actor, ctx| {

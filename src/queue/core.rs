@@ -8,7 +8,7 @@ use super::backing::Memory;
 use super::{Backing, BreakerGate, QueueSpec};
 use crate::delivery::{Failure, NextStep, Reason};
 use crate::mailbox::{Ending, History, Mailbox, Slot, lane_of};
-use crate::message::{ReplyRefusal, SharedParcel};
+use crate::message::{Held, ReplyRefusal};
 use crate::ports::{Interceptor, Lifecycle, LifecycleKind, LifecycleSink, Outgoing, Timers};
 use crate::store::DeadLetterStore;
 use crate::time::Clock;
@@ -104,7 +104,7 @@ impl QueueCore {
     }
 
     #[inline]
-    pub(crate) fn slot(&self, parcel: SharedParcel) -> Slot {
+    pub(crate) fn slot(&self, parcel: Held) -> Slot {
         Slot::new(parcel, self.keyed)
     }
 

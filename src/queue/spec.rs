@@ -15,6 +15,8 @@ pub(crate) struct QueueSpec {
     pub(crate) timeout: Option<Duration>,
     pub(crate) release_timeout: Duration,
     pub(crate) breaker: Option<Breaker>,
+    /// A handler passes messages on by reference count, as the one that feeds an actix actor does.
+    pub(crate) shares: bool,
 }
 
 impl QueueSpec {
@@ -29,6 +31,7 @@ impl QueueSpec {
             (self.overflow != other.overflow, "overflow policy"),
             (self.timeout != other.timeout, "timeout"),
             (self.breaker != other.breaker, "breaker"),
+            (self.shares != other.shares, "kind of subscriber"),
         ];
         differs
             .into_iter()

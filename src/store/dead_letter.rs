@@ -31,7 +31,12 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
-    pub(crate) fn new(queue: &QueueCore, slot: &Slot, reason: Reason) -> Self {
+    pub(crate) fn new(
+        queue: &QueueCore,
+        slot: &Slot,
+        parcel: SharedParcel,
+        reason: Reason,
+    ) -> Self {
         let clock = &queue.services.clock;
         let now = SystemTime::UNIX_EPOCH + Duration::from_millis(clock.wall_ms());
         let history = slot.history.as_deref();
@@ -44,7 +49,7 @@ impl DeadLetter {
             first_failed_at: history.map_or(now, |history| history.first_failed_at),
             last_failed_at: history.map_or(now, |history| history.last_failed_at),
             queue_id: queue.id,
-            parcel: Arc::clone(&slot.parcel),
+            parcel,
         }
     }
 

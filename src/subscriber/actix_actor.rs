@@ -5,7 +5,7 @@ use actix::{Actor, Addr, Handler};
 
 use super::{Context, Subscriber};
 use crate::delivery::{Failure, Outcome};
-use crate::message::{Envelope, Event, SharedParcel};
+use crate::message::{Envelope, Event, Held, SharedParcel};
 
 /// An event as an actix actor receives it; it derefs to the event.
 ///
@@ -62,7 +62,9 @@ where
     M: Fn() -> Addr<A> + 'static,
 {
     async fn handle(&mut self, event: &E, cx: &mut Context<'_>) -> Outcome {
-        let parcel = cx.parcel;
+        let Held::Shared(parcel) = cx.parcel else {
+            return Err(Failure::reject("the queue of an actor shares its messages"));
+        };
         let decoded = if parcel.body().is::<E>() {
             None
         } else {
@@ -70,7 +72,7 @@ where
         };
         let _ = event;
         let delivery = Delivery {
-            parcel: parcel.clone(),
+            parcel: SharedParcel::clone(parcel),
             decoded,
             attempt: cx.attempt,
         };

@@ -2,8 +2,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::message::{
-    Address, AddressKind, Command, CorrelationId, Envelope, Event, MessageId, Metadata, Name,
-    Reply, ReplyCell, SharedParcel, parcel,
+    Address, AddressKind, Command, CorrelationId, Envelope, Event, Held, MessageId, Metadata, Name,
+    Reply, ReplyCell, parcel,
 };
 use crate::ports::{Awaited, Draft, Own, RequestError};
 use crate::queue::QueueCore;
@@ -35,7 +35,7 @@ impl Scratch {
 /// Messages sent here are recorded, and released in order only when the handler has succeeded, before the
 /// delivery is acknowledged (contract, rule 9). A failed attempt sends nothing.
 pub struct Context<'a> {
-    pub(crate) parcel: &'a SharedParcel,
+    pub(crate) parcel: &'a Held,
     pub(crate) attempt: u32,
     pub(crate) queue: &'a QueueCore,
     pub(crate) scratch: &'a mut Scratch,

@@ -6,7 +6,7 @@ use super::context::Context;
 use super::{CommandHandler, RawSubscriber, Subscriber};
 use crate::delivery::{Failure, Outcome, Reason};
 use crate::message::{
-    AddressKind, CodecError, Command, Event, Pattern, RawMessage, SharedParcel, TypedReply,
+    AddressKind, CodecError, Command, Event, Parcel, Pattern, RawMessage, TypedReply,
 };
 
 /// Why a delivery did not succeed: the handler said so, or its body could not be read.
@@ -109,7 +109,7 @@ impl IntoDispatched for Result<(), DispatchFailure> {
 /// A message as the chain sees it.
 #[doc(hidden)]
 #[derive(Clone, Copy)]
-pub struct Message<'a>(pub(crate) &'a SharedParcel);
+pub struct Message<'a>(pub(crate) &'a Parcel);
 
 /// A handler found by [`Dispatch::select`].
 #[doc(hidden)]
