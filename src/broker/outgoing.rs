@@ -155,15 +155,18 @@ impl Broker {
         }
     }
 
-    fn offer_from(&self, draft: &mut Draft, own: Option<Own>) -> Result<Accepted, Refusal> {
-        let Some(parcel) = Arc::get_mut(&mut draft.parcel) else {
-            // Seen by the interceptors at an earlier try.
-            return self.offer_shared(&draft.parcel, own);
-        };
-        let envelope = parcel.envelope_mut();
-        self.check(envelope)?;
-        self.intercept(envelope)?;
-        self.offer_shared(&draft.parcel, own)
+    /// What was refused for lack of room is offered again: the interceptors see it only once.
+    fn check_draft(&self, draft: &mut Draft) -> Result<(), Refusal> {
+        if draft.checked {
+            return Ok(());
+        }
+        if let Some(parcel) = Arc::get_mut(&mut draft.parcel) {
+            let envelope = parcel.envelope_mut();
+            self.check(envelope)?;
+            self.intercept(envelope)?;
+        }
+        draft.checked = true;
+        Ok(())
     }
 
     fn offer_shared(&self, parcel: &SharedParcel, own: Option<Own>) -> Result<Accepted, Refusal> {
@@ -221,19 +224,15 @@ impl Broker {
 
 impl Outgoing for Broker {
     fn offer(&self, draft: &mut Draft, own: Option<Own>) -> Result<Offered, Refusal> {
+        self.check_draft(draft)?;
         if let Some(delay) = draft.delay {
             let Some(broker) = self.shared() else {
                 return Err(Refusal::Closed);
             };
-            if let Some(parcel) = Arc::get_mut(&mut draft.parcel) {
-                let envelope = parcel.envelope_mut();
-                self.check(envelope)?;
-                self.intercept(envelope)?;
-            }
             self.check_size(&draft.parcel)?;
             return broker.schedule_draft(draft, delay);
         }
-        let accepted = self.offer_from(draft, own)?;
+        let accepted = self.offer_shared(&draft.parcel, own)?;
         Ok(Offered {
             reused_own: accepted.reused_own,
         })
@@ -272,6 +271,7 @@ impl Outgoing for Broker {
             let mut draft = Draft {
                 parcel,
                 delay: None,
+                checked: false,
             };
             self.offer_waiting(&mut draft, None, patience)
                 .await

@@ -63,6 +63,8 @@ pub enum Refusal {
 pub(crate) struct Draft {
     pub(crate) parcel: SharedParcel,
     pub(crate) delay: Option<Duration>,
+    /// Checked, and seen by the interceptors: once, however often its release is tried.
+    pub(crate) checked: bool,
 }
 
 /// The queue whose credit the releasing handler holds.
