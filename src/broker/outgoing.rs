@@ -155,17 +155,21 @@ impl Broker {
         }
     }
 
-    /// What was refused for lack of room is offered again: the interceptors see it only once.
+    fn offer_from(&self, draft: &mut Draft, own: Option<Own>) -> Result<Accepted, Refusal> {
+        self.check_draft(draft)?;
+        self.offer_shared(&draft.parcel, own)
+    }
+
+    /// Checks what a handler chose and shows it to the interceptors, at the first try only.
     fn check_draft(&self, draft: &mut Draft) -> Result<(), Refusal> {
-        if draft.checked {
-            return Ok(());
-        }
-        if let Some(parcel) = Arc::get_mut(&mut draft.parcel) {
+        if !draft.checked
+            && let Some(parcel) = Arc::get_mut(&mut draft.parcel)
+        {
             let envelope = parcel.envelope_mut();
             self.check(envelope)?;
             self.intercept(envelope)?;
+            draft.checked = true;
         }
-        draft.checked = true;
         Ok(())
     }
 
@@ -224,15 +228,15 @@ impl Broker {
 
 impl Outgoing for Broker {
     fn offer(&self, draft: &mut Draft, own: Option<Own>) -> Result<Offered, Refusal> {
-        self.check_draft(draft)?;
         if let Some(delay) = draft.delay {
             let Some(broker) = self.shared() else {
                 return Err(Refusal::Closed);
             };
+            self.check_draft(draft)?;
             self.check_size(&draft.parcel)?;
             return broker.schedule_draft(draft, delay);
         }
-        let accepted = self.offer_shared(&draft.parcel, own)?;
+        let accepted = self.offer_from(draft, own)?;
         Ok(Offered {
             reused_own: accepted.reused_own,
         })

@@ -130,6 +130,7 @@ impl Broker {
             let mut draft = Draft {
                 parcel,
                 delay: None,
+                // When it was scheduled.
                 checked: true,
             };
             loop {

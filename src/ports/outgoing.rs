@@ -63,7 +63,7 @@ pub enum Refusal {
 pub(crate) struct Draft {
     pub(crate) parcel: SharedParcel,
     pub(crate) delay: Option<Duration>,
-    /// Checked, and seen by the interceptors: once, however often its release is tried.
+    /// Its names are checked and the interceptors have seen it: once, however often it is offered.
     pub(crate) checked: bool,
 }
 
