@@ -169,8 +169,28 @@ impl Bus {
         SubscriberBuilder::new(self, name.into(), Infallible(factory))
     }
 
-    /// Like [`subscriber`](Self::subscriber), with a factory that may wait and may fail. A failure counts as
-    /// a restart: it is tried again with backoff.
+    /// Like [`subscriber`](Self::subscriber), with a factory that may wait and may fail: to connect, to read
+    /// what the handler works on. A failure counts as a restart: it is tried again with backoff, and more
+    /// than the intensity allows suspend the subscription. No timeout of ours ends a factory that waits.
+    ///
+    /// ```
+    /// # use serde::{Deserialize, Serialize};
+    /// # use postroom::{Context, Event, Outcome, Subscriber};
+    /// # #[derive(Serialize, Deserialize)] struct OrderPaid { order: u64 }
+    /// # impl Event for OrderPaid { const TOPIC: &'static str = "ordering.order-paid"; }
+    /// # struct Connection;
+    /// # async fn connect() -> Result<Connection, std::io::Error> { Ok(Connection) }
+    /// struct Mailer { connection: Connection }
+    /// # impl Subscriber<OrderPaid> for Mailer {
+    /// #     async fn handle(&mut self, _: &OrderPaid, _: &mut Context<'_>) -> Outcome { Ok(()) }
+    /// # }
+    /// # async fn subscribe(bus: &postroom::Bus) -> Result<(), postroom::SubscribeError> {
+    /// bus.try_subscriber("mailer", async || connect().await.map(|connection| Mailer { connection }))
+    ///     .on::<OrderPaid>()
+    ///     .start()
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
     pub fn try_subscriber<H: 'static, E, F>(
         &self,
         name: impl Into<String>,
