@@ -1,5 +1,5 @@
-//! Actor-based, in-process eventing: subscribers and queues are supervised actors, and a publish tells the
-//! truth.
+//! Actor-based, in-process eventing: subscribers and queues are supervised actors with bounded mailboxes, and a
+//! publish tells the truth.
 //!
 //! ```
 //! use postroom::{Bus, Context, Event, Outcome, Subscriber};
@@ -27,6 +27,31 @@
 //! assert!(report.clean);
 //! # Ok(()) }
 //! ```
+//!
+//! # Where to look
+//!
+//! | you want to | see |
+//! |---|---|
+//! | make a bus, and choose its limits | [`Builder`] |
+//! | publish with a key, a delay, an expiry | [`Publish`], [`Schedule`] |
+//! | handle events, commands, patterns | [`Subscriber`], [`CommandHandler`], [`RawSubscriber`], [`Context`] |
+//! | choose order, bounds, overflow | [`SubscriberBuilder`], [`Order`], [`Overflow`] |
+//! | say what an error means | [`Failure`], [`Retry`], [`Breaker`] |
+//! | ask and be answered | [`Bus::request`], [`RequestError`] |
+//! | look at what was given up, and replay it | [`DeadLetters`], [`Filter`] |
+//! | keep subscribers running | [`Supervisor`], [`Restart`], [`Strategy`], [`Lifecycle`] |
+//! | see and change what passes | [`Interceptor`] |
+//! | count | [`Bus::snapshot`], [`Snapshot`] |
+//! | test without waiting | [`ManualClock`], [`Bus::settle`] |
+//! | know what is guaranteed | [`contract`] |
+//!
+//! # Features
+//!
+//! | feature | brings |
+//! |---|---|
+//! | `testing` | the testing kit |
+//!
+//! There are no default features. Queues are in memory: RabbitMQ and databases are not in this version.
 
 mod broker;
 mod bus;
@@ -64,6 +89,14 @@ pub use ports::{
 pub use store::{DeadLetter, DeadLetterLedger, DeadLettered, Filter};
 pub use subscriber::{CommandHandler, Context, Delivery, RawSubscriber, Sending, Subscriber};
 pub use time::{Clock, ManualClock};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
+
+pub mod contract {
+    #![doc = include_str!("../docs/contract.md")]
+}
 
 /// The types that a subscriber builder is made of: named in signatures, seldom in a program.
 pub mod parts {

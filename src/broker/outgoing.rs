@@ -156,14 +156,21 @@ impl Broker {
     }
 
     fn offer_from(&self, draft: &mut Draft, own: Option<Own>) -> Result<Accepted, Refusal> {
-        let Some(parcel) = Arc::get_mut(&mut draft.parcel) else {
-            // Seen by the interceptors at an earlier try.
-            return self.offer_shared(&draft.parcel, own);
-        };
-        let envelope = parcel.envelope_mut();
-        self.check(envelope)?;
-        self.intercept(envelope)?;
+        self.check_draft(draft)?;
         self.offer_shared(&draft.parcel, own)
+    }
+
+    /// Checks what a handler chose and shows it to the interceptors, at the first try only.
+    fn check_draft(&self, draft: &mut Draft) -> Result<(), Refusal> {
+        if !draft.checked
+            && let Some(parcel) = Arc::get_mut(&mut draft.parcel)
+        {
+            let envelope = parcel.envelope_mut();
+            self.check(envelope)?;
+            self.intercept(envelope)?;
+            draft.checked = true;
+        }
+        Ok(())
     }
 
     fn offer_shared(&self, parcel: &SharedParcel, own: Option<Own>) -> Result<Accepted, Refusal> {
@@ -225,11 +232,7 @@ impl Outgoing for Broker {
             let Some(broker) = self.shared() else {
                 return Err(Refusal::Closed);
             };
-            if let Some(parcel) = Arc::get_mut(&mut draft.parcel) {
-                let envelope = parcel.envelope_mut();
-                self.check(envelope)?;
-                self.intercept(envelope)?;
-            }
+            self.check_draft(draft)?;
             self.check_size(&draft.parcel)?;
             return broker.schedule_draft(draft, delay);
         }
@@ -272,6 +275,7 @@ impl Outgoing for Broker {
             let mut draft = Draft {
                 parcel,
                 delay: None,
+                checked: false,
             };
             self.offer_waiting(&mut draft, None, patience)
                 .await

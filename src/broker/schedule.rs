@@ -36,6 +36,11 @@ impl Schedules {
 }
 
 /// A message that waits for its time; the handle can be dropped without effect.
+///
+/// Had from the receipt of a publish with a [`delay`](crate::Publish::delay). The message waits in memory,
+/// counts against the bus's `schedule_capacity`, and meets its queues only when it is due: a queue that is
+/// full then is waited for; a command whose queue does not exist then is given up with a warning in the log.
+/// A shutdown abandons what still waits, with its id in the report.
 #[derive(Clone)]
 pub struct Schedule(Box<Scheduled>);
 
@@ -54,7 +59,7 @@ impl Schedule {
         self.0.id
     }
 
-    /// When it will be published.
+    /// When it will be published, by the bus's clock, to some milliseconds.
     #[must_use]
     pub fn due(&self) -> SystemTime {
         self.0.due
@@ -129,6 +134,8 @@ impl Broker {
             let mut draft = Draft {
                 parcel,
                 delay: None,
+                // When it was scheduled.
+                checked: true,
             };
             loop {
                 match broker.offer_waiting(&mut draft, None, AGAIN).await {

@@ -57,17 +57,41 @@ pub(super) struct Defaults {
     pub(super) retry: Retry,
 }
 
-/// Makes a [`Bus`].
+/// Makes a [`Bus`]. Made by [`Bus::builder`].
 ///
 /// | setting | default | how to choose |
 /// |---|---|---|
-/// | `threads` | `Own(1)` | more when handlers burn CPU; one when they wait |
-/// | `mailbox` | 1024 | how many messages may be in memory per queue; larger hides a slow consumer for longer |
-/// | `publish_timeout` | 30 s | longer than the longest burst takes to drain |
+/// | `threads` | `Own(1)` | more when handlers burn CPU; one when they wait. One more thread is for control |
+/// | `mailbox` | 1024 messages | what may be in memory per queue; larger hides a slow consumer for longer |
+/// | `publish_timeout` | 30 s | longer than the longest burst takes to drain, shorter than your caller waits |
+/// | `request_timeout` | 30 s | longer than the handler's retries take, shorter than your caller waits |
 /// | `handler_timeout` | 30 s | longer than the slowest honest handling |
 /// | `release_timeout` | 5 s | how long a worker waits to send what its handler recorded |
-/// | `dead_letter_capacity` | 10,000 | how many failures you want to be able to replay |
+/// | `retry` | 5 attempts, 100 ms to 30 s | see [`Retry`] |
+/// | `dead_letter_capacity` | 10,000 | how many failures you want to be able to replay; each keeps its message |
 /// | `schedule_capacity` | 100,000 | how many delayed messages may be in memory |
+/// | `body_limit` | none | only where a peer has one: it makes every body be encoded |
+/// | `on_escalation` | `Suspend` | `StopBus` where a process that cannot do its work should end |
+///
+/// `mailbox`, `handler_timeout` and `retry` can be set for one subscriber, the publish and request timeouts
+/// for one message.
+///
+/// ```
+/// use std::time::Duration;
+/// use postroom::{Bus, Retry, Threads};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let bus = Bus::builder("shop")
+///     .threads(Threads::Own(2))
+///     .mailbox(256)
+///     .handler_timeout(Duration::from_secs(5))
+///     .retry(Retry::exponential(Duration::from_millis(50)..Duration::from_secs(10)).attempts(8))
+///     .start()
+///     .await?;
+/// # bus.shutdown(Duration::from_secs(5)).await;
+/// # Ok(()) }
+/// ```
 pub struct Builder {
     service: String,
     threads: Threads,
@@ -103,14 +127,15 @@ impl Builder {
         }
     }
 
-    /// Where workers run.
+    /// Where workers run. Default: on one thread of the bus's own.
     #[must_use]
     pub fn threads(mut self, threads: Threads) -> Self {
         self.threads = threads;
         self
     }
 
-    /// The default bound of each queue, in messages.
+    /// The default bound of each queue, in messages: queued, in flight and waiting for a retry together.
+    /// At least 1.
     #[must_use]
     pub fn mailbox(mut self, messages: usize) -> Self {
         self.defaults.mailbox = messages;
@@ -131,14 +156,16 @@ impl Builder {
         self
     }
 
-    /// The longest that one attempt may take.
+    /// The longest that one attempt may take. It acts where the handler awaits; the attempt then has failed,
+    /// and the handler value is replaced.
     #[must_use]
     pub fn handler_timeout(mut self, timeout: Duration) -> Self {
         self.defaults.handler_timeout = Some(timeout);
         self
     }
 
-    /// The longest that a worker tries to send what its handler recorded.
+    /// The longest that a worker tries to send what its handler recorded; then the attempt fails. It holds the
+    /// worker, so keep it short.
     #[must_use]
     pub fn release_timeout(mut self, timeout: Duration) -> Self {
         self.defaults.release_timeout = timeout;
@@ -152,14 +179,15 @@ impl Builder {
         self
     }
 
-    /// How many dead letters are kept; the oldest goes first, counted.
+    /// How many dead letters are kept; when full the oldest is evicted, and counted. At least 1.
     #[must_use]
     pub fn dead_letter_capacity(mut self, letters: usize) -> Self {
         self.dead_letter_capacity = letters;
         self
     }
 
-    /// How many delayed messages are kept.
+    /// How many delayed messages are kept; more are refused with
+    /// [`Refusal::ScheduleFull`](crate::Refusal::ScheduleFull).
     #[must_use]
     pub fn schedule_capacity(mut self, messages: usize) -> Self {
         self.limits.schedule_capacity = messages;
@@ -180,7 +208,8 @@ impl Builder {
         self
     }
 
-    /// What the bus reads the time from.
+    /// What the bus reads the time from. Default: the machine. For tests that must not wait see
+    /// [`ManualClock`](crate::ManualClock).
     #[must_use]
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
@@ -194,10 +223,13 @@ impl Builder {
         self
     }
 
-    /// Starts the bus: its threads, its root supervisor.
+    /// Starts the bus: its threads, its root supervisor. Waits only until the threads run.
     ///
     /// # Errors
     /// When a setting makes no sense, or a thread can not be had.
+    ///
+    /// # Cancel safety
+    /// Not safe: dropped while it waits, threads already started stay idle for the life of the process.
     pub async fn start(self) -> Result<Bus, StartError> {
         validate_queue(&self.service)?;
         self.defaults.retry.validate()?;

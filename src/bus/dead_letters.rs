@@ -4,7 +4,23 @@ use crate::message::MessageId;
 use crate::ports::Refusal;
 use crate::store::{DeadLetter, DeadLetterLedger, Filter};
 
-/// The messages that queues gave up: to look at, hand back, or throw away.
+/// The messages that queues gave up: to look at, hand back, or throw away. Had from
+/// [`Bus::dead_letters`](crate::Bus::dead_letters).
+///
+/// Kept in memory, up to the bus's `dead_letter_capacity`; then the oldest is evicted, and counted in the
+/// [`ledger`](Self::ledger). One of our own events, [`DeadLettered`](crate::DeadLettered), tells of each.
+///
+/// ```
+/// # async fn after_the_outage(bus: &postroom::Bus) {
+/// use postroom::{Filter, Reason};
+///
+/// let letters = bus.dead_letters();
+/// for letter in letters.list(&Filter::all().queue("mailer").limit(10)) {
+///     println!("{} after {} attempts: {:?}", letter.reason, letter.attempts, letter.errors);
+/// }
+/// let replayed = letters.replay_all(&Filter::all().reason(Reason::Exhausted)).await;
+/// # let _ = replayed; }
+/// ```
 #[derive(Clone)]
 pub struct DeadLetters(pub(super) Bus);
 
@@ -28,13 +44,13 @@ impl DeadLetters {
         &*self.0.0.broker.services.dead_letters
     }
 
-    /// Those that the filter admits, oldest first.
+    /// Those that the filter admits, oldest first. Their messages are shared, not copied.
     #[must_use]
     pub fn list(&self, filter: &Filter) -> Vec<DeadLetter> {
         self.store().list(filter)
     }
 
-    /// One of them.
+    /// One of them, by [`DeadLetter::id`] (not by the id of its message).
     #[must_use]
     pub fn get(&self, id: MessageId) -> Option<DeadLetter> {
         self.store().get(id)
@@ -58,8 +74,8 @@ impl DeadLetters {
         self.store().ledger()
     }
 
-    /// Hands a dead letter back to the queue that gave it up, and to no other: the same id, attempts from 1.
-    /// Waits for room up to the publish timeout.
+    /// Hands a dead letter back to the queue that gave it up, and to no other: the same message id, attempts
+    /// from 1, behind what is queued. An expiry still stands. Waits for room up to the publish timeout.
     ///
     /// # Errors
     /// The dead letter is kept when its queue does not take it.
@@ -92,7 +108,11 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// Replays all that the filter admits now; answers how many were. What is refused stays.
+    /// Replays all that the filter admits now, one after another; answers how many were. What is refused
+    /// stays. Each may wait for room as [`replay`](Self::replay) does.
+    ///
+    /// # Cancel safety
+    /// Dropped, those replayed so far stay replayed and the others are kept.
     pub async fn replay_all(&self, filter: &Filter) -> usize {
         let mut replayed = 0;
         for letter in self.list(filter) {

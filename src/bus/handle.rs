@@ -13,10 +13,29 @@ use crate::observe::Snapshot;
 use crate::supervisor::SupervisorActor;
 use crate::time::TimerService;
 
-/// The handle of a bus: cheap to clone, usable from any thread and any runtime.
+/// The handle of a bus: cheap to clone, usable from any thread and any runtime, or none.
 ///
-/// Dropping the last handle does not stop the bus's threads in mid-message; call
-/// [`shutdown`](Self::shutdown).
+/// Make one with [`Bus::builder`]; a process may have several, which know nothing of each other. What may be
+/// relied on is said in [the contract](crate::contract).
+///
+/// End it with [`shutdown`](Self::shutdown). Dropping the last handle ends its threads without one: what is
+/// in memory then is gone, and nobody is told.
+///
+/// ```
+/// use postroom::{Bus, Event};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct OrderPaid { order: u64 }
+/// impl Event for OrderPaid { const TOPIC: &'static str = "ordering.order-paid"; }
+///
+/// // From a plain `main`; in an async one `.start().await` and `.shutdown(…).await`.
+/// let bus = Bus::builder("shop").start_blocking()?;
+/// let receipt = bus.try_publish(OrderPaid { order: 7 })?;
+/// assert_eq!(receipt.local.accepted, 0, "nobody has subscribed");
+/// assert!(bus.shutdown_blocking(std::time::Duration::from_secs(5)).clean);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct Bus(pub(super) Arc<Inner>);
 
@@ -72,7 +91,8 @@ impl Drop for Inner {
 }
 
 impl Bus {
-    /// Begins a bus for the service of this name.
+    /// Begins a bus for the service of this name: at most 255 bytes, no control characters. Its threads are
+    /// named after it.
     #[must_use]
     pub fn builder(service: impl Into<String>) -> Builder {
         Builder::new(service.into())
@@ -86,8 +106,15 @@ impl Bus {
 
     /// Publishes an event to every queue that its topic matches: to all of them or to none.
     ///
+    /// Options are chained before it is awaited, see [`Publish`]. `Ok` means that every matching queue took
+    /// the event or applied its drop policy; no matching queue is `Ok` too, with a receipt of zero.
+    ///
+    /// **When it waits.** Only while a matching mailbox with [`Overflow::Wait`](crate::Overflow::Wait) is
+    /// full, and for no longer than the publish timeout. Inside a handler prefer
+    /// [`Context::publish`](crate::Context::publish), which is undone when the handler fails.
+    ///
     /// # Errors
-    /// Gives the event back with the reason. Waits for full mailboxes up to the publish timeout.
+    /// Gives the event back with the reason, a [`Refusal`](crate::Refusal).
     ///
     /// # Cancel safety
     /// Dropped before it is accepted, nothing was published.
@@ -95,10 +122,11 @@ impl Bus {
         Publish::new(self, AddressKind::Topic, E::TOPIC, event)
     }
 
-    /// Publishes an event now or not at all.
+    /// Publishes an event now or not at all; never waits.
     ///
     /// # Errors
-    /// Gives the event back with the reason.
+    /// Gives the event back with the reason: [`Refusal::Full`](crate::Refusal::Full) where
+    /// [`publish`](Self::publish) would wait.
     pub fn try_publish<E: Event>(&self, event: E) -> Result<Receipt, PublishError<E>> {
         self.publish(event).try_now()
     }
@@ -145,15 +173,20 @@ impl Bus {
         Publish::raw(self, AddressKind::Topic, topic.into(), RawBody(body))
     }
 
-    /// Sends a command to its one queue.
+    /// Sends a command to its one queue. A reply, if its handler makes one, is dropped; see
+    /// [`request`](Self::request).
     ///
     /// # Errors
-    /// As [`publish`](Self::publish), and when there is no such queue.
+    /// As [`publish`](Self::publish), and [`Refusal::NoQueue`](crate::Refusal::NoQueue) when there is no such
+    /// queue. A queue whose workers are down is one: the command waits there.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is accepted, nothing was sent.
     pub fn send<C: Command>(&self, command: C) -> Publish<'_, C> {
         Publish::new(self, AddressKind::Queue, C::QUEUE, command)
     }
 
-    /// Sends a command now or not at all.
+    /// Sends a command now or not at all; never waits.
     ///
     /// # Errors
     /// Gives the command back with the reason.
@@ -161,7 +194,8 @@ impl Bus {
         self.send(command).try_now()
     }
 
-    /// Sends a command and waits for its reply.
+    /// Sends a command and waits for its reply: for room and for the reply together no longer than the request
+    /// timeout. In a handler use [`Context::request`](crate::Context::request), which sees deadlocks.
     ///
     /// # Errors
     /// See [`RequestError`](crate::RequestError).
@@ -178,7 +212,8 @@ impl Bus {
         DeadLetters(self.clone())
     }
 
-    /// Counts and depths of every queue, exact for each queue at one instant.
+    /// Counts and depths of every queue, exact for each queue at one instant. Takes each queue's lock once:
+    /// fit for a metrics endpoint, not for every message.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::take(&self.0.broker)
@@ -191,7 +226,11 @@ impl Bus {
     }
 
     /// Waits until nothing is queued or in flight that can be handled now. Waiting retries, schedules, and
-    /// the queues of paused or suspended subscribers do not count. For tests.
+    /// the queues of paused or suspended subscribers do not count. For tests: it looks every millisecond, and
+    /// has no deadline of its own.
+    ///
+    /// # Cancel safety
+    /// Dropping it has no effect on the bus.
     pub async fn settle(&self) {
         let bus = self.clone();
         self.on_control(async move {

@@ -101,7 +101,34 @@ pub struct PublishAllError<E> {
 
 /// A message about to be published: add options, then await it.
 ///
-/// The first poll accepts it if all queues have room; only a full mailbox allocates.
+/// Made by [`Bus::publish`], [`Bus::send`] and [`Bus::publish_raw`]. The first poll accepts it if all queues
+/// have room; only a full mailbox allocates and waits, up to [`timeout`](Self::timeout).
+///
+/// ```
+/// # use postroom::{Bus, Event, PublishError};
+/// # use serde::{Deserialize, Serialize};
+/// # use std::time::Duration;
+/// # #[derive(Serialize, Deserialize)] struct OrderPaid { order: u64 }
+/// # impl Event for OrderPaid { const TOPIC: &'static str = "ordering.order-paid"; }
+/// # async fn publish(bus: &Bus) -> Result<(), PublishError<OrderPaid>> {
+/// let receipt = bus
+///     .publish(OrderPaid { order: 7 })
+///     .key(7) // keyed subscribers handle the events of order 7 in order
+///     .header("tenant", "north")
+///     .expires_in(Duration::from_secs(60))
+///     .await?;
+/// println!("{} queues took it", receipt.local.accepted);
+///
+/// let later = bus.publish(OrderPaid { order: 8 }).delay(Duration::from_secs(3600)).await?;
+/// let taken_back = later.schedule.is_some_and(|schedule| schedule.cancel());
+/// # let _ = taken_back; Ok(()) }
+/// ```
+///
+/// # Errors
+/// A [`PublishError`] gives the message back with the reason.
+///
+/// # Cancel safety
+/// Dropped before it is accepted, nothing was published and no place is held.
 #[must_use = "nothing is published until it is awaited"]
 pub struct Publish<'a, M> {
     bus: &'a Bus,

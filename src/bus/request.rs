@@ -6,7 +6,24 @@ use super::{Bus, Publish};
 use crate::message::{Command, ReplyCell};
 use crate::ports::{Awaited, BoxFuture, RequestError};
 
-/// A command about to be sent, whose reply is awaited.
+/// A command about to be sent, whose reply is awaited. Made by [`Bus::request`].
+///
+/// ```
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)] struct Charge { cents: u64 }
+/// # impl postroom::Command for Charge { const QUEUE: &'static str = "payment.charge"; type Reply = bool; }
+/// # async fn charge(bus: &postroom::Bus) -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+///
+/// let paid: bool = bus.request(Charge { cents: 500 }).timeout(Duration::from_secs(2)).await?;
+/// # let _ = paid; Ok(()) }
+/// ```
+///
+/// # Errors
+/// [`RequestError`] says why there is no reply. After a `Timeout` the command may still be handled.
+///
+/// # Cancel safety
+/// Dropped before the command was accepted, nothing was sent; after it, the reply counts as late.
 #[must_use = "nothing is sent until it is awaited"]
 pub struct Request<'a, C: Command> {
     bus: &'a Bus,

@@ -87,7 +87,46 @@ pub enum SubscribeError {
     Closed,
 }
 
-/// A subscriber about to be started. Made by [`Bus::subscriber`].
+/// A subscriber about to be started. Made by [`Bus::subscriber`] and its siblings.
+///
+/// | setting | default | how to choose |
+/// |---|---|---|
+/// | `order` | [`Order::Fifo`] | `keyed` where only what concerns one thing must be in order; `workers` where nothing |
+/// | `mailbox` | the bus's, 1024 messages | how much of a burst to keep, times the size of a message |
+/// | `overflow` | [`Overflow::Wait`] | drop only what a later message makes worthless |
+/// | `retry` | the bus's | see [`Retry`] |
+/// | `timeout` | the bus's, 30 s | above the slowest honest handling; what runs into it runs again |
+/// | `breaker` | none | where the handler calls something that can be down for long |
+/// | `restart` | [`Restart::Permanent`] | `Transient` for a job that ends by `Context::stop` |
+/// | `intensity` | 10 in 30 s | so many different messages may break the handler before someone should look |
+/// | `restart_backoff` | 10 ms to 5 s | as long as what the factory connects to takes to recover |
+/// | `stop_timeout` | 5 s | the slowest handling that is worth finishing |
+///
+/// ```
+/// # use postroom::{Bus, Context, Event, Outcome, Retry, Subscriber};
+/// # use serde::{Deserialize, Serialize};
+/// # use std::time::Duration;
+/// # #[derive(Serialize, Deserialize)] struct OrderPaid { order: u64 }
+/// # impl Event for OrderPaid { const TOPIC: &'static str = "ordering.order-paid"; }
+/// # struct Mailer;
+/// # impl Subscriber<OrderPaid> for Mailer {
+/// #     async fn handle(&mut self, _: &OrderPaid, _: &mut Context<'_>) -> Outcome { Ok(()) }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let bus = Bus::builder("shop").start().await?;
+/// let mailer = bus
+///     .subscriber("mailer", || Mailer)
+///     .on::<OrderPaid>()
+///     .keyed(8)
+///     .retry(Retry::exponential(Duration::from_millis(100)..Duration::from_secs(10)).attempts(5))
+///     .timeout(Duration::from_secs(2))
+///     .start()
+///     .await?;
+/// mailer.stop(Duration::from_secs(5)).await;
+/// # bus.shutdown(Duration::from_secs(5)).await;
+/// # Ok(()) }
+/// ```
 #[must_use = "nothing is subscribed until it is started"]
 pub struct SubscriberBuilder<H, F, D> {
     bus: Bus,
@@ -115,7 +154,11 @@ pub struct SubscriberBuilder<H, F, D> {
 )]
 impl Bus {
     /// A subscriber whose handler values are made by `factory`: one for each worker, and a fresh one after
-    /// every panic and timeout. Subscribers of one name form a group, whose members compete.
+    /// every panic and timeout. What must outlive those (a connection pool, a map of orders) is made outside
+    /// and cloned in.
+    ///
+    /// The name is the group's and the queue's. Another subscriber of the same name, here or in another task,
+    /// competes for the same messages; every other name gets a copy of its own.
     pub fn subscriber<H: 'static, F>(
         &self,
         name: impl Into<String>,
@@ -127,8 +170,28 @@ impl Bus {
         SubscriberBuilder::new(self, name.into(), Infallible(factory))
     }
 
-    /// Like [`subscriber`](Self::subscriber), with a factory that may wait and may fail. A failure counts as
-    /// a restart: it is tried again with backoff.
+    /// Like [`subscriber`](Self::subscriber), with a factory that may wait and may fail: to connect, to read
+    /// what the handler works on. A failure counts as a restart: it is tried again with backoff, and more
+    /// than the intensity allows suspend the subscription. No timeout of ours ends a factory that waits.
+    ///
+    /// ```
+    /// # use serde::{Deserialize, Serialize};
+    /// # use postroom::{Context, Event, Outcome, Subscriber};
+    /// # #[derive(Serialize, Deserialize)] struct OrderPaid { order: u64 }
+    /// # impl Event for OrderPaid { const TOPIC: &'static str = "ordering.order-paid"; }
+    /// # struct Connection;
+    /// # async fn connect() -> Result<Connection, std::io::Error> { Ok(Connection) }
+    /// struct Mailer { connection: Connection }
+    /// # impl Subscriber<OrderPaid> for Mailer {
+    /// #     async fn handle(&mut self, _: &OrderPaid, _: &mut Context<'_>) -> Outcome { Ok(()) }
+    /// # }
+    /// # async fn subscribe(bus: &postroom::Bus) -> Result<(), postroom::SubscribeError> {
+    /// bus.try_subscriber("mailer", async || connect().await.map(|connection| Mailer { connection }))
+    ///     .on::<OrderPaid>()
+    ///     .start()
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
     pub fn try_subscriber<H: 'static, E, F>(
         &self,
         name: impl Into<String>,
@@ -141,7 +204,21 @@ impl Bus {
         SubscriberBuilder::new(self, name.into(), Fallible(factory))
     }
 
-    /// A function as a subscriber: `async |event: &E, cx: &mut Context<'_>| { … }`.
+    /// A function as a subscriber. One value serves all workers, so its captures are shared, not `&mut`.
+    ///
+    /// ```
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct OrderPaid { order: u64 }
+    /// # impl postroom::Event for OrderPaid { const TOPIC: &'static str = "ordering.order-paid"; }
+    /// # async fn subscribe(bus: &postroom::Bus) -> Result<(), postroom::SubscribeError> {
+    /// bus.subscribe_fn::<OrderPaid, _>("audit", async |paid, cx| {
+    ///     println!("order {} is paid, attempt {}", paid.order, cx.attempt());
+    ///     Ok(())
+    /// })
+    /// .start()
+    /// .await?;
+    /// # Ok(()) }
+    /// ```
     pub fn subscribe_fn<E: Event, F>(
         &self,
         name: &str,
@@ -159,7 +236,8 @@ impl Bus {
             .on::<E>()
     }
 
-    /// A function as a command handler: `async |command: &C, cx: &mut Context<'_>| { … }`.
+    /// A function as a command handler: `bus.handle_fn::<C, _>("name", async |command, cx| { … })`. It returns
+    /// the reply.
     pub fn handle_fn<C: Command, F>(
         &self,
         name: &str,
@@ -177,8 +255,12 @@ impl Bus {
             .command::<C>()
     }
 
-    /// An actix actor as a subscriber, by a factory of its address. The factory runs on a thread of the bus
-    /// that has an actix system, so it may start the actor there.
+    /// An actix actor as a subscriber, by a factory of its address; what it answers acknowledges. The factory
+    /// runs on a thread of the bus that has an actix system, so it may start the actor there. It is asked
+    /// again when the actor was found closed.
+    ///
+    /// A timeout fails the attempt, but cannot stop the actor: it may still be at work on the message when the
+    /// next attempt arrives.
     pub fn subscribe_actor<E, A, M>(
         &self,
         name: &str,
@@ -255,7 +337,8 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
         }
     }
 
-    /// Also handles events of type `E`.
+    /// Also handles events of type `E`. An event published on the same topic by another type, or as JSON, is
+    /// decoded into `E`.
     pub fn on<E: Event>(mut self) -> SubscriberBuilder<H, F, Chain<OnEvent<E>, D>>
     where
         H: Subscriber<E>,
@@ -293,7 +376,8 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
         self
     }
 
-    /// In which order messages are handled. Default: [`Order::Fifo`].
+    /// In which order messages are handled. Default: [`Order::Fifo`]. For [`Order::Keyed`] the retries of one
+    /// message may wait for at most 5 minutes together.
     pub fn order(mut self, order: Order) -> Self {
         self.order = order;
         self
@@ -304,12 +388,13 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
         self.order(Order::Unordered { workers })
     }
 
-    /// Handles up to `lanes` keys at a time, each key in order, over retries too.
+    /// Handles up to `lanes` keys at a time, each key in order, over retries too. Messages without a key are
+    /// in no order.
     pub fn keyed(self, lanes: usize) -> Self {
         self.order(Order::Keyed { lanes })
     }
 
-    /// The queue's bound, in messages. Default: the bus's.
+    /// The queue's bound, in messages: queued, in flight and waiting together. Default: the bus's.
     pub fn mailbox(mut self, messages: usize) -> Self {
         self.depth = messages;
         self
@@ -327,13 +412,14 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
         self
     }
 
-    /// Attempts may take for ever.
+    /// Attempts may take for ever. A handler that never ends then holds its worker, and with it a stop, up to
+    /// its deadline.
     pub fn no_timeout(mut self) -> Self {
         self.timeout = None;
         self
     }
 
-    /// Pauses hand-over while too many attempts fail.
+    /// Pauses hand-over while too many attempts fail. Default: none.
     pub fn breaker(mut self, breaker: Breaker) -> Self {
         self.breaker = Some(breaker);
         self
@@ -360,7 +446,8 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
         self
     }
 
-    /// How long a worker may take to finish the message in hand when a sibling's failure stops it.
+    /// How long a worker may take to finish the message in hand when a sibling's failure or a shutdown stops
+    /// it; then it is cut off, and the attempt does not count. Default: 5 s.
     pub fn stop_timeout(mut self, timeout: Duration) -> Self {
         self.child.stop_timeout = timeout;
         self
@@ -372,7 +459,7 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
         self
     }
 
-    /// Runs its workers on a thread of their own: for a handler that blocks or burns CPU.
+    /// Runs its workers on one thread of their own: for a handler that blocks or burns CPU. Costs a thread.
     pub fn own_thread(mut self) -> Self {
         self.own_thread = true;
         self
@@ -424,10 +511,14 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
         })
     }
 
-    /// Subscribes: from here on the queue accepts. The workers begin to start, and are kept running.
+    /// Subscribes: from here on the queue accepts. The workers begin to start, and are kept running; that the
+    /// factory fails is not seen here but in the [lifecycle](crate::Lifecycle).
     ///
     /// # Errors
     /// When a setting makes no sense, the group runs with others, or the bus is shut down.
+    ///
+    /// # Cancel safety
+    /// Not safe: dropped while it waits, the queue may exist and accept without a worker.
     pub async fn start(mut self) -> Result<Subscription, SubscribeError> {
         let spec = self.spec()?;
         let bus = self.bus.clone();

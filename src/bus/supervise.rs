@@ -11,6 +11,23 @@ use crate::supervisor::{
 };
 
 /// A running supervisor: give it to [`SubscriberBuilder::under`](super::SubscriberBuilder::under).
+///
+/// The handle can be dropped: the supervisor runs on.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use postroom::{Bus, Strategy};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let bus = Bus::builder("shop").start().await?;
+/// // The feed and what is computed from it: when one of them fails, both start anew.
+/// let prices = bus.supervisor("prices").strategy(Strategy::OneForAll).start().await?;
+/// // bus.subscriber("feed", …).under(&prices) …
+/// // A part that fails as a whole when one of its children fails too often.
+/// let quotes = bus.supervisor("quotes").under(&prices).escalate().start().await?;
+/// # let _ = quotes; bus.shutdown(Duration::from_secs(5)).await;
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Supervisor {
     name: Arc<str>,

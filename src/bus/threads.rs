@@ -4,7 +4,8 @@ use tokio::sync::oneshot;
 /// Where the workers of a bus run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Threads {
-    /// On this many threads of the bus's own (default: 1). Works from any runtime, or none.
+    /// On this many threads of the bus's own (default: 1), subscribers in turn. Works from any runtime, or
+    /// none. At least 1; up to the number of cores where handlers compute, one where they mostly wait.
     Own(usize),
     /// On the thread that starts the bus, which must run an actix system: the cheapest hop, but a handler
     /// that blocks then blocks the caller too.

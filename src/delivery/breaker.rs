@@ -6,6 +6,19 @@ use std::time::{Duration, Instant};
 /// Closed: attempts are counted over a sliding window. Open: nothing is handed out for `pause`, and no
 /// attempts are spent. Then one message is handed out as a probe (it counts as an attempt): its success
 /// closes the breaker, its failure opens it for another pause.
+///
+/// **Choosing the numbers.** `minimum` keeps a few unlucky attempts from stopping a quiet queue: set it to what
+/// comes in a few seconds. `window` is how fast it reacts. `pause` is how long what the handler calls needs
+/// to recover; while it lasts the mailbox fills, so it should be shorter than the mailbox is deep.
+///
+/// ```
+/// use std::time::Duration;
+/// use postroom::Breaker;
+///
+/// let breaker = Breaker::new().failure_ratio(0.8).minimum(50).pause(Duration::from_secs(5));
+/// assert!(breaker.validate().is_ok());
+/// assert!(Breaker::new().failure_ratio(1.5).validate().is_err());
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Breaker {
     ratio: f64,
@@ -37,28 +50,28 @@ impl Breaker {
         }
     }
 
-    /// The share of failed attempts at which it opens.
+    /// The share of failed attempts at which it opens: above 0, at most 1. Default 0.5.
     #[must_use]
     pub fn failure_ratio(mut self, ratio: f64) -> Self {
         self.ratio = ratio;
         self
     }
 
-    /// The fewest attempts in the window that it judges by.
+    /// The fewest attempts in the window that it judges by. Default 20.
     #[must_use]
     pub fn minimum(mut self, attempts: u32) -> Self {
         self.minimum = attempts;
         self
     }
 
-    /// How far back it looks.
+    /// How far back it looks, to a sixteenth of it. Default 30 s.
     #[must_use]
     pub fn window(mut self, window: Duration) -> Self {
         self.window = window;
         self
     }
 
-    /// How long it stays open before a probe.
+    /// How long it stays open before a probe. Default 10 s.
     #[must_use]
     pub fn pause(mut self, pause: Duration) -> Self {
         self.pause = pause;

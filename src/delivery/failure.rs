@@ -20,8 +20,16 @@ pub enum Verdict {
 
 /// Why an attempt failed, and what is to be done.
 ///
-/// Any error becomes one by `?`, and then means: retry by the policy. It is not an [`Error`] itself, which
-/// is what lets `?` work.
+/// Any error becomes one by `?`, and then means: retry by the policy, or whatever
+/// [`Retry::classify`](crate::Retry::classify) says of it. An explicit verdict wins over both. It is not an
+/// [`Error`] itself, which is what lets `?` work.
+///
+/// | what went wrong | say |
+/// |---|---|
+/// | it may work next time | `?`, or [`retry`](Self::retry) |
+/// | it will work at a known time (a rate limit) | [`retry_after`](Self::retry_after) |
+/// | it can never work, and someone should look | [`reject`](Self::reject) |
+/// | it can never work, and nobody cares | [`discard`](Self::discard) |
 ///
 /// ```
 /// use postroom::{Failure, Outcome};

@@ -13,6 +13,10 @@ pub enum Restart {
 }
 
 /// Which children a supervisor restarts when one of them fails.
+///
+/// The others are asked to stop after the message in hand, in reverse order of starting, each within its
+/// `stop_timeout`; what is cut off goes back to its queue, its attempt uncounted. All start again in the order
+/// in which they were first started. Queues keep their messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Strategy {
     /// The one that failed.

@@ -9,7 +9,20 @@ use crate::bus::SubscriptionState;
 use crate::queue::QueueCore;
 use crate::store::DeadLetterLedger;
 
-/// The counts and depths of a bus.
+/// The counts and depths of a bus; serialises, for an endpoint or a log.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let bus = postroom::Bus::builder("shop").start().await?;
+/// let snapshot = bus.snapshot();
+/// assert!(snapshot.books_balance());
+/// if let Some(mailer) = snapshot.queue("mailer") {
+///     println!("{} of {} places taken", mailer.queued + mailer.in_flight + mailer.waiting, mailer.depth);
+/// }
+/// # bus.shutdown(std::time::Duration::from_secs(5)).await;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Snapshot {

@@ -4,8 +4,35 @@ use crate::message::{Envelope, Metadata, RawMessage};
 
 /// Code around every publish and every handling of a bus, in the order in which it was declared.
 ///
+/// The first added to the [`Builder`](crate::Builder::intercept) is the outermost. It sees every message
+/// published, sent, requested or released by a handler, once; and every attempt of every delivery. A replay
+/// of a dead letter is not published again, only handled.
+///
 /// A panic in an interceptor is survived: at publish it refuses the message, around a handler it is a
 /// failed delivery like the handler's own.
+///
+/// ```
+/// use postroom::{Inbound, Interceptor, LocalBoxFuture, Next, Outbound, Outcome, Refused};
+///
+/// struct Tenants;
+///
+/// impl Interceptor for Tenants {
+///     fn publish(&self, message: &mut Outbound<'_>) -> Result<(), Refused> {
+///         match message.envelope().header("tenant") {
+///             Some(_) => Ok(()),
+///             None => Err(Refused("a message needs a tenant".to_owned())),
+///         }
+///     }
+///
+///     fn handle<'a>(&'a self, delivery: Inbound<'a>, next: Next<'a>) -> LocalBoxFuture<'a, Outcome> {
+///         Box::pin(async move {
+///             let outcome = next.run().await;
+///             println!("{} attempt {}: {}", delivery.queue(), delivery.attempt(), outcome.is_ok());
+///             outcome
+///         })
+///     }
+/// }
+/// ```
 pub trait Interceptor: Send + Sync + 'static {
     /// Sees a message before it is accepted; may add headers, or refuse it.
     ///

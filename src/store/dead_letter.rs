@@ -119,7 +119,13 @@ impl Event for DeadLettered {
     const TOPIC: &'static str = "postroom.dead-lettered";
 }
 
-/// Which dead letters are meant; an empty filter means all of them.
+/// Which dead letters are meant; an empty filter means all of them, and all conditions must hold.
+///
+/// ```
+/// use postroom::{Filter, Reason};
+///
+/// let filter = Filter::all().queue("mailer").reason(Reason::Exhausted).limit(100);
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     queue: Option<String>,

@@ -33,7 +33,32 @@ impl Scratch {
 /// The delivery in hand, and what the handler may do besides handling it.
 ///
 /// Messages sent here are recorded, and released in order only when the handler has succeeded, before the
-/// delivery is acknowledged (contract, rule 9). A failed attempt sends nothing.
+/// delivery is acknowledged (contract, rule 9). A failed attempt sends nothing. They carry on the correlation
+/// id and the trace context of the message in hand, and its id as their causation.
+///
+/// A release that meets a full mailbox waits, and holds the worker, up to the bus's `release_timeout`; then
+/// the attempt has failed, and what had been released by then may be sent again.
+///
+/// ```
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)] struct OrderPaid { order: u64 }
+/// # impl Event for OrderPaid { const TOPIC: &'static str = "ordering.order-paid"; }
+/// # #[derive(Serialize, Deserialize)] struct ReceiptSent { order: u64 }
+/// # impl Event for ReceiptSent { const TOPIC: &'static str = "mailer.receipt-sent"; }
+/// use postroom::{Context, Event, Outcome, Subscriber};
+///
+/// struct Mailer;
+/// impl Subscriber<OrderPaid> for Mailer {
+///     async fn handle(&mut self, paid: &OrderPaid, cx: &mut Context<'_>) -> Outcome {
+///         let order = paid.order;
+///         cx.publish(ReceiptSent { order }).key(order);
+///         if cx.attempt() > 1 {
+///             println!("message {} again", cx.id());
+///         }
+///         Ok(()) // only now, and before the acknowledgement, the receipt is published
+///     }
+/// }
+/// ```
 pub struct Context<'a> {
     pub(crate) parcel: &'a Held,
     pub(crate) attempt: u32,
@@ -66,12 +91,14 @@ impl<'a> Context<'a> {
         &self.queue.name
     }
 
-    /// Records an event, to be published if this handler succeeds.
+    /// Records an event, to be published if this handler succeeds. Never waits and never fails: what is wrong
+    /// with it fails the attempt at its release.
     pub fn publish<E: Event>(&mut self, event: E) -> Sending<'_> {
         self.record(AddressKind::Topic, E::TOPIC, event)
     }
 
-    /// Records a command, to be sent if this handler succeeds.
+    /// Records a command, to be sent if this handler succeeds; as [`publish`](Self::publish). A queue that does
+    /// not exist fails the attempt.
     pub fn send<C: Command>(&mut self, command: C) -> Sending<'_> {
         self.record(AddressKind::Queue, C::QUEUE, command)
     }
@@ -132,6 +159,7 @@ impl<'a> Context<'a> {
         drafts.push(Draft {
             parcel: parcel(envelope, body),
             delay: None,
+            checked: false,
         });
         let last = drafts.len() - 1;
         Sending {

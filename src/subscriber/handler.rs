@@ -22,7 +22,29 @@ pub trait Subscriber<E: Event>: 'static {
 /// Does what commands of one type ask for, and answers.
 ///
 /// Under the same rules as [`Subscriber`]. An `Err` is a failed attempt and never the reply: a refusal
-/// that the sender is meant to see belongs in the reply type.
+/// that the sender is meant to see belongs in the reply type. The reply goes out after the handler's other
+/// messages, when the command is acknowledged; when nobody waits for it any more it is dropped, and counted.
+///
+/// ```
+/// # use serde::{Deserialize, Serialize};
+/// use postroom::{Command, CommandHandler, Context, Failure};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Reserve { units: u32 }
+/// impl Command for Reserve {
+///     const QUEUE: &'static str = "catalog.reserve";
+///     type Reply = bool; // whether there was enough
+/// }
+///
+/// struct Catalog { stock: u32 }
+/// impl CommandHandler<Reserve> for Catalog {
+///     async fn handle(&mut self, ask: &Reserve, _: &mut Context<'_>) -> Result<bool, Failure> {
+///         let left = self.stock.checked_sub(ask.units);
+///         self.stock = left.unwrap_or(self.stock);
+///         Ok(left.is_some())
+///     }
+/// }
+/// ```
 pub trait CommandHandler<C: Command>: 'static {
     /// Handles one command.
     fn handle(
@@ -32,7 +54,23 @@ pub trait CommandHandler<C: Command>: 'static {
     ) -> impl Future<Output = Result<C::Reply, Failure>>;
 }
 
-/// Reacts to every message that a topic pattern matches, whatever its type.
+/// Reacts to every event that a topic pattern matches, whatever its type. Under the same rules as
+/// [`Subscriber`]; subscribed by [`SubscriberBuilder::pattern`](crate::SubscriberBuilder::pattern).
+///
+/// ```
+/// use postroom::{Context, Outcome, RawMessage, RawSubscriber};
+///
+/// struct Archive { bytes: usize }
+/// impl RawSubscriber for Archive {
+///     async fn handle(&mut self, message: RawMessage<'_>, _: &mut Context<'_>) -> Outcome {
+///         self.bytes += message.json()?.len(); // encoded once, for all who ask
+///         Ok(())
+///     }
+/// }
+/// # async fn subscribe(bus: &postroom::Bus) -> Result<(), postroom::SubscribeError> {
+/// bus.subscriber("archive", || Archive { bytes: 0 }).pattern("ordering.#").start().await?;
+/// # Ok(()) }
+/// ```
 pub trait RawSubscriber: 'static {
     /// Handles one message.
     fn handle(

@@ -102,11 +102,30 @@ impl Manual {
 /// Every wait of a bus on this clock (retries, schedules, timeouts, restarts) happens when
 /// [`advance`](Self::advance) reaches it, in order of time; nothing sleeps.
 ///
+/// A shutdown's deadline is by real time all the same, so that a test ends.
+///
 /// ```
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)] struct Reminder;
+/// # impl Event for Reminder { const TOPIC: &'static str = "calendar.reminder"; }
 /// use std::time::Duration;
-/// let clock = postroom::ManualClock::new();
-/// clock.advance(Duration::from_secs(3600));
-/// assert_eq!(clock.elapsed(), Duration::from_secs(3600));
+/// use postroom::{Bus, Event, ManualClock};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let clock = ManualClock::new();
+/// let bus = Bus::builder("calendar").clock(clock.clock()).start().await?;
+/// let mailer = bus.subscribe_fn::<Reminder, _>("mailer", async |_, _| Ok(())).start().await?;
+///
+/// bus.publish(Reminder).delay(Duration::from_secs(3600)).await?;
+/// clock.advance(Duration::from_secs(3599));
+/// bus.settle().await;
+/// assert_eq!(mailer.snapshot().acked, 0);
+/// clock.advance(Duration::from_secs(1));
+/// bus.settle().await;
+/// assert_eq!(mailer.snapshot().acked, 1);
+/// # bus.shutdown(Duration::from_secs(5)).await;
+/// # Ok(()) }
 /// ```
 #[derive(Clone)]
 pub struct ManualClock(Arc<Manual>);
@@ -137,7 +156,8 @@ impl ManualClock {
     }
 
     /// Moves the clock and runs every timer that is due, in order of time, before it returns.
-    /// What the timers set going runs on the bus's threads: `bus.settle().await` waits for it.
+    /// What the timers set going runs on the bus's threads: `bus.settle().await` waits for it. A wait that
+    /// begins only then counts from the new time, so move a chain of retries one wait at a time.
     pub fn advance(&self, by: Duration) {
         let target = self.elapsed() + by;
         let services: Vec<_> = self

@@ -1,0 +1,110 @@
+//! A bus inside an actix-web service: one bus for all of the server's workers.
+//!
+//! ```sh
+//! cargo run --example actix_web                    # asks itself once, and stops
+//! cargo run --example actix_web -- --serve 8080    # stays until Ctrl-C
+//! curl -d '{"name":"Ann"}' -H 'content-type: application/json' localhost:8080/greetings
+//! ```
+
+#![allow(missing_docs, clippy::print_stdout)]
+
+use std::error::Error;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use actix_web::{App, HttpResponse, HttpServer, post, rt, web};
+use postroom::{Bus, Command, Refusal, RequestError};
+use serde::{Deserialize, Serialize};
+
+#[derive(Serialize, Deserialize)]
+struct Greet {
+    name: String,
+}
+
+impl Command for Greet {
+    const QUEUE: &'static str = "hall.greet";
+    type Reply = String;
+}
+
+#[post("/greetings")]
+async fn greetings(bus: web::Data<Bus>, greet: web::Json<Greet>) -> HttpResponse {
+    match bus
+        .request(greet.into_inner())
+        .timeout(Duration::from_secs(2))
+        .await
+    {
+        Ok(greeting) => HttpResponse::Ok().body(greeting),
+        Err(RequestError::Timeout { .. }) => HttpResponse::GatewayTimeout().finish(),
+        // Shutting down, or more work than there is room for: come again later.
+        Err(RequestError::Full { .. } | RequestError::Refused(Refusal::Closed)) => {
+            HttpResponse::ServiceUnavailable().finish()
+        }
+        Err(error) => HttpResponse::BadGateway().body(error.to_string()),
+    }
+}
+
+#[actix_web::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let port = match arguments.next().as_deref() {
+        None => None,
+        Some("--serve") => Some(
+            arguments
+                .next()
+                .ok_or("--serve needs a port")?
+                .parse::<u16>()?,
+        ),
+        Some(other) => return Err(format!("unknown argument `{other}`; try --serve PORT").into()),
+    };
+
+    // Made before the server, outside the closure that every worker of the server runs.
+    let bus = Bus::builder("hall").start().await?;
+    bus.handle_fn::<Greet, _>("porter", async |greet, _cx| {
+        Ok(format!("Good evening, {}.", greet.name))
+    })
+    .start()
+    .await?;
+
+    let data = web::Data::new(bus.clone());
+    let server = HttpServer::new(move || App::new().app_data(data.clone()).service(greetings))
+        .workers(2)
+        .disable_signals() // first the server stops, then the bus
+        .bind(("127.0.0.1", port.unwrap_or(0)))?;
+    let address = *server.addrs().first().ok_or("the server has no address")?;
+    let server = server.run();
+    let handle = server.handle();
+    let serving = rt::spawn(server);
+    println!("listening on http://{address}");
+
+    if port.is_some() {
+        bus.until_signal().await;
+    } else {
+        let answer = web::block(move || ask(address)).await??;
+        println!("{answer}");
+        assert!(answer.starts_with("HTTP/1.1 200 OK"));
+        assert!(answer.ends_with("Good evening, Ann."));
+    }
+
+    handle.stop(true).await; // answers the requests under way
+    serving.await??;
+    let report = bus.shutdown(Duration::from_secs(5)).await;
+    assert!(report.clean, "{report:?}");
+    Ok(())
+}
+
+/// What curl would do.
+fn ask(address: SocketAddr) -> std::io::Result<String> {
+    let body = r#"{"name":"Ann"}"#;
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(
+        stream,
+        "POST /greetings HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}

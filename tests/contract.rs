@@ -1,0 +1,57 @@
+//! The failure table of `docs/contract.md` names tests that exist.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// What stands between backticks behind the last `·` of the in-process column.
+fn named(row: &str) -> Vec<&str> {
+    let cell = row.split('|').nth(2).unwrap_or_default();
+    let Some((_, proof)) = cell.rsplit_once('·') else {
+        return Vec::new();
+    };
+    proof.split('`').skip(1).step_by(2).collect()
+}
+
+#[test]
+fn every_test_named_in_the_failure_table_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let contract = fs::read_to_string(root.join("docs/contract.md")).unwrap();
+    let table = contract.split("# What happens when").nth(1).unwrap();
+    let names: Vec<&str> = table
+        .lines()
+        .filter(|line| line.starts_with('|'))
+        .flat_map(named)
+        .collect();
+    assert!(names.len() > 20, "the table was not read: {names:?}");
+    let mut files = Vec::new();
+    sources(&root.join("src/testing"), &mut files);
+    sources(&root.join("tests"), &mut files);
+    let missing: Vec<&str> = names
+        .into_iter()
+        .filter(|name| {
+            let (file, test) = match name.rsplit_once("::") {
+                Some((file, test)) => (Some(file.replace("::", "/")), test),
+                None => (None, *name),
+            };
+            let function = format!("fn {test}(");
+            !files.iter().any(|path| {
+                let is_the_file = file
+                    .as_ref()
+                    .is_none_or(|file| path.with_extension("").ends_with(file));
+                is_the_file && fs::read_to_string(path).unwrap().contains(&function)
+            })
+        })
+        .collect();
+    assert!(missing.is_empty(), "named and not there: {missing:#?}");
+}
