@@ -24,6 +24,9 @@ use schedule::Schedules;
 pub(crate) struct Limits {
     pub(crate) schedule_capacity: usize,
     pub(crate) body_limit: Option<usize>,
+    /// Every message is handed over as its JSON, as over AMQP. Set together with a body limit, which makes
+    /// every publish encode its body before it is accepted.
+    pub(crate) encode_always: bool,
 }
 
 /// Who may still publish.
@@ -92,7 +95,7 @@ impl Broker {
             metadata: None,
         };
         let parcel = parcel(envelope, event);
-        if accept::accept(&route, None, None, None, || parcel).is_err() {
+        if accept::accept(&route, None, None, None, || self.encoded(parcel)).is_err() {
             self.missed_events.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -334,7 +334,12 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
             let route = broker.table.route(self.kind, self.name.as_str());
             if route.targets.is_empty() {
                 return match self.nobody(&route) {
-                    Ok(_) => Ok(receipt(id, Accepted::default())),
+                    Ok(_) => {
+                        if let Some(message) = self.message.take() {
+                            broker.seal(parcel(envelope, message));
+                        }
+                        Ok(receipt(id, Accepted::default()))
+                    }
                     Err(refusal) => Err(Refused::Final(refusal)),
                 };
             }
@@ -343,7 +348,7 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
                 let envelope = held.take();
                 envelope
                     .zip(self.message.take())
-                    .map(|(envelope, message)| parcel(envelope, message))
+                    .map(|(envelope, message)| broker.seal(parcel(envelope, message)))
             };
             let stop = match accept_made(&route, key.as_deref(), make) {
                 Ok(accepted) => return Ok(receipt(id, accepted)),

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Envelope;
+use super::{EncodedReply, Envelope};
 
 /// A body that could not be turned into JSON, or JSON that is not the expected type.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +81,42 @@ impl dyn Parcel {
             action: "is not the expected type",
             source,
         })
+    }
+}
+
+/// A message as it comes out of the wire: its JSON, and nothing of the sender's.
+struct Encoded {
+    envelope: Envelope,
+    json: Box<[u8]>,
+}
+
+/// A parcel's JSON as a parcel of its own. What cannot be encoded is returned as it is.
+pub(crate) fn encoded(parcel: SharedParcel) -> SharedParcel {
+    let Ok(json) = parcel.json().map(Box::from) else {
+        return parcel;
+    };
+    let mut envelope = parcel.envelope().clone();
+    if let Some(metadata) = &mut envelope.metadata {
+        metadata.reply = metadata.reply.take().map(EncodedReply::port);
+    }
+    Arc::new(Encoded { envelope, json })
+}
+
+impl Parcel for Encoded {
+    fn envelope(&self) -> &Envelope {
+        &self.envelope
+    }
+
+    fn envelope_mut(&mut self) -> &mut Envelope {
+        &mut self.envelope
+    }
+
+    fn body(&self) -> &dyn Any {
+        &()
+    }
+
+    fn json(&self) -> Result<&[u8], CodecError> {
+        Ok(&self.json)
     }
 }
 

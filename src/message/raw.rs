@@ -19,6 +19,11 @@ impl<'a> RawMessage<'a> {
         Self { parcel }
     }
 
+    #[cfg(feature = "testing")]
+    pub(crate) fn shared(&self) -> SharedParcel {
+        std::sync::Arc::clone(self.parcel)
+    }
+
     /// Who the message is and where it was sent.
     #[must_use]
     pub fn envelope(&self) -> &'a Envelope {

@@ -63,6 +63,8 @@ pub enum Refusal {
 pub(crate) struct Draft {
     pub(crate) parcel: SharedParcel,
     pub(crate) delay: Option<Duration>,
+    /// Its names are checked and the interceptors have seen it: once, however often it is offered.
+    pub(crate) checked: bool,
 }
 
 /// The queue whose credit the releasing handler holds.

@@ -127,6 +127,7 @@ impl<'a> Context<'a> {
         drafts.push(Draft {
             parcel: parcel(envelope, body),
             delay: None,
+            checked: false,
         });
         let last = drafts.len() - 1;
         Sending {
