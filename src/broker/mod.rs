@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 pub(crate) use accept::{Accepted, Stop, accept};
-pub(crate) use route::Route;
+pub(crate) use route::{Route, clear_left_behind, forget_routes};
 pub use schedule::Schedule;
 pub(crate) use table::{RoutingTable, SubscribeRefusal};
 

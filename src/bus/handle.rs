@@ -72,6 +72,7 @@ impl Drop for Inner {
         for thread in &self.own_threads {
             super::threads::end(thread);
         }
+        crate::broker::clear_left_behind();
     }
 }
 
