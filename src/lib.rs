@@ -64,6 +64,8 @@ mod queue;
 mod store;
 mod subscriber;
 mod supervisor;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod time;
 
 pub use broker::Schedule;

@@ -1,4 +1,4 @@
-use super::Route;
+use super::{Broker, Route};
 use crate::delivery::Overflow;
 use crate::mailbox::{Acquire, Ending, accept_in_all, halt};
 use crate::message::{Held, Payload, SharedParcel};
@@ -46,29 +46,37 @@ pub(crate) fn accept_everywhere<P: Payload>(
     )
 }
 
-/// Takes a credit from every queue of the route, or none, and then delivers (contract, rule 1).
-///
-/// `held` is a place whose credit the caller holds already; on failure it is given back too.
-pub(crate) fn accept<P: Payload>(
-    route: &Route,
-    key: Option<&str>,
-    own: Option<Own>,
-    held: Option<usize>,
-    make: impl FnOnce() -> P,
-) -> Result<Accepted, Stop> {
-    let mut make = Some(make);
-    let make_once = |make: &mut Option<_>| match make.take() {
-        Some(make) => make,
-        None => unreachable!("made at most once"),
-    };
-    if own.is_none() && held.is_none() && accept_everywhere(route, key, || make_once(&mut make)()) {
-        return Ok(Accepted {
-            accepted: route.targets.len() as u32,
-            ..Accepted::default()
-        });
+impl Broker {
+    /// Takes a credit from every queue of the route, or none, and then delivers (contract, rule 1).
+    ///
+    /// `held` is a place whose credit the caller holds already; on failure it is given back too. `make` may run
+    /// interceptors, which see a message before its handlers do: not under the locks of the happy path.
+    pub(crate) fn accept<P: Payload>(
+        &self,
+        route: &Route,
+        key: Option<&str>,
+        own: Option<Own>,
+        held: Option<usize>,
+        make: impl FnOnce() -> P,
+    ) -> Result<Accepted, Stop> {
+        let mut make = Some(make);
+        let make_once = |make: &mut Option<_>| match make.take() {
+            Some(make) => make,
+            None => unreachable!("made at most once"),
+        };
+        if own.is_none()
+            && held.is_none()
+            && self.is_plain()
+            && accept_everywhere(route, key, || make_once(&mut make)())
+        {
+            return Ok(Accepted {
+                accepted: route.targets.len() as u32,
+                ..Accepted::default()
+            });
+        }
+        let make = make_once(&mut make);
+        accept_by_policy(route, key, own, held, || make().shared())
     }
-    let make = make_once(&mut make);
-    accept_by_policy(route, key, own, held, || make().shared())
 }
 
 /// Queue by queue: a full one applies its policy.

@@ -10,8 +10,8 @@ mod trie;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-pub(crate) use accept::{Accepted, Stop, accept, accept_everywhere};
-pub(crate) use route::Route;
+pub(crate) use accept::{Accepted, Stop, accept_everywhere};
+pub(crate) use route::{Route, clear_left_behind, forget_routes};
 pub use schedule::Schedule;
 pub(crate) use table::{RoutingTable, SubscribeRefusal};
 
@@ -24,6 +24,9 @@ use schedule::Schedules;
 pub(crate) struct Limits {
     pub(crate) schedule_capacity: usize,
     pub(crate) body_limit: Option<usize>,
+    /// Every message is handed over as its JSON, as over AMQP. Set together with a body limit, which makes
+    /// every publish encode its body before it is accepted.
+    pub(crate) encode_always: bool,
 }
 
 /// Who may still publish.
@@ -98,7 +101,10 @@ impl Broker {
             metadata: None,
         };
         let parcel = parcel(envelope, event);
-        if accept::accept(&route, None, None, None, || parcel).is_err() {
+        if self
+            .accept(&route, None, None, None, || self.encoded(parcel))
+            .is_err()
+        {
             self.missed_events.fetch_add(1, Ordering::Relaxed);
         }
     }

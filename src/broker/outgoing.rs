@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::accept::{Accepted, Stop, accept};
+use super::accept::{Accepted, Stop};
 use super::{Broker, Gate, Route};
 use crate::mailbox::Acquire;
 use crate::message::{
-    AddressKind, Envelope, SharedParcel, validate_header, validate_key, validate_queue,
-    validate_topic,
+    AddressKind, Envelope, RawMessage, SharedParcel, encoded, validate_header, validate_key,
+    validate_queue, validate_topic,
 };
 use crate::ports::{BoxFuture, Draft, Offered, Outbound, Outgoing, Own, Refusal};
 use crate::queue::QueueCore;
@@ -48,6 +48,29 @@ impl Broker {
         Ok(())
     }
 
+    /// The last step before a message is shared: nothing can refuse it any more.
+    pub(crate) fn seal(&self, parcel: SharedParcel) -> SharedParcel {
+        let parcel = self.encoded(parcel);
+        for interceptor in self.services.interceptors.iter() {
+            let told = catch_unwind(AssertUnwindSafe(|| {
+                interceptor.accepted(RawMessage::of(&parcel));
+            }));
+            if told.is_err() {
+                tracing::error!(id = %parcel.envelope().id, "an interceptor panicked in `accepted`");
+            }
+        }
+        parcel
+    }
+
+    /// With `encode_always`, only the bytes of a message go on.
+    pub(super) fn encoded(&self, parcel: SharedParcel) -> SharedParcel {
+        if self.limits.encode_always {
+            encoded(parcel)
+        } else {
+            parcel
+        }
+    }
+
     /// Waits for room in all queues of an address, up to `patience`, and accepts.
     #[expect(
         clippy::too_many_arguments,
@@ -75,7 +98,7 @@ impl Broker {
                 ));
             }
             match self
-                .accept_on(&route, key, own, &mut deadline, parcel, from)
+                .accept_on(&route, key, own, &mut deadline, parcel, from, false)
                 .await
             {
                 Ok(accepted) => return Ok(accepted),
@@ -101,7 +124,7 @@ impl Broker {
         };
         let shared = Arc::clone(&parcel);
         let key = shared.envelope().key();
-        self.accept_on(&route, key, None, &mut deadline, parcel, from)
+        self.accept_on(&route, key, None, &mut deadline, parcel, from, true)
             .await
             .map_err(|(refusal, _)| {
                 refusal.unwrap_or(Refusal::NoQueue {
@@ -111,6 +134,10 @@ impl Broker {
     }
 
     /// None for a refusal: a queue of the route is closed.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each says one thing of one message"
+    )]
     async fn accept_on(
         &self,
         route: &Route,
@@ -119,6 +146,7 @@ impl Broker {
         deadline: &mut Deadline,
         parcel: SharedParcel,
         from: Gate,
+        is_replay: bool,
     ) -> Result<Accepted, (Option<Refusal>, SharedParcel)> {
         let mut held: Option<usize> = None;
         loop {
@@ -128,7 +156,11 @@ impl Broker {
                 }
                 return Err((Some(Refusal::Closed), parcel));
             }
-            let place = match accept(route, key, own, held.take(), || Arc::clone(&parcel)) {
+            let make = || {
+                let parcel = Arc::clone(&parcel);
+                if is_replay { parcel } else { self.seal(parcel) }
+            };
+            let place = match self.accept(route, key, own, held.take(), make) {
                 Ok(accepted) => return Ok(accepted),
                 Err(Stop::Refused(refusal)) => return Err((Some(refusal), parcel)),
                 Err(Stop::Stale) => return Err((None, parcel)),
@@ -186,7 +218,9 @@ impl Broker {
                     queue: envelope.address().to_owned(),
                 });
             }
-            match accept(&route, envelope.key(), own, None, || Arc::clone(parcel)) {
+            match self.accept(&route, envelope.key(), own, None, || {
+                self.seal(Arc::clone(parcel))
+            }) {
                 Ok(accepted) => return Ok(accepted),
                 Err(Stop::Stale) => std::thread::yield_now(),
                 Err(Stop::Wait(place)) => {

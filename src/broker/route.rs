@@ -1,5 +1,8 @@
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
 
 use super::Broker;
 use crate::message::AddressKind;
@@ -23,9 +26,44 @@ struct Remembered {
     route: Arc<Route>,
 }
 
+struct Memory([Option<Remembered>; REMEMBERED]);
+
 thread_local! {
-    static ROUTES: RefCell<[Option<Remembered>; REMEMBERED]> =
-        const { RefCell::new([const { None }; REMEMBERED]) };
+    static ROUTES: RefCell<Memory> = const { RefCell::new(Memory([const { None }; REMEMBERED])) };
+}
+
+/// What threads that ended had remembered.
+///
+/// A route may be the last to hold a queue, and with it the address of an actor. To drop an address wakes the
+/// actor's runtime, which needs thread-locals of its own: in a thread that is being torn down it panics, and
+/// a panic there aborts the process. So the end of a thread only leaves its routes here.
+static LEFT_BEHIND: Mutex<Vec<Arc<Route>>> = Mutex::new(Vec::new());
+static IS_LEFT_BEHIND: AtomicBool = AtomicBool::new(false);
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let mut left = LEFT_BEHIND.lock();
+        for known in self.0.iter_mut().filter_map(Option::take) {
+            left.push(known.route);
+            IS_LEFT_BEHIND.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Drops what ended threads left behind. Cheap when there is nothing.
+pub(crate) fn clear_left_behind() {
+    if IS_LEFT_BEHIND.swap(false, Ordering::Relaxed) {
+        let left = std::mem::take(&mut *LEFT_BEHIND.lock());
+        drop(left);
+    }
+}
+
+/// A thread of ours that is about to end forgets its routes while it still can drop them.
+pub(crate) fn forget_routes() {
+    let known = ROUTES
+        .with_borrow_mut(|routes| std::mem::replace(routes, Memory([const { None }; REMEMBERED])));
+    drop(known);
+    clear_left_behind();
 }
 
 impl Broker {
@@ -41,7 +79,7 @@ impl Broker {
         ROUTES.with(|routes| {
             // Shared while in use: what runs may publish again, on the same thread.
             if let Ok(routes) = routes.try_borrow()
-                && let Some(known) = &routes[place]
+                && let Some(known) = &routes.0[place]
                 && known.broker == self.id
                 && std::ptr::eq(known.address, address)
                 && known.kind == kind
@@ -53,7 +91,7 @@ impl Broker {
             if route.targets.len() <= MOST_TARGETS
                 && let Ok(mut routes) = routes.try_borrow_mut()
             {
-                let displaced = routes[place].replace(Remembered {
+                let displaced = routes.0[place].replace(Remembered {
                     broker: self.id,
                     address,
                     kind,

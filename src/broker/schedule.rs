@@ -18,6 +18,8 @@ pub(crate) struct Schedules {
     waiting: Mutex<HashMap<MessageId, (SharedParcel, TimerKey)>>,
     /// Messages whose time has come and that are being published.
     pub(crate) publishing: AtomicU64,
+    /// Those of them that wait for room in a queue.
+    pub(crate) blocked: AtomicU64,
     pub(crate) published: AtomicU64,
     pub(crate) cancelled: AtomicU64,
     pub(crate) refused: AtomicU64,
@@ -137,17 +139,27 @@ impl Broker {
                 // When it was scheduled.
                 checked: true,
             };
+            let mut offered = broker.offer(&mut draft, None);
+            let is_blocked = offered.as_ref().is_err_and(is_for_lack_of_room);
+            if is_blocked {
+                broker.schedules.blocked.fetch_add(1, Ordering::Relaxed);
+                offered = broker.offer_waiting(&mut draft, None, AGAIN).await;
+            }
             loop {
-                match broker.offer_waiting(&mut draft, None, AGAIN).await {
+                match offered {
                     Ok(_) => {
                         broker.schedules.published.fetch_add(1, Ordering::Relaxed);
                         break;
                     }
-                    Err(
-                        Refusal::Timeout { .. } | Refusal::Full { .. } | Refusal::Suspended { .. },
-                    ) if broker.admits(Gate::Draining) => {
-                        crate::time::Deadline::new(Arc::clone(&broker.services.timers), AGAIN)
-                            .await;
+                    Err(refusal)
+                        if is_for_lack_of_room(&refusal) && broker.admits(Gate::Draining) =>
+                    {
+                        // A queue that does not let publishers wait is asked again in a while.
+                        if !matches!(refusal, Refusal::Timeout { .. }) {
+                            let timers = Arc::clone(&broker.services.timers);
+                            crate::time::Deadline::new(timers, AGAIN).await;
+                        }
+                        offered = broker.offer_waiting(&mut draft, None, AGAIN).await;
                     }
                     Err(refusal) => {
                         tracing::warn!(%id, %refusal, "a scheduled message was refused");
@@ -156,7 +168,17 @@ impl Broker {
                     }
                 }
             }
+            if is_blocked {
+                broker.schedules.blocked.fetch_sub(1, Ordering::Relaxed);
+            }
             broker.schedules.publishing.fetch_sub(1, Ordering::Relaxed);
         });
     }
+}
+
+fn is_for_lack_of_room(refusal: &Refusal) -> bool {
+    matches!(
+        refusal,
+        Refusal::Timeout { .. } | Refusal::Full { .. } | Refusal::Suspended { .. }
+    )
 }

@@ -57,6 +57,7 @@ impl RoutingTable {
         {
             return Arc::clone(&route);
         }
+        super::clear_left_behind();
         let route = {
             let state = self.state.lock();
             // Under the lock the generation can not change.

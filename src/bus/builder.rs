@@ -119,6 +119,7 @@ impl Builder {
             limits: Limits {
                 schedule_capacity: 100_000,
                 body_limit: None,
+                encode_always: false,
             },
             dead_letter_capacity: 10_000,
             interceptors: Vec::new(),
@@ -198,6 +199,16 @@ impl Builder {
     #[must_use]
     pub fn body_limit(mut self, bytes: usize) -> Self {
         self.limits.body_limit = Some(bytes);
+        self
+    }
+
+    /// Hands every message over as over AMQP, for tests: encoded when it is published, and decoded anew for each
+    /// handler. No handler gets the sender's value, and replies are encoded too.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn encode_always(mut self) -> Self {
+        self.limits.encode_always = true;
+        self.limits.body_limit.get_or_insert(usize::MAX);
         self
     }
 

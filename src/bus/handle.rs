@@ -2,6 +2,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 
 use actix::{Addr, ArbiterHandle};
+use parking_lot::Mutex;
 
 use super::builder::{Builder, Defaults};
 use super::publish::Publish;
@@ -49,6 +50,8 @@ pub(super) struct Inner {
     pub(super) own_threads: Vec<ArbiterHandle>,
     pub(super) timers: Arc<TimerService>,
     pub(super) failure: Arc<OnceLock<String>>,
+    /// Threads of single subscribers; those that have ended are taken out when another one is added.
+    pub(super) subscriber_threads: Mutex<Vec<ArbiterHandle>>,
 }
 
 impl Inner {
@@ -77,6 +80,7 @@ impl Inner {
             own_threads,
             timers,
             failure,
+            subscriber_threads: Mutex::default(),
         }
     }
 }
@@ -87,6 +91,7 @@ impl Drop for Inner {
         for thread in &self.own_threads {
             super::threads::end(thread);
         }
+        crate::broker::clear_left_behind();
     }
 }
 
@@ -223,39 +228,6 @@ impl Bus {
     #[must_use]
     pub fn failure(&self) -> Option<&str> {
         self.0.failure.get().map(String::as_str)
-    }
-
-    /// Waits until nothing is queued or in flight that can be handled now. Waiting retries, schedules, and
-    /// the queues of paused or suspended subscribers do not count. For tests: it looks every millisecond, and
-    /// has no deadline of its own.
-    ///
-    /// # Cancel safety
-    /// Dropping it has no effect on the bus.
-    pub async fn settle(&self) {
-        let bus = self.clone();
-        self.on_control(async move {
-            let mut calm = 0;
-            // Twice in a row: a message may have been between two queues at the first look.
-            while calm < 2 {
-                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-                calm = if bus.is_calm() { calm + 1 } else { 0 };
-            }
-        })
-        .await;
-    }
-
-    fn is_calm(&self) -> bool {
-        let broker = &self.0.broker;
-        let publishing = broker
-            .schedules
-            .publishing
-            .load(std::sync::atomic::Ordering::Relaxed);
-        publishing == 0
-            && !self.0.timers.has_due()
-            && broker.table.queues().iter().all(|queue| {
-                let books = queue.mailbox.books();
-                books.in_flight == 0 && (books.queued == 0 || queue.mailbox.halted() != 0)
-            })
     }
 
     /// Runs something on the control thread, which no handler can block.

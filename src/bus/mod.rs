@@ -5,6 +5,7 @@ mod dead_letters;
 mod handle;
 mod publish;
 mod request;
+mod settle;
 mod shutdown;
 mod subscribe;
 mod subscription;

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::Bus;
-use crate::broker::{Accepted, Gate, Schedule, Stop, accept, accept_everywhere};
+use crate::broker::{Accepted, Gate, Schedule, Stop, accept_everywhere};
 use crate::message::{
     Address, AddressKind, CorrelationId, Envelope, MessageId, Metadata, Name, Parcel, parcel,
 };
@@ -364,15 +364,24 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
             let route = broker.table.route(self.kind, name.as_str());
             if route.targets.is_empty() {
                 return match nobody(self.kind, name.as_str()) {
-                    Ok(accepted) => Ok(receipt(id, accepted)),
+                    Ok(accepted) => {
+                        if let Some(message) = self.message.take() {
+                            broker.seal(parcel(envelope, message));
+                        }
+                        Ok(receipt(id, accepted))
+                    }
                     Err(refusal) => Err(Refused::Final(refusal)),
                 };
             }
             let mut held = Some(envelope);
             let message = &mut self.message;
-            let accepted = accept(&route, key.as_deref(), None, None, || {
-                Parcel::new(taken(&mut held), taken(message))
-            });
+            let accepted = if broker.is_plain() {
+                let make = || Parcel::new(taken(&mut held), taken(message));
+                broker.accept(&route, key.as_deref(), None, None, make)
+            } else {
+                let make = || broker.seal(parcel(taken(&mut held), taken(message)));
+                broker.accept(&route, key.as_deref(), None, None, make)
+            };
             let stop = match accepted {
                 Ok(accepted) => return Ok(receipt(id, accepted)),
                 Err(stop) => stop,

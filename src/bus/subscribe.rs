@@ -535,6 +535,10 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
                 }
             })?;
             thread = Some(own.clone());
+            let mut threads = inner.subscriber_threads.lock();
+            threads.retain(|thread| thread.spawn_fn(|| {}));
+            threads.push(own.clone());
+            drop(threads);
             vec![own]
         } else {
             let mut placement = inner.workers.clone();

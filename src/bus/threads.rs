@@ -24,6 +24,7 @@ pub(super) async fn spawn(name: String) -> std::io::Result<ArbiterHandle> {
         if let Err(error) = system.run() {
             tracing::error!(%error, "a thread of the bus ended with an error");
         }
+        crate::broker::forget_routes();
     })?;
     started
         .await

@@ -8,7 +8,7 @@ pub(crate) enum Ending {
 }
 
 /// What happened at one queue, in messages.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Books {
     pub(crate) accepted: u64,
     pub(crate) acked: u64,

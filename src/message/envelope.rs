@@ -21,6 +21,7 @@ pub(crate) struct Address {
 /// What accompanies a message: who it is, where it goes, what it follows from.
 ///
 /// Small on purpose: what most messages do not carry is kept apart and allocated only when set.
+#[derive(Clone)]
 pub struct Envelope {
     pub(crate) id: MessageId,
     pub(crate) address: Address,

@@ -22,10 +22,10 @@ pub(crate) use metadata::{CorrelationId, Metadata, ReplyPort, ReplyRefusal};
 pub use name::NameError;
 pub(crate) use name::{Name, validate_header, validate_key, validate_queue, validate_topic};
 pub use parcel::CodecError;
-pub(crate) use parcel::{Held, Parcel, Payload, Recoverable, SharedParcel, parcel};
+pub(crate) use parcel::{Held, Parcel, Payload, Recoverable, SharedParcel, encoded, parcel};
 pub use pattern::Pattern;
 pub use raw::{RawBody, RawMessage};
-pub(crate) use reply::{Reply, ReplyCell, TypedReply};
+pub(crate) use reply::{EncodedReply, Reply, ReplyCell, TypedReply};
 
 /// Something that happened, told to any number of receivers.
 ///

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Envelope;
+use super::{EncodedReply, Envelope};
 
 /// A body that could not be turned into JSON, or JSON that is not the expected type.
 #[derive(Debug, thiserror::Error)]
@@ -150,6 +150,31 @@ impl Parcel {
             source,
         })
     }
+}
+
+/// The body of a message that is only its JSON, and nothing of the sender's.
+#[derive(Serialize)]
+struct Encoded;
+
+/// A parcel's JSON as a parcel of its own, as it would come out of the wire. None: it cannot be encoded.
+pub(super) fn copied(parcel: &Parcel) -> Option<SharedParcel> {
+    let json = OnceLock::new();
+    // A new cell takes what it is given.
+    let _ = json.set(Box::new(Box::from(parcel.json().ok()?)));
+    let mut envelope = parcel.envelope.clone();
+    if let Some(metadata) = &mut envelope.metadata {
+        metadata.reply = metadata.reply.take().map(EncodedReply::port);
+    }
+    Some(Arc::new(Parcel {
+        envelope,
+        json,
+        body: Encoded,
+    }))
+}
+
+/// What cannot be encoded is returned as it is.
+pub(crate) fn encoded(parcel: SharedParcel) -> SharedParcel {
+    copied(&parcel).unwrap_or(parcel)
 }
 
 /// A parcel whose sender keeps its type, so that it gets the message back when nobody took it.

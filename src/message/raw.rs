@@ -1,7 +1,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{CodecError, Envelope, Parcel};
+use super::{CodecError, Envelope, Held, Parcel, SharedParcel};
 
 /// A JSON body without a Rust type of its own.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -12,11 +12,42 @@ pub struct RawBody(pub serde_json::Value);
 #[derive(Clone, Copy)]
 pub struct RawMessage<'a> {
     parcel: &'a Parcel,
+    #[cfg_attr(
+        not(feature = "testing"),
+        expect(dead_code, reason = "recorders keep messages")
+    )]
+    shared: Option<&'a SharedParcel>,
 }
 
 impl<'a> RawMessage<'a> {
     pub(crate) fn new(parcel: &'a Parcel) -> Self {
-        Self { parcel }
+        Self {
+            parcel,
+            shared: None,
+        }
+    }
+
+    pub(crate) fn held(parcel: &'a Held) -> Self {
+        match parcel {
+            Held::Own(parcel) => Self::new(parcel),
+            Held::Shared(parcel) => Self::of(parcel),
+        }
+    }
+
+    pub(crate) fn of(parcel: &'a SharedParcel) -> Self {
+        Self {
+            parcel,
+            shared: Some(parcel),
+        }
+    }
+
+    /// For whom it outlives its delivery. None: it belongs to one queue alone, and cannot be encoded.
+    #[cfg(feature = "testing")]
+    pub(crate) fn shared(&self) -> Option<SharedParcel> {
+        match self.shared {
+            Some(parcel) => Some(SharedParcel::clone(parcel)),
+            None => super::parcel::copied(self.parcel),
+        }
     }
 
     /// Who the message is and where it was sent.

@@ -1,4 +1,5 @@
 use std::any::Any;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
@@ -75,6 +76,29 @@ impl<R: DeserializeOwned + Send + 'static> ReplyPort for ReplyCell<R> {
 
     fn refuse(&self, why: ReplyRefusal) {
         self.fill(Err(why));
+    }
+}
+
+/// A reply path that takes only bytes, as over AMQP.
+pub(crate) struct EncodedReply(Arc<dyn ReplyPort>);
+
+impl EncodedReply {
+    pub(crate) fn port(inner: Arc<dyn ReplyPort>) -> Arc<dyn ReplyPort> {
+        Arc::new(Self(inner))
+    }
+}
+
+impl ReplyPort for EncodedReply {
+    fn cell(&self) -> &dyn Any {
+        &()
+    }
+
+    fn reply_json(&self, body: &[u8]) -> bool {
+        self.0.reply_json(body)
+    }
+
+    fn refuse(&self, why: ReplyRefusal) {
+        self.0.refuse(why);
     }
 }
 

@@ -1,6 +1,7 @@
 use super::LocalBoxFuture;
 use crate::delivery::Outcome;
 use crate::message::{Envelope, Metadata, RawMessage};
+use crate::store::DeadLetter;
 
 /// Code around every publish and every handling of a bus, in the order in which it was declared.
 ///
@@ -43,6 +44,17 @@ pub trait Interceptor: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Sees a message when it is accepted: every queue of its address has room or has said what it drops, and
+    /// nothing can refuse it any more. Called before any handler can see the message, on every way in: a
+    /// publish, a command, a request, what a handler released, a scheduled message when it is due; an event
+    /// that nobody subscribes to is accepted too. Not called for the replay of a dead letter, which was
+    /// accepted before.
+    ///
+    /// A panic in it is logged, and changes nothing.
+    fn accepted(&self, message: RawMessage<'_>) {
+        let _ = message;
+    }
+
     /// Runs around a handler. `next.run()` runs what is inside; not to call it skips the handler, and the
     /// returned outcome then counts as the delivery's.
     fn handle<'a>(&'a self, delivery: Inbound<'a>, next: Next<'a>) -> LocalBoxFuture<'a, Outcome> {
@@ -53,6 +65,11 @@ pub trait Interceptor: Send + Sync + 'static {
     /// Sees how an attempt ended, after retries in hand were decided: for recorders and metrics.
     fn finished(&self, delivery: Inbound<'_>, outcome: Result<(), &str>) {
         let _ = (delivery, outcome);
+    }
+
+    /// Sees a dead letter when it has been stored. A panic in it is logged, and changes nothing.
+    fn dead_lettered(&self, letter: &DeadLetter) {
+        let _ = letter;
     }
 }
 

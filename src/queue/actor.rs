@@ -117,6 +117,7 @@ impl Handler<Bury> for QueueActor {
             actor.burying -= 1;
             match stored {
                 Ok(()) => {
+                    core.tell_interceptors(&letter);
                     core.mailbox.end_in_flight(Ending::DeadLettered, slot.key());
                     core.refuse_reply(&slot, Ending::DeadLettered);
                     core.services.lifecycle.dead_letter(&letter.announcement());

@@ -1,4 +1,5 @@
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use actix::{Actor, Addr, ArbiterHandle};
@@ -10,7 +11,7 @@ use crate::delivery::{Failure, NextStep, Reason};
 use crate::mailbox::{Ending, History, Mailbox, Slot, lane_of};
 use crate::message::{Held, ReplyRefusal};
 use crate::ports::{Interceptor, Lifecycle, LifecycleKind, LifecycleSink, Outgoing, Timers};
-use crate::store::DeadLetterStore;
+use crate::store::{DeadLetter, DeadLetterStore};
 use crate::time::Clock;
 
 /// What the rooms of one bus share.
@@ -49,6 +50,8 @@ pub(crate) struct QueueCore {
     pub(crate) backing: Arc<dyn Backing>,
     pub(crate) breaker: Option<Box<BreakerGate>>,
     pub(crate) restarts: AtomicU64,
+    /// Workers whose loop runs, from the making of their handler on.
+    pub(crate) workers: AtomicUsize,
     keyed: bool,
     actor: OnceLock<Addr<QueueActor>>,
     this: Weak<QueueCore>,
@@ -82,6 +85,7 @@ impl QueueCore {
             services,
             backing: Arc::new(Memory),
             restarts: AtomicU64::new(0),
+            workers: AtomicUsize::new(0),
             actor: OnceLock::new(),
             this: this.clone(),
         })
@@ -170,6 +174,16 @@ impl QueueCore {
                 Ending::Expired => ReplyRefusal::Expired,
                 Ending::Abandoned => ReplyRefusal::Abandoned,
             });
+        }
+    }
+
+    /// Shows the interceptors a dead letter that was stored.
+    pub(super) fn tell_interceptors(&self, letter: &DeadLetter) {
+        for interceptor in self.services.interceptors.iter() {
+            let told = catch_unwind(AssertUnwindSafe(|| interceptor.dead_lettered(letter)));
+            if told.is_err() {
+                tracing::error!(queue = %self.name, "an interceptor panicked in `dead_lettered`");
+            }
         }
     }
 

@@ -67,7 +67,7 @@ pub(super) fn observed<'a, H, D: Dispatch<H>>(
 ) -> LocalBoxFuture<'a, Ended> {
     let attempt = slot.attempts + 1;
     let inbound = Inbound {
-        message: RawMessage::new(&slot.parcel),
+        message: RawMessage::held(&slot.parcel),
         queue: &queue.name,
         attempt,
     };

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use actix::{Actor, AsyncContext, Context, Handler, Message, SpawnHandle, WrapFuture};
 use actix::{ActorContext, fut::ActorFutureExt};
@@ -10,6 +11,7 @@ use super::factory::Factory;
 use super::member::Member;
 use super::worker::work;
 use crate::ports::{Exit, ExitReporter};
+use crate::queue::QueueCore;
 
 /// The subscriber actor: it holds control, and the worker's loop runs inside it.
 ///
@@ -74,7 +76,12 @@ where
         }
         self.member.queue.mailbox.restart_seat(self.seat);
         let StartWorker { part, exits } = start;
-        let worker = Caught::new(work(Arc::clone(&self.member), self.seat));
+        let present = Present::new(&self.member.queue);
+        let work = work(Arc::clone(&self.member), self.seat);
+        let worker = Caught::new(async move {
+            let _present = present;
+            work.await
+        });
         let running = worker.into_actor(self).map(move |ended, shell, _| {
             let exit = ended.unwrap_or_else(|Panicked(text)| Exit::Failed {
                 message: None,
@@ -84,6 +91,22 @@ where
             exits.report(part, exit);
         });
         self.running = Some(ctx.spawn(running));
+    }
+}
+
+/// Counts a worker for as long as its loop runs.
+struct Present(Arc<QueueCore>);
+
+impl Present {
+    fn new(queue: &Arc<QueueCore>) -> Self {
+        queue.workers.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(queue))
+    }
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        self.0.workers.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -328,7 +328,7 @@ fn report(queue: &QueueCore, slot: &Slot, error: Option<&str>) {
     }
     for interceptor in queue.services.interceptors.iter() {
         let delivery = Inbound {
-            message: RawMessage::new(&slot.parcel),
+            message: RawMessage::held(&slot.parcel),
             queue: &queue.name,
             attempt: slot.attempts + 1,
         };

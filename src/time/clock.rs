@@ -188,6 +188,24 @@ impl ManualClock {
             }
         }
         self.0.state.lock().elapsed = target;
+        // A timer that was set on the way, by a clock that had not arrived yet, may be due by now.
+        for service in &services {
+            service.fire_due();
+        }
+    }
+
+    /// How long until the next timer of any bus on this clock; none when nothing waits for a time.
+    #[cfg(feature = "testing")]
+    pub(crate) fn until_next(&self) -> Option<Duration> {
+        let services: Vec<_> = {
+            let state = self.0.state.lock();
+            state.services.iter().filter_map(Weak::upgrade).collect()
+        };
+        let next = services
+            .iter()
+            .filter_map(|service| service.earliest())
+            .min()?;
+        Some(next.saturating_duration_since(self.0.started + self.elapsed()))
     }
 }
 
