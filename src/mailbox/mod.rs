@@ -26,8 +26,7 @@ pub(crate) use take::{Settled, Take};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Waker;
 
-type Mutex<T> = spin::mutex::SpinMutex<T, spin::Yield>;
-type MutexGuard<'a, T> = spin::mutex::SpinMutexGuard<'a, T>;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::delivery::{Order, Overflow};
 use line::Line;
