@@ -9,7 +9,7 @@ pub(super) const BATCH: usize = 64;
 /// While a fast worker has more to do, publishers that wait are served when this part of the credits is
 /// free: a wake for every batch would cost more than the messages do. A worker that waits, runs out of
 /// messages or works for longer than its slice serves them at once.
-const SERVED_AT: usize = 4;
+const SERVED_AT: usize = 2;
 
 /// What a worker gets when it asks for messages.
 pub(crate) enum Take {

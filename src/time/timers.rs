@@ -21,11 +21,18 @@ type Action = Box<dyn FnOnce() + Send>;
 /// on the runtime it runs on.
 pub(crate) struct TimerService {
     clock: Clock,
-    waiting: Mutex<BTreeMap<(Instant, u64), Action>>,
-    index: dashmap::DashMap<u64, Instant>,
+    waiting: Mutex<Waiting>,
     next: AtomicU64,
     changed: Notify,
     closed: AtomicBool,
+}
+
+#[derive(Default)]
+struct Waiting {
+    actions: BTreeMap<(Instant, u64), Action>,
+    /// When the driver looks next. A timer after that need not wake it: most deadlines are cancelled, and one
+    /// set for every publish that waits would wake a thread for nothing.
+    looks_at: Option<Instant>,
 }
 
 impl TimerService {
@@ -33,7 +40,6 @@ impl TimerService {
         let service = Arc::new(Self {
             clock: clock.clone(),
             waiting: Mutex::default(),
-            index: dashmap::DashMap::with_shard_amount(4),
             next: AtomicU64::new(1),
             changed: Notify::new(),
             closed: AtomicBool::new(false),
@@ -43,7 +49,8 @@ impl TimerService {
     }
 
     pub(crate) fn earliest(&self) -> Option<Instant> {
-        self.waiting.lock().first_key_value().map(|(key, _)| key.0)
+        let waiting = self.waiting.lock();
+        waiting.actions.first_key_value().map(|(key, _)| key.0)
     }
 
     pub(crate) fn has_due(&self) -> bool {
@@ -56,12 +63,8 @@ impl TimerService {
             let now = self.clock.now();
             let due = {
                 let mut waiting = self.waiting.lock();
-                match waiting.first_entry() {
-                    Some(entry) if entry.key().0 <= now => {
-                        let ((_, key), action) = entry.remove_entry();
-                        self.index.remove(&key);
-                        action
-                    }
+                match waiting.actions.first_entry() {
+                    Some(entry) if entry.key().0 <= now => entry.remove(),
                     _ => return,
                 }
             };
@@ -79,7 +82,12 @@ impl TimerService {
                 continue;
             }
             self.fire_due();
-            match self.earliest() {
+            let earliest = {
+                let mut waiting = self.waiting.lock();
+                waiting.looks_at = waiting.actions.first_key_value().map(|(key, _)| key.0);
+                waiting.looks_at
+            };
+            match earliest {
                 None => self.changed.notified().await,
                 Some(at) => {
                     let sleep = tokio::time::sleep_until(at.into());
@@ -103,7 +111,6 @@ impl TimerService {
         // Dropped outside the lock: an action may own what sets or cancels timers when it goes.
         let waiting = std::mem::take(&mut *self.waiting.lock());
         drop(waiting);
-        self.index.clear();
     }
 }
 
@@ -118,26 +125,25 @@ impl Timers for TimerService {
         let at = now
             .checked_add(delay)
             .unwrap_or_else(|| now + Duration::from_secs(946_080_000));
-        let key = self.next.fetch_add(1, Ordering::Relaxed);
-        self.index.insert(key, at);
-        let is_first = {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let is_sooner = {
             let mut waiting = self.waiting.lock();
-            waiting.insert((at, key), run);
-            waiting
-                .first_key_value()
-                .is_some_and(|(first, _)| first.1 == key)
+            waiting.actions.insert((at, number), run);
+            let is_sooner = waiting.looks_at.is_none_or(|looks_at| at < looks_at);
+            if is_sooner && !self.clock.is_manual() {
+                waiting.looks_at = Some(at);
+            }
+            is_sooner
         };
-        if is_first {
+        if is_sooner {
             self.changed.notify_one();
         }
-        TimerKey(key)
+        TimerKey { at, number }
     }
 
     fn cancel(&self, key: TimerKey) {
-        if let Some((_, at)) = self.index.remove(&key.0) {
-            let removed = self.waiting.lock().remove(&(at, key.0));
-            drop(removed);
-        }
+        let removed = self.waiting.lock().actions.remove(&(key.at, key.number));
+        drop(removed);
     }
 }
 
