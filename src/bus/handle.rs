@@ -227,11 +227,7 @@ impl Bus {
     }
 
     /// Waits until nothing is queued or in flight that can be handled now. Waiting retries, schedules, and
-    /// the queues of paused or suspended subscribers do not count. For tests: it looks every millisecond, and
-    /// has no deadline of its own.
-    ///
-    /// # Cancel safety
-    /// Dropping it has no effect on the bus.
+    /// the queues of paused or suspended subscribers do not count. For tests.
     pub async fn settle(&self) {
         let bus = self.clone();
         self.on_control(async move {
