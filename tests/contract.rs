@@ -1,17 +1,18 @@
 //! The failure table of `docs/contract.md` names tests that exist.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
-fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
         if path.is_dir() {
-            sources(&path, found);
+            sources(&path, found)?;
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             found.push(path);
         }
     }
+    Ok(())
 }
 
 /// What stands between backticks behind the last `·` of the in-process column.
@@ -35,8 +36,8 @@ fn every_test_named_in_the_failure_table_exists() {
         .collect();
     assert!(names.len() > 20, "the table was not read: {names:?}");
     let mut files = Vec::new();
-    sources(&root.join("src/testing"), &mut files);
-    sources(&root.join("tests"), &mut files);
+    sources(&root.join("src/testing"), &mut files).unwrap();
+    sources(&root.join("tests"), &mut files).unwrap();
     let missing: Vec<&str> = names
         .into_iter()
         .filter(|name| {
