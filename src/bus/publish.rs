@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::Bus;
 use crate::broker::{Accepted, Gate, Route, Schedule, Stop, accept};
 use crate::message::{
-    Address, AddressKind, CorrelationId, Envelope, MessageId, Metadata, Name, SharedParcel, parcel,
+    Address, AddressKind, CorrelationId, Envelope, MessageId, Metadata, Name, Recoverable,
+    SharedParcel, parcel,
 };
 use crate::ports::{BoxFuture, Refusal};
 
@@ -60,7 +61,7 @@ impl<M> PublishError<M> {
         &self.why
     }
 
-    /// The message. None only if it had been shared already, after an interceptor or a schedule refused it.
+    /// The message. None only if it is shared by then, which no refusal of ours leaves it.
     #[must_use]
     pub fn into_message(self) -> Option<M> {
         self.message
@@ -318,12 +319,17 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
             let Some(message) = self.message.take() else {
                 return Err(Refused::Final(Refusal::Closed));
             };
-            return match broker.schedule(parcel(envelope, message), delay) {
+            let parcel = Recoverable::new(envelope, message);
+            return match broker.schedule(parcel.shared(), delay) {
                 Ok(schedule) => Ok(Receipt {
                     schedule: Some(schedule),
                     ..receipt(id, Accepted::default())
                 }),
-                Err((refusal, _)) => Err(Refused::Final(refusal)),
+                Err((refusal, given_back)) => {
+                    drop(given_back);
+                    self.message = parcel.into_message();
+                    Err(Refused::Final(refusal))
+                }
             };
         }
         let key = envelope
@@ -439,7 +445,7 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
                     message: None,
                 });
             };
-            let parcel = crate::message::Recoverable::new(envelope, message);
+            let parcel = Recoverable::new(envelope, message);
             let accepted = broker
                 .accept_waiting(
                     kind,
