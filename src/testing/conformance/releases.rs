@@ -209,7 +209,7 @@ async fn rule_9_a_full_target_is_waited_for(stage: &Stage) -> Result<(), Unmet> 
 
 async fn rule_9_an_impossible_release_fails_the_attempt(stage: &Stage) -> Result<(), Unmet> {
     let bus = stage
-        .bus_with(|bus| bus.release_timeout(stage.steps(3)))
+        .bus_with(|bus| bus.release_timeout(stage.steps(1) / 5))
         .await?;
     let starts = Count::default();
     let count = starts.clone();
