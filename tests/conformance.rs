@@ -131,7 +131,7 @@ tests! {
     a_handler_may_ask_another
     an_expired_message_is_not_handed_over
     expiry_runs_on_while_a_retry_waits
-    an_expired_request_says_so
+    a_request_to_a_paused_queue_times_out
     a_delayed_message_comes_when_it_is_due
     a_cancelled_message_never_comes
     a_message_for_the_past_comes_at_once

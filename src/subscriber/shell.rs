@@ -77,15 +77,9 @@ where
         self.member.queue.mailbox.restart_seat(self.seat);
         let StartWorker { part, exits } = start;
         let present = Present::new(&self.member.queue);
-        let work = work(Arc::clone(&self.member), self.seat);
-        let worker = caught(
-            async move {
-                let _present = present;
-                work.await
-            },
-            None,
-        );
+        let worker = caught(work(Arc::clone(&self.member), self.seat), None);
         let running = worker.into_actor(self).map(move |ended, shell, _| {
+            drop(present);
             let exit = ended.unwrap_or_else(|broken| Exit::Failed {
                 message: None,
                 why: match broken {

@@ -93,7 +93,7 @@ impl Time {
     pub(super) fn step(&self) -> Duration {
         match self {
             Self::Manual(_) => Duration::from_secs(1),
-            Self::Real => Duration::from_millis(50),
+            Self::Real => Duration::from_millis(10),
         }
     }
 

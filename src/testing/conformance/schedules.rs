@@ -12,7 +12,7 @@ use crate::subscriber::Context;
 scenarios! {
     an_expired_message_is_not_handed_over if expiry;
     expiry_runs_on_while_a_retry_waits if expiry;
-    an_expired_request_says_so if expiry;
+    a_request_to_a_paused_queue_times_out;
     a_delayed_message_comes_when_it_is_due if delayed;
     a_cancelled_message_never_comes if delayed;
     a_message_for_the_past_comes_at_once if delayed;
@@ -85,7 +85,7 @@ async fn expiry_runs_on_while_a_retry_waits(stage: &Stage) -> Result<(), Unmet> 
     )
 }
 
-async fn an_expired_request_says_so(stage: &Stage) -> Result<(), Unmet> {
+async fn a_request_to_a_paused_queue_times_out(stage: &Stage) -> Result<(), Unmet> {
     let bus = stage.bus().await?;
     let subscriber = bus
         .handle_fn::<Ask, _>("ask", async |ask: &Ask, _: &mut Context<'_>| Ok(ask.n))
@@ -93,7 +93,6 @@ async fn an_expired_request_says_so(stage: &Stage) -> Result<(), Unmet> {
         .await
         .step("subscribing")?;
     subscriber.pause();
-    // A request has no expiry of its own to set, so a handler's patience stands for it.
     let asking = tokio::task::spawn_local({
         let (bus, patience) = (bus.clone(), stage.steps(5));
         async move { bus.request(Ask { n: 1 }).timeout(patience).await }
