@@ -16,7 +16,7 @@ pub use schedule::Schedule;
 pub(crate) use table::{RoutingTable, SubscribeRefusal};
 
 use crate::message::{Address, AddressKind, Envelope, Event, Name, parcel};
-use crate::queue::Services;
+use crate::queue::{QueueCore, Services};
 use schedule::Schedules;
 
 /// Limits of one bus.
@@ -86,9 +86,20 @@ impl Broker {
         self.services.interceptors.is_empty() && self.limits.body_limit.is_none()
     }
 
-    /// Publishes an event of ours, without waiting.
+    /// Publishes an event of ours, without waiting. Only to those who ask for it by name: what a `#` hears may
+    /// make it fail, and its failure make another event.
     pub(crate) fn emit<E: Event>(&self, event: E) {
-        let route = self.table.route(AddressKind::Topic, E::TOPIC);
+        let all = self.table.route(AddressKind::Topic, E::TOPIC);
+        let asked = |queue: &&Arc<QueueCore>| {
+            let mut patterns = queue.spec.patterns.iter();
+            patterns.any(|pattern| {
+                pattern.as_str().starts_with("postroom.") && pattern.matches(E::TOPIC)
+            })
+        };
+        let route = Route {
+            targets: all.targets.iter().filter(asked).cloned().collect(),
+            generation: all.generation,
+        };
         if route.targets.is_empty() {
             return;
         }

@@ -32,48 +32,56 @@ impl TopicTrie {
     pub(crate) fn matches(&self, topic: &str) -> BTreeSet<u64> {
         let mut found = BTreeSet::new();
         // The nodes that the words so far can reach, each once: no blow-up with many `#`.
-        let mut reached: Vec<&Node> = Vec::new();
-        add(&mut reached, &self.root);
+        let mut reached = Reached::default();
+        reached.add(&self.root, false);
         for word in topic.split('.') {
-            let mut next: Vec<&Node> = Vec::new();
-            for (node, is_many) in with_many(&reached) {
+            reached.skip_many();
+            let mut next = Reached::default();
+            for (node, is_many) in reached.0 {
                 if is_many {
-                    add(&mut next, node);
+                    next.add(node, true);
                 }
                 for part in [word, "*"] {
                     if let Some(child) = node.words.get(part) {
-                        add(&mut next, child);
+                        next.add(child, false);
                     }
                 }
             }
             reached = next;
         }
-        for (node, _) in with_many(&reached) {
+        reached.skip_many();
+        for (node, _) in reached.0 {
             found.extend(&node.values);
         }
         found
     }
 }
 
-/// The reached nodes, and those behind `#` that need no word. True: reached by `#`, which may go on.
-fn with_many<'a>(reached: &[&'a Node]) -> Vec<(&'a Node, bool)> {
-    let mut all: Vec<(&Node, bool)> = reached.iter().map(|node| (*node, false)).collect();
-    let mut at = 0;
-    while at < all.len() {
-        if let Some(many) = all[at].0.words.get("#") {
-            match all.iter_mut().find(|(known, _)| std::ptr::eq(*known, many)) {
-                Some(known) => known.1 = true,
-                None => all.push((many, true)),
-            }
-        }
-        at += 1;
-    }
-    all
-}
+/// Nodes, each once. True: a `#` led there, which stays there over any number of words.
+#[derive(Default)]
+struct Reached<'a>(Vec<(&'a Node, bool)>);
 
-fn add<'a>(nodes: &mut Vec<&'a Node>, node: &'a Node) {
-    if !nodes.iter().any(|known| std::ptr::eq(*known, node)) {
-        nodes.push(node);
+impl<'a> Reached<'a> {
+    fn add(&mut self, node: &'a Node, is_many: bool) {
+        match self
+            .0
+            .iter_mut()
+            .find(|(known, _)| std::ptr::eq(*known, node))
+        {
+            Some(known) => known.1 |= is_many,
+            None => self.0.push((node, is_many)),
+        }
+    }
+
+    /// Adds the nodes behind `#`, which need no word.
+    fn skip_many(&mut self) {
+        let mut at = 0;
+        while at < self.0.len() {
+            if let Some(many) = self.0[at].0.words.get("#") {
+                self.add(many, true);
+            }
+            at += 1;
+        }
     }
 }
 

@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::Bus;
 use crate::broker::{Accepted, Gate, Schedule, Stop, accept_everywhere};
 use crate::message::{
-    Address, AddressKind, CorrelationId, Envelope, MessageId, Metadata, Name, Parcel, parcel,
+    Address, AddressKind, CorrelationId, Envelope, MessageId, Metadata, Name, Parcel, Recoverable,
+    parcel,
 };
 use crate::ports::{BoxFuture, Refusal};
 
@@ -61,7 +62,7 @@ impl<M> PublishError<M> {
         &self.0.0
     }
 
-    /// The message. None only if it had been shared already, after an interceptor or a schedule refused it.
+    /// The message. None only if it is shared by then, which no refusal of ours leaves it.
     #[must_use]
     pub fn into_message(self) -> Option<M> {
         self.0.1
@@ -148,6 +149,8 @@ struct Rare {
     address: Option<std::sync::Arc<str>>,
     delay: Option<Duration>,
     timeout: Option<Duration>,
+    /// Of a message that was refused for lack of room.
+    envelope: Option<Envelope>,
 }
 
 type Waiting<'a, M> = BoxFuture<'a, Result<Receipt, PublishError<M>>>;
@@ -267,15 +270,17 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
         PublishError::new(why, self.message.take())
     }
 
+    /// Made once: what waits for room has the id that interceptors saw.
     fn envelope(&mut self) -> Envelope {
-        Envelope {
+        let known = self.rare.as_mut().and_then(|rare| rare.envelope.take());
+        known.unwrap_or_else(|| Envelope {
             id: self.bus.0.broker.services.clock.new_id(),
             address: Address {
                 kind: self.kind,
                 name: self.name(),
             },
             metadata: self.metadata.take(),
-        }
+        })
     }
 
     /// The happy path: a remembered route, room in every mailbox, one allocation. None: anything else.
@@ -347,12 +352,17 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
             let Some(message) = self.message.take() else {
                 return Err(Refused::Final(Refusal::Closed));
             };
-            return match broker.schedule(parcel(envelope, message), delay) {
+            let parcel = Recoverable::new(envelope, message);
+            return match broker.schedule(parcel.shared(), delay) {
                 Ok(schedule) => Ok(Receipt {
                     schedule: Some(schedule),
                     ..receipt(id, Accepted::default())
                 }),
-                Err((refusal, _)) => Err(Refused::Final(refusal)),
+                Err((refusal, given_back)) => {
+                    drop(given_back);
+                    self.message = parcel.into_message();
+                    Err(Refused::Final(refusal))
+                }
             };
         }
         let key = envelope
@@ -391,8 +401,7 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
                 Stop::Stale => std::thread::yield_now(),
                 Stop::Refused(refusal) => return Err(Refused::Final(refusal)),
                 Stop::Wait(place) => {
-                    // What interceptors added is kept; they run again when it is tried again.
-                    self.metadata = envelope.metadata.take();
+                    self.rare().envelope = Some(envelope);
                     return Err(Refused::Wait(route.targets[place].name.to_string()));
                 }
             }
@@ -483,7 +492,7 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
             let Some(message) = message else {
                 return Err(PublishError::new(Refusal::Closed, None));
             };
-            let parcel = crate::message::Recoverable::new(envelope, message);
+            let parcel = Recoverable::new(envelope, message);
             let accepted = broker
                 .accept_waiting(
                     kind,

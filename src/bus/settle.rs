@@ -117,8 +117,10 @@ impl Bus {
             let books = queue.mailbox.books();
             let workers = queue.workers.load(Ordering::Relaxed);
             look.in_hand |= books.in_flight > 0;
-            // Without a worker nothing moves until its supervisor's backoff is over.
-            look.moving |= books.queued > 0 && workers > 0 && queue.mailbox.halted() == 0;
+            // Without a worker nothing moves until its supervisor's backoff is over. Behind a waiting retry
+            // a lane may be parked, which is seen by its standing still.
+            let can_be_taken = books.queued > 0 && books.in_flight == 0 && books.waiting == 0;
+            look.moving |= can_be_taken && workers > 0 && queue.mailbox.halted() == 0;
             look.queues.push(QueueLook {
                 id: queue.id,
                 books,

@@ -77,12 +77,9 @@ where
         self.member.queue.mailbox.restart_seat(self.seat);
         let StartWorker { part, exits } = start;
         let present = Present::new(&self.member.queue);
-        let work = work(Arc::clone(&self.member), self.seat);
-        let worker = Caught::new(async move {
-            let _present = present;
-            work.await
-        });
+        let worker = Caught::new(work(Arc::clone(&self.member), self.seat));
         let running = worker.into_actor(self).map(move |ended, shell, _| {
+            drop(present);
             let exit = ended.unwrap_or_else(|Panicked(text)| Exit::Failed {
                 message: None,
                 why: format!("panicked: {text}"),

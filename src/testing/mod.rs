@@ -8,6 +8,7 @@
 //! | [`advance`] | moves the time from one thing that is due to the next, and lets each be done |
 //! | [`Recorder`] | what was published, handled, failed and dead-lettered |
 //! | [`Faults`] | handlers that fail, panic or hang, at the attempts that a test chooses |
+//! | [`conformance`] | the delivery contract as scenarios, for every backing |
 //! | [`Builder::encode_always`](crate::Builder::encode_always) | every message goes through JSON, as over AMQP |
 //!
 //! ```
@@ -48,6 +49,7 @@
 //! ```
 
 mod advance;
+pub mod conformance;
 mod faults;
 mod recorder;
 

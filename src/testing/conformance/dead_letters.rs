@@ -1,0 +1,303 @@
+//! Dead letters: kept, told, replayed, discarded.
+
+use super::Stage;
+use super::props::{Count, Journal, Note, attempts, note, plain_error};
+use super::unmet::{Step, Unmet, holds, same};
+use crate::bus::ReplayError;
+use crate::delivery::Retry;
+use crate::message::MessageId;
+use crate::ports::Refusal;
+use crate::store::{DeadLettered, Filter};
+use crate::subscriber::Context;
+
+scenarios! {
+    a_dead_letter_says_what_happened;
+    a_dead_letter_is_told_as_an_event;
+    a_replay_keeps_the_id_and_resets_the_attempts;
+    a_replay_goes_only_to_the_queue_that_gave_up;
+    a_refused_replay_keeps_the_dead_letter;
+    a_discarded_dead_letter_is_gone;
+    the_oldest_dead_letter_is_evicted_and_counted;
+}
+
+/// A subscriber that fails until it is told to work, and writes ids and attempts.
+macro_rules! failing {
+    ($bus:ident, $name:expr, $works:ident, $seen:ident) => {{
+        let (works, write) = ($works.clone(), $seen.clone());
+        let handler = async move |_: &Note, cx: &mut Context<'_>| {
+            write.write((cx.id(), cx.attempt()));
+            if works.get() == 1 {
+                Ok(())
+            } else {
+                Err(plain_error())
+            }
+        };
+        $bus.subscribe_fn::<Note, _>($name, handler)
+    }};
+}
+
+async fn a_dead_letter_says_what_happened(stage: &Stage) -> Result<(), Unmet> {
+    let bus = stage.bus().await?;
+    bus.subscribe_fn::<Note, _>("failing", async |_: &Note, cx: &mut Context<'_>| {
+        Err(std::io::Error::other(format!("failed at attempt {}", cx.attempt())).into())
+    })
+    .retry(attempts(3, stage.steps(2)))
+    .start()
+    .await
+    .step("subscribing")?;
+    let published = bus.publish(note(7)).key("k").header("tenant", "t").await;
+    let id = published.step("publishing")?.id;
+    stage.pass(&bus, 10).await;
+    let letters = bus.dead_letters().list(&Filter::all());
+    same("dead letters", letters.len(), 1)?;
+    let letter = &letters[0];
+    same("its queue", &*letter.queue, "failing")?;
+    same("its attempts", letter.attempts, 3)?;
+    same(
+        "its last error",
+        &letter.errors[0],
+        &"failed at attempt 3".to_owned(),
+    )?;
+    same("its message", letter.envelope().id(), id)?;
+    same("its topic", letter.envelope().address(), "conformance.note")?;
+    same("its key", letter.envelope().key(), Some("k"))?;
+    same("its header", letter.envelope().header("tenant"), Some("t"))?;
+    same("its body", letter.json().step("reading it")?, br#"{"n":7}"#)?;
+    let span = letter.last_failed_at.duration_since(letter.first_failed_at);
+    let span = span.step("its times are in order")?;
+    holds(
+        "two waits are between its times",
+        span >= stage.steps(4),
+        span,
+    )?;
+    let found = bus
+        .dead_letters()
+        .get(letter.id)
+        .step("getting it by its id")?;
+    same("the one got", found.id, letter.id)?;
+    for (filter, count) in [
+        (Filter::all().queue("failing"), 1),
+        (Filter::all().queue("another"), 0),
+        (Filter::all().address("conformance.note"), 1),
+        (Filter::all().address("another"), 0),
+        (Filter::all().limit(0), 0),
+    ] {
+        same(
+            "found by a filter",
+            bus.dead_letters().list(&filter).len(),
+            count,
+        )?;
+    }
+    Ok(())
+}
+
+async fn a_dead_letter_is_told_as_an_event(stage: &Stage) -> Result<(), Unmet> {
+    let bus = stage.bus().await?;
+    let told = Journal::new();
+    let write = told.clone();
+    let listener = async move |letter: &DeadLettered, _: &mut Context<'_>| {
+        write.write((letter.message, letter.queue.clone(), letter.attempts));
+        // A listener that fails makes a dead letter too, which is not told: no storm.
+        Err(plain_error())
+    };
+    bus.subscribe_fn::<DeadLettered, _>("listener", listener)
+        .retry(Retry::none())
+        .start()
+        .await
+        .step("subscribing to dead letters")?;
+    bus.subscribe_fn::<Note, _>("failing", async |_: &Note, _: &mut Context<'_>| {
+        Err(plain_error())
+    })
+    .retry(Retry::none())
+    .start()
+    .await
+    .step("subscribing")?;
+    let id = bus.publish(note(1)).await.step("publishing")?.id;
+    stage.pass(&bus, 5).await;
+    same("told", told.read(), [(id, "failing".to_owned(), 1)])?;
+    same("dead letters", bus.dead_letters().len(), 2)
+}
+
+async fn a_replay_keeps_the_id_and_resets_the_attempts(stage: &Stage) -> Result<(), Unmet> {
+    let bus = stage.bus().await?;
+    let (works, seen) = (Count::default(), Journal::<(MessageId, u32)>::new());
+    let subscriber = failing!(bus, "failing", works, seen);
+    let policy = attempts(2, stage.steps(1));
+    subscriber.retry(policy).start().await.step("subscribing")?;
+    let id = bus.publish(note(1)).await.step("publishing")?.id;
+    stage.pass(&bus, 5).await;
+    let letter = bus
+        .dead_letters()
+        .list(&Filter::all())
+        .pop()
+        .step("finding it")?;
+    works.set(1);
+    bus.dead_letters()
+        .replay(letter.id)
+        .await
+        .step("replaying")?;
+    bus.settle().await;
+    same("ids and attempts", seen.read(), [(id, 1), (id, 2), (id, 1)])?;
+    same("dead letters kept", bus.dead_letters().len(), 0)?;
+    let again = bus.dead_letters().replay(letter.id).await;
+    same(
+        "replaying again",
+        again,
+        Err(ReplayError::NotFound(letter.id)),
+    )?;
+    let queue = stage.queue(&bus, "failing")?;
+    same(
+        "accepted, acked, dead-lettered",
+        (queue.accepted, queue.acked, queue.dead_lettered),
+        (2, 1, 1),
+    )?;
+    let ledger = bus.dead_letters().ledger();
+    same(
+        "made, replayed, kept",
+        (ledger.made, ledger.replayed, ledger.kept),
+        (1, 1, 0),
+    )
+}
+
+async fn a_replay_goes_only_to_the_queue_that_gave_up(stage: &Stage) -> Result<(), Unmet> {
+    let bus = stage.bus().await?;
+    let (works, healthy) = (Count::default(), Count::default());
+    healthy.set(1);
+    let (failed, fine) = (Journal::new(), Journal::new());
+    let policy = Retry::none();
+    let subscriber = failing!(bus, "failing", works, failed);
+    subscriber
+        .retry(policy.clone())
+        .start()
+        .await
+        .step("subscribing")?;
+    failing!(bus, "fine", healthy, fine)
+        .start()
+        .await
+        .step("subscribing")?;
+    for n in 0..5 {
+        bus.publish(note(n)).await.step("publishing")?;
+    }
+    bus.settle().await;
+    same("dead letters", bus.dead_letters().len(), 5)?;
+    works.set(1);
+    let replayed = bus.dead_letters().replay_all(&Filter::all().limit(3)).await;
+    same("replayed", replayed, 3)?;
+    bus.settle().await;
+    same("starts where it failed", failed.len(), 8)?;
+    same("starts where it did not", fine.len(), 5)?;
+    same("dead letters kept", bus.dead_letters().len(), 2)
+}
+
+async fn a_refused_replay_keeps_the_dead_letter(stage: &Stage) -> Result<(), Unmet> {
+    let bus = stage
+        .bus_with(|bus| bus.publish_timeout(stage.steps(3)))
+        .await?;
+    let (works, seen) = (Count::default(), Journal::<(MessageId, u32)>::new());
+    let subscriber = failing!(bus, "failing", works, seen);
+    let subscriber = subscriber.retry(Retry::none()).mailbox(1).start().await;
+    let subscriber = subscriber.step("subscribing")?;
+    bus.publish(note(1)).await.step("publishing")?;
+    bus.settle().await;
+    let letter = bus
+        .dead_letters()
+        .list(&Filter::all())
+        .pop()
+        .step("finding it")?;
+    subscriber.pause();
+    bus.publish(note(2)).await.step("filling the queue")?;
+    let replaying = tokio::task::spawn_local({
+        let (letters, id) = (bus.dead_letters(), letter.id);
+        async move { letters.replay(id).await }
+    });
+    tokio::task::yield_now().await;
+    stage.pass(&bus, 4).await;
+    let refused = Refusal::Timeout {
+        queue: "failing".to_owned(),
+    };
+    let replayed = replaying.await.step("the replay")?;
+    same("the replay", replayed, Err(ReplayError::Refused(refused)))?;
+    same("dead letters kept", bus.dead_letters().len(), 1)?;
+    // A replay that is dropped while it waits keeps it too.
+    let letters = bus.dead_letters();
+    let mut waiting = Box::pin(letters.replay(letter.id));
+    let answer = super::props::poll_once(&mut waiting);
+    holds(
+        "a replay without room waits",
+        answer.is_pending(),
+        "an answer",
+    )?;
+    drop(waiting);
+    same("dead letters kept", bus.dead_letters().len(), 1)?;
+    // Nor is it lost with its queue.
+    works.set(1);
+    subscriber.resume().await;
+    subscriber.stop(stage.steps(10)).await;
+    let gone = ReplayError::NoQueue("failing".to_owned());
+    same(
+        "a replay to nowhere",
+        bus.dead_letters().replay(letter.id).await,
+        Err(gone),
+    )?;
+    same("dead letters kept", bus.dead_letters().len(), 1)
+}
+
+async fn a_discarded_dead_letter_is_gone(stage: &Stage) -> Result<(), Unmet> {
+    let bus = stage.bus().await?;
+    let (works, seen) = (Count::default(), Journal::<(MessageId, u32)>::new());
+    let subscriber = failing!(bus, "failing", works, seen);
+    subscriber
+        .retry(Retry::none())
+        .start()
+        .await
+        .step("subscribing")?;
+    bus.publish(note(1)).await.step("publishing")?;
+    bus.settle().await;
+    let letter = bus
+        .dead_letters()
+        .list(&Filter::all())
+        .pop()
+        .step("finding it")?;
+    same("discarding", bus.dead_letters().discard(letter.id), true)?;
+    same(
+        "discarding again",
+        bus.dead_letters().discard(letter.id),
+        false,
+    )?;
+    let replayed = bus.dead_letters().replay(letter.id).await;
+    same("replaying", replayed, Err(ReplayError::NotFound(letter.id)))?;
+    let ledger = bus.dead_letters().ledger();
+    same(
+        "made, discarded, kept",
+        (ledger.made, ledger.discarded, ledger.kept),
+        (1, 1, 0),
+    )
+}
+
+async fn the_oldest_dead_letter_is_evicted_and_counted(stage: &Stage) -> Result<(), Unmet> {
+    let bus = stage.bus_with(|bus| bus.dead_letter_capacity(3)).await?;
+    let (works, seen) = (Count::default(), Journal::<(MessageId, u32)>::new());
+    let subscriber = failing!(bus, "failing", works, seen);
+    subscriber
+        .retry(Retry::none())
+        .start()
+        .await
+        .step("subscribing")?;
+    let mut ids = Vec::new();
+    for n in 0..5 {
+        ids.push(bus.publish(note(n)).await.step("publishing")?.id);
+    }
+    bus.settle().await;
+    let letters = bus.dead_letters().list(&Filter::all());
+    let kept: Vec<_> = letters
+        .iter()
+        .map(|letter| letter.envelope().id())
+        .collect();
+    same("kept", &kept[..], &ids[2..])?;
+    let ledger = bus.dead_letters().ledger();
+    same(
+        "made, evicted, kept",
+        (ledger.made, ledger.evicted, ledger.kept),
+        (5, 2, 3),
+    )
+}

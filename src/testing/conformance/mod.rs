@@ -1,0 +1,107 @@
+//! The delivery contract as scenarios that every backing of a queue must pass.
+//!
+//! A scenario is named after the rule of the contract that it follows, is independent of all others, has a
+//! bus of its own and a deadline of its own, and fails with what it expected and what it saw. After each one
+//! the runner checks that the books of every queue and of the dead letters balance (rule 13).
+//!
+//! ```no_run
+//! use postroom::testing::conformance::{InProcess, run};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! let report = run(InProcess::new()).await;
+//! println!("{report}");
+//! report.assert_passed();
+//! # }
+//! ```
+//!
+//! [`InProcess`] runs on a manual clock, in milliseconds. A backing of another kind implements [`Backing`] and
+//! says in its [`Features`] what it does not promise; scenarios about that are skipped, and reported as such.
+
+/// Lists a room's scenarios, each with the feature that it needs, if it needs one.
+macro_rules! scenarios {
+    ($($name:ident $(if $need:ident)?;)*) => {
+        pub(super) fn all() -> Vec<super::Scenario> {
+            vec![$(super::Scenario {
+                name: stringify!($name),
+                needs: |_features| true $(&& _features.$need)?,
+                body: |stage| Box::pin($name(stage)),
+            }),*]
+        }
+    };
+}
+
+mod acceptance;
+mod attempts;
+mod backing;
+mod dead_letters;
+mod edges;
+mod order;
+mod overflow;
+mod props;
+mod releases;
+mod report;
+mod requests;
+mod run;
+mod schedules;
+mod shutdown;
+mod stage;
+mod supervision;
+mod unmet;
+mod verdicts;
+
+pub use backing::{Backing, Features, InProcess, Isolated, Time};
+pub use report::{Line, Report, Verdict};
+pub use run::{run, run_blocking};
+pub use unmet::Unmet;
+
+use crate::ports::LocalBoxFuture;
+use stage::Stage;
+
+/// One rule of the contract, as something to be seen.
+#[derive(Clone, Copy)]
+pub struct Scenario {
+    name: &'static str,
+    needs: fn(&Features) -> bool,
+    body: for<'a> fn(&'a Stage) -> LocalBoxFuture<'a, Result<(), Unmet>>,
+}
+
+impl Scenario {
+    /// The rule, and what is claimed of it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Whether a backing with these features promises what this scenario looks at.
+    #[must_use]
+    pub fn applies_to(&self, features: &Features) -> bool {
+        (self.needs)(features)
+    }
+}
+
+impl std::fmt::Debug for Scenario {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Scenario").field(&self.name).finish()
+    }
+}
+
+/// All scenarios, in the order of the contract.
+#[must_use]
+pub fn scenarios() -> Vec<Scenario> {
+    [
+        acceptance::all(),
+        overflow::all(),
+        attempts::all(),
+        verdicts::all(),
+        order::all(),
+        supervision::all(),
+        releases::all(),
+        shutdown::all(),
+        edges::all(),
+        requests::all(),
+        schedules::all(),
+        dead_letters::all(),
+    ]
+    .concat()
+}

@@ -1,0 +1,276 @@
+//! Expiry, delays and pauses.
+
+use std::time::{Duration, SystemTime};
+
+use super::Stage;
+use super::props::{Ask, Count, Journal, Note, attempts, note, plain_error};
+use super::unmet::{Step, Unmet, same};
+use crate::bus::SubscriptionState;
+use crate::ports::{Refusal, RequestError};
+use crate::subscriber::Context;
+
+scenarios! {
+    an_expired_message_is_not_handed_over if expiry;
+    expiry_runs_on_while_a_retry_waits if expiry;
+    a_request_to_a_paused_queue_times_out;
+    a_delayed_message_comes_when_it_is_due if delayed;
+    a_cancelled_message_never_comes if delayed;
+    a_message_for_the_past_comes_at_once if delayed;
+    a_due_message_waits_for_room if delayed;
+    a_delayed_send_of_a_handler_counts_from_its_release if delayed;
+    the_schedule_is_bounded if delayed;
+    a_pause_spends_no_attempts;
+}
+
+/// A subscriber that writes what it handles.
+macro_rules! writing {
+    ($bus:ident, $done:ident) => {{
+        let write = $done.clone();
+        $bus.subscribe_fn::<Note, _>("writing", async move |note: &Note, _: &mut Context<'_>| {
+            write.write(note.n);
+            Ok(())
+        })
+    }};
+}
+
+async fn an_expired_message_is_not_handed_over(stage: &Stage) -> Result<(), Unmet> {
+    let bus = stage.bus().await?;
+    let done = Journal::new();
+    let subscriber = writing!(bus, done).start().await.step("subscribing")?;
+    subscriber.pause();
+    bus.publish(note(1))
+        .expires_in(stage.steps(5))
+        .await
+        .step("publishing")?;
+    bus.publish(note(2))
+        .expires_in(stage.steps(500))
+        .await
+        .step("publishing")?;
+    bus.publish(note(3)).await.step("publishing")?;
+    stage.pass(&bus, 6).await;
+    subscriber.resume().await;
+    bus.settle().await;
+    same("handled", done.read(), [2, 3])?;
+    let queue = stage.queue(&bus, "writing")?;
+    same(
+        "expired, acked, dead-lettered",
+        (queue.expired, queue.acked, queue.dead_lettered),
+        (1, 2, 0),
+    )
+}
+
+async fn expiry_runs_on_while_a_retry_waits(stage: &Stage) -> Result<(), Unmet> {
+    let bus = stage.bus().await?;
+    let starts = Count::default();
+    let count = starts.clone();
+    bus.subscribe_fn::<Note, _>("failing", async move |_: &Note, _: &mut Context<'_>| {
+        count.up();
+        Err(plain_error())
+    })
+    .retry(attempts(9, stage.steps(4)))
+    .start()
+    .await
+    .step("subscribing")?;
+    bus.publish(note(1))
+        .expires_in(stage.steps(10))
+        .await
+        .step("publishing")?;
+    stage.pass(&bus, 100).await;
+    same("starts: at 0, 4 and 8 of 10", starts.get(), 3)?;
+    let queue = stage.queue(&bus, "failing")?;
+    same(
+        "expired, dead-lettered",
+        (queue.expired, queue.dead_lettered),
+        (1, 0),
+    )
+}
+
+async fn a_request_to_a_paused_queue_times_out(stage: &Stage) -> Result<(), Unmet> {
+    let bus = stage.bus().await?;
+    let subscriber = bus
+        .handle_fn::<Ask, _>("ask", async |ask: &Ask, _: &mut Context<'_>| Ok(ask.n))
+        .start()
+        .await
+        .step("subscribing")?;
+    subscriber.pause();
+    let asking = tokio::task::spawn_local({
+        let (bus, patience) = (bus.clone(), stage.steps(5));
+        async move { bus.request(Ask { n: 1 }).timeout(patience).await }
+    });
+    let queued = || {
+        bus.snapshot()
+            .queue("ask")
+            .is_some_and(|ask| ask.queued == 1)
+    };
+    stage.until("it is queued", queued).await?;
+    tokio::task::yield_now().await;
+    stage.pass(&bus, 6).await;
+    let queue = "conformance.ask".to_owned();
+    let reply = asking.await.step("the request")?;
+    same("the reply", reply, Err(RequestError::Timeout { queue }))?;
+    subscriber.resume().await;
+    bus.settle().await;
+    Ok(())
+}
+
+async fn a_delayed_message_comes_when_it_is_due(stage: &Stage) -> Result<(), Unmet> {
+    let bus = stage.bus().await?;
+    let done = Journal::new();
+    writing!(bus, done).start().await.step("subscribing")?;
+    for (n, delay) in [(3, 9), (1, 3), (2, 6)] {
+        let delayed = bus.publish(note(n)).delay(stage.steps(delay)).await;
+        let receipt = delayed.step("scheduling")?;
+        same("queues that accepted it already", receipt.local.accepted, 0)?;
+        receipt.schedule.step("getting its handle")?;
+    }
+    same("scheduled", bus.snapshot().scheduled, 3)?;
+    stage.pass(&bus, 2).await;
+    same("handled before the first is due", done.read(), [0; 0])?;
+    stage.pass(&bus, 5).await;
+    same("handled after two are", done.read(), [1, 2])?;
+    stage.pass(&bus, 5).await;
+    same("handled in the end", done.read(), [1, 2, 3])?;
+    same("scheduled in the end", bus.snapshot().scheduled, 0)
+}
+
+async fn a_cancelled_message_never_comes(stage: &Stage) -> Result<(), Unmet> {
+    let bus = stage.bus().await?;
+    let done = Journal::new();
+    writing!(bus, done).start().await.step("subscribing")?;
+    let mut handles = Vec::new();
+    for n in 1..=2 {
+        let delayed = bus.publish(note(n)).delay(stage.steps(3)).await;
+        handles.push(
+            delayed
+                .step("scheduling")?
+                .schedule
+                .step("getting its handle")?,
+        );
+    }
+    same("cancelling in time", handles[0].cancel(), true)?;
+    same("cancelling again", handles[0].cancel(), false)?;
+    stage.pass(&bus, 10).await;
+    same("cancelling too late", handles[1].cancel(), false)?;
+    same("handled", done.read(), [2])?;
+    same("accepted", stage.queue(&bus, "writing")?.accepted, 1)
+}
+
+async fn a_message_for_the_past_comes_at_once(stage: &Stage) -> Result<(), Unmet> {
+    let bus = stage.bus().await?;
+    let done = Journal::new();
+    writing!(bus, done).start().await.step("subscribing")?;
+    bus.publish(note(1))
+        .at(SystemTime::UNIX_EPOCH)
+        .await
+        .step("scheduling")?;
+    bus.publish(note(2))
+        .delay(Duration::ZERO)
+        .await
+        .step("scheduling")?;
+    stage.until("both came", || done.len() == 2).await
+}
+
+async fn a_due_message_waits_for_room(stage: &Stage) -> Result<(), Unmet> {
+    let bus = stage.bus().await?;
+    let done = Journal::new();
+    let subscriber = writing!(bus, done)
+        .mailbox(1)
+        .start()
+        .await
+        .step("subscribing")?;
+    subscriber.pause();
+    bus.publish(note(1)).await.step("publishing")?;
+    bus.publish(note(2))
+        .delay(stage.steps(1))
+        .await
+        .step("scheduling")?;
+    stage.pass(&bus, 20).await;
+    subscriber.resume().await;
+    stage.pass(&bus, 5).await;
+    same("handled", done.read(), [1, 2])
+}
+
+async fn a_delayed_send_of_a_handler_counts_from_its_release(stage: &Stage) -> Result<(), Unmet> {
+    let bus = stage.bus().await?;
+    let done = Journal::new();
+    let write = done.clone();
+    let delay = stage.steps(5);
+    bus.subscribe_fn::<Note, _>("again", async move |note: &Note, cx: &mut Context<'_>| {
+        write.write(note.n);
+        if note.n < 3 {
+            cx.publish(super::props::note(note.n + 1)).delay(delay);
+        }
+        Ok(())
+    })
+    .mailbox(1)
+    .start()
+    .await
+    .step("subscribing")?;
+    bus.publish(note(1)).await.step("publishing")?;
+    stage.pass(&bus, 4).await;
+    same("handled before its time", done.read(), [1])?;
+    stage.pass(&bus, 2).await;
+    same("handled after it", done.read(), [1, 2])?;
+    stage.pass(&bus, 6).await;
+    same("handled in the end", done.read(), [1, 2, 3])
+}
+
+async fn the_schedule_is_bounded(stage: &Stage) -> Result<(), Unmet> {
+    let bus = stage.bus_with(|bus| bus.schedule_capacity(2)).await?;
+    let mut handles = Vec::new();
+    for n in 1..=2 {
+        let delayed = bus.publish(note(n)).delay(stage.steps(3)).await;
+        handles.push(
+            delayed
+                .step("scheduling")?
+                .schedule
+                .step("getting its handle")?,
+        );
+    }
+    let refused = bus.publish(note(3)).delay(stage.steps(3)).await.err();
+    let refused = refused.step("being refused")?;
+    same(
+        "the refusal",
+        refused.kind(),
+        &Refusal::ScheduleFull { capacity: 2 },
+    )?;
+    same(
+        "the message given back",
+        refused.into_message(),
+        Some(note(3)),
+    )?;
+    same("cancelling", handles[0].cancel(), true)?;
+    bus.publish(note(3))
+        .delay(stage.steps(3))
+        .await
+        .step("scheduling in its place")?;
+    stage.pass(&bus, 5).await;
+    Ok(())
+}
+
+async fn a_pause_spends_no_attempts(stage: &Stage) -> Result<(), Unmet> {
+    let bus = stage.bus().await?;
+    let seen = Journal::new();
+    let write = seen.clone();
+    let subscriber = bus
+        .subscribe_fn::<Note, _>("pausing", async move |_: &Note, cx: &mut Context<'_>| {
+            write.write(cx.attempt());
+            Err(plain_error())
+        })
+        .retry(attempts(3, stage.steps(1)))
+        .start()
+        .await
+        .step("subscribing")?;
+    bus.publish(note(1)).await.step("publishing")?;
+    bus.settle().await;
+    subscriber.pause();
+    same("the state", subscriber.state(), SubscriptionState::Paused)?;
+    stage.pass(&bus, 50).await;
+    same("attempts during the pause", seen.read(), [1])?;
+    subscriber.resume().await;
+    bus.settle().await;
+    same("attempts after it", seen.read(), [1, 2])?;
+    stage.pass(&bus, 5).await;
+    same("attempts in the end", seen.read(), [1, 2, 3])?;
+    same("dead letters", bus.dead_letters().len(), 1)
+}
