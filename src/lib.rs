@@ -41,7 +41,7 @@ mod subscriber;
 mod supervisor;
 mod time;
 
-pub use broker::Schedule;
+pub use broker::{Schedule, ScheduleLedger};
 pub use bus::{
     Abandoned, Bridged, Builder, Bus, DeadLetters, Escalation, Local, Publish, PublishAllError,
     PublishError, Receipt, ReplayError, Request, ShutdownReport, StartError, StopReport,
