@@ -68,7 +68,7 @@ mod supervisor;
 pub mod testing;
 mod time;
 
-pub use broker::Schedule;
+pub use broker::{Schedule, ScheduleLedger};
 pub use bus::{
     Abandoned, Bridged, Builder, Bus, DeadLetters, Escalation, Local, Publish, PublishAllError,
     PublishError, Receipt, ReplayError, Request, ShutdownReport, StartError, StopReport,

@@ -1,5 +1,6 @@
 //! The whole contract over queues in memory: each scenario a test of its own, once with messages handed over
 //! as they are and once encoded as over AMQP.
+#![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
 
 use postroom::testing::conformance::{Backing, InProcess, Verdict, run, scenarios};
 

@@ -1,4 +1,5 @@
 //! Rows of the failure table in `docs/contract.md` that no scenario of the conformance suite proves.
+#![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
 
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,5 @@
 //! Interceptors see each message once at its publish, however it is sent.
+#![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,4 +1,5 @@
 //! The shortest way of a message, and of a failing one.
+#![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,4 +1,5 @@
 //! The recorder, the faults, `encode_always`, `settle` and `advance`.
+#![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,4 +1,5 @@
 //! A thread may outlive the bus that it published to, and end as the last to know of its queues.
+#![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
 
 use std::sync::Arc;
 use std::time::Duration;

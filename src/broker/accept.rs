@@ -93,14 +93,21 @@ fn accept_by_policy(
     // Places without a credit: their new message is dropped, or their oldest one is.
     let mut dropping: Vec<usize> = Vec::new();
     for (place, queue) in targets.iter().enumerate() {
-        if held == Some(place) {
+        // A place that was granted and not fetched yet does not keep a queue from closing.
+        let is_held = held == Some(place);
+        if is_held && !queue.mailbox.is_closed() {
             continue;
         }
         if own.is_some_and(|own| own.queue == queue.id) {
             own_place = Some(place);
             continue;
         }
-        let stop = match queue.mailbox.acquire(queue.lane(key)) {
+        let acquired = if is_held {
+            Acquire::Closed
+        } else {
+            queue.mailbox.acquire(queue.lane(key))
+        };
+        let stop = match acquired {
             Acquire::Taken => continue,
             Acquire::Closed => Stop::Stale,
             Acquire::Full => match queue.mailbox.overflow() {

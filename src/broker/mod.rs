@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 pub(crate) use accept::{Accepted, Stop, accept_everywhere};
 pub(crate) use route::{Route, clear_left_behind, forget_routes};
-pub use schedule::Schedule;
+pub use schedule::{Schedule, ScheduleLedger};
 pub(crate) use table::{RoutingTable, SubscribeRefusal};
 
 use crate::message::{Address, AddressKind, Envelope, Event, Name, parcel};

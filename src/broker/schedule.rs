@@ -23,16 +23,47 @@ pub(crate) struct Schedules {
     pub(crate) published: AtomicU64,
     pub(crate) cancelled: AtomicU64,
     pub(crate) refused: AtomicU64,
+    made: AtomicU64,
+    abandoned: AtomicU64,
+}
+
+/// How many messages were delayed and where they went: their own ledger (contract, rule 13). Exact when
+/// nothing is becoming due: made = published + cancelled + refused + abandoned + waiting.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct ScheduleLedger {
+    /// Taken since the bus started.
+    pub made: u64,
+    /// Published when they were due; from then on they are in the books of their queues.
+    pub published: u64,
+    /// Taken back by [`Schedule::cancel`].
+    pub cancelled: u64,
+    /// Refused when they were due, for another reason than a full queue: no such queue, or a shutdown.
+    pub refused: u64,
+    /// Left when the bus was shut down.
+    pub abandoned: u64,
+    /// Kept now: not due, or due and waiting for room in a queue. Bounded by the bus's `schedule_capacity`.
+    pub waiting: u64,
 }
 
 impl Schedules {
-    pub(crate) fn len(&self) -> usize {
-        self.waiting.lock().len()
+    pub(crate) fn ledger(&self) -> ScheduleLedger {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let waiting = self.waiting.lock().len() as u64;
+        ScheduleLedger {
+            made: read(&self.made),
+            published: read(&self.published),
+            cancelled: read(&self.cancelled),
+            refused: read(&self.refused),
+            abandoned: read(&self.abandoned),
+            waiting: waiting + read(&self.publishing),
+        }
     }
 
     /// Gives up everything that waits.
     pub(crate) fn clear(&self) -> Vec<MessageId> {
         let waiting = std::mem::take(&mut *self.waiting.lock());
+        self.abandoned
+            .fetch_add(waiting.len() as u64, Ordering::Relaxed);
         waiting.into_keys().collect()
     }
 }
@@ -103,11 +134,20 @@ impl Broker {
         let id = parcel.envelope().id;
         let broker = Arc::downgrade(self);
         let due = SystemTime::UNIX_EPOCH + Duration::from_millis(self.services.clock.wall_ms());
-        let due = due.checked_add(delay).unwrap_or(due);
+        // What no clock can express never comes due: 30 years stand for it, as in the timers.
+        let never = Duration::from_secs(946_080_000);
+        let due = due.checked_add(delay).unwrap_or_else(|| due + never);
         let mut waiting = self.schedules.waiting.lock();
-        if waiting.len() >= capacity {
+        // Under the lock, since a shutdown closes the gate and then takes out what waits.
+        if !self.admits(Gate::Draining) {
+            return Err((Refusal::Closed, parcel));
+        }
+        // What is due and finds its queue full is kept here too.
+        let blocked = self.schedules.publishing.load(Ordering::Relaxed);
+        if waiting.len() as u64 + blocked >= capacity as u64 {
             return Err((Refusal::ScheduleFull { capacity }, parcel));
         }
+        self.schedules.made.fetch_add(1, Ordering::Relaxed);
         let handle = Schedule(Box::new(Scheduled {
             id,
             due,
@@ -127,10 +167,15 @@ impl Broker {
 
     /// Publishes on the control thread; what is refused for lack of room is tried again while the bus lives.
     fn due(self: &Arc<Self>, id: MessageId) {
-        let Some((parcel, _)) = self.schedules.waiting.lock().remove(&id) else {
-            return;
+        let (parcel, _) = {
+            let mut waiting = self.schedules.waiting.lock();
+            let Some(scheduled) = waiting.remove(&id) else {
+                return;
+            };
+            // Under the lock, so that it counts against the capacity all the time.
+            self.schedules.publishing.fetch_add(1, Ordering::Relaxed);
+            scheduled
         };
-        self.schedules.publishing.fetch_add(1, Ordering::Relaxed);
         let broker = Arc::clone(self);
         self.services.control.spawn(async move {
             let mut draft = Draft {

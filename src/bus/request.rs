@@ -64,6 +64,13 @@ impl<'a, C: Command> Request<'a, C> {
         self
     }
 
+    /// The command is not handed to a handler later than this after now; the request is then
+    /// [`Expired`](RequestError::Expired).
+    pub fn expires_in(mut self, time: Duration) -> Self {
+        self.publish = self.publish.expires_in(time);
+        self
+    }
+
     /// Adds a header.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.publish = self.publish.header(name, value);
@@ -85,12 +92,12 @@ impl<'a, C: Command> IntoFuture for Request<'a, C> {
         Box::pin(async move {
             let awaited = Awaited(cell);
             let timers = Arc::clone(&bus.0.broker.services.timers);
-            let end = timers.now() + timeout;
+            let begun = timers.now();
             publish
                 .timeout(timeout)
                 .await
                 .map_err(|error| RequestError::refused(error.into_parts().0))?;
-            let left = end.saturating_duration_since(timers.now());
+            let left = timeout.saturating_sub(timers.now().saturating_duration_since(begun));
             awaited.reply(C::QUEUE, timers, left).await
         })
     }

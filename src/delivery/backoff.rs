@@ -40,7 +40,8 @@ impl Backoff {
         }
         let doublings = 1u32.checked_shl(self.step - 1).unwrap_or(u32::MAX);
         let longest = self.initial.saturating_mul(doublings).min(self.cap);
-        let wait = longest.mul_f64(1.0 - JITTER * random.clamp(0.0, 1.0));
+        let share = 1.0 - JITTER * random.clamp(0.0, 1.0);
+        let wait = Duration::try_from_secs_f64(longest.as_secs_f64() * share).unwrap_or(longest);
         // Quiet counts from the restart, not from the failure before it.
         self.last = now.checked_add(wait).or(Some(now));
         wait
@@ -65,5 +66,14 @@ mod tests {
             .collect();
         assert_eq!(waits, [0, 1, 2, 4, 5, 5]);
         assert_eq!(backoff.next(now + 61 * second, 0.0), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_wait_without_end_is_a_wait() {
+        let now = Instant::now();
+        let mut backoff = Backoff::new(Duration::MAX, Duration::MAX, Duration::MAX);
+        assert_eq!(backoff.next(now, 0.0), Duration::ZERO);
+        assert_eq!(backoff.next(now, 0.0), Duration::MAX);
+        assert!(backoff.next(now, 0.5) > Duration::MAX / 2);
     }
 }

@@ -185,7 +185,10 @@ impl BreakerState {
     }
 
     fn open(&mut self, now: Instant) -> BreakerChange {
-        let until = now + self.breaker.pause;
+        // A pause beyond what the clock can express never ends: 30 years stand for it.
+        let until = now
+            .checked_add(self.breaker.pause)
+            .unwrap_or_else(|| now + Duration::from_secs(946_080_000));
         self.phase = Phase::Open { until };
         self.buckets.clear();
         BreakerChange::Opened { until }

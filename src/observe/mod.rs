@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
-use crate::broker::Broker;
+use crate::broker::{Broker, ScheduleLedger};
 use crate::bus::SubscriptionState;
 use crate::queue::QueueCore;
 use crate::store::DeadLetterLedger;
@@ -30,8 +30,10 @@ pub struct Snapshot {
     pub queues: Vec<QueueSnapshot>,
     /// The dead letters' own ledger.
     pub dead_letters: DeadLetterLedger,
-    /// Messages that wait for their time.
+    /// Messages that wait for their time, or are due and wait for room.
     pub scheduled: u64,
+    /// The delayed messages' own ledger.
+    pub schedules: ScheduleLedger,
     /// Replies that came when nobody waited any more.
     pub late_replies: u64,
     /// Lifecycle and dead-letter events that a full subscriber missed.
@@ -113,6 +115,7 @@ impl QueueSnapshot {
 
 impl Snapshot {
     pub(crate) fn take(broker: &Broker) -> Self {
+        let schedules = broker.schedules.ledger();
         Self {
             queues: broker
                 .table
@@ -121,7 +124,8 @@ impl Snapshot {
                 .map(|queue| QueueSnapshot::of(queue))
                 .collect(),
             dead_letters: broker.services.dead_letters.ledger(),
-            scheduled: broker.schedules.len() as u64,
+            scheduled: schedules.waiting,
+            schedules,
             late_replies: broker.services.late_replies.load(Ordering::Relaxed),
             missed_events: broker.missed_events.load(Ordering::Relaxed),
         }

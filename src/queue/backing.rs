@@ -43,5 +43,9 @@ impl Backing for Memory {
     fn end(&self, queue: &QueueCore, slot: Slot, ending: Ending) {
         queue.mailbox.end_in_flight(ending, slot.key());
         queue.refuse_reply(&slot, ending);
+        if ending == Ending::Expired {
+            // It may have been let through as the breaker's probe, and was not tried.
+            queue.abandon_probe();
+        }
     }
 }

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use parking_lot::Mutex;
 
@@ -16,7 +16,9 @@ pub(crate) struct MemoryDeadLetters {
 struct State {
     /// By arrival: ids of one bus are not in order over its threads.
     letters: BTreeMap<u64, DeadLetter>,
-    index: std::collections::HashMap<MessageId, u64>,
+    index: HashMap<MessageId, u64>,
+    /// The places of letters that are being replayed: one that is put back stands where it stood.
+    claimed: HashMap<MessageId, u64>,
     next: u64,
     ledger: DeadLetterLedger,
 }
@@ -32,8 +34,8 @@ impl MemoryDeadLetters {
 
 impl State {
     fn insert(&mut self, letter: DeadLetter) {
-        let at = self.next;
-        self.next += 1;
+        let at = self.claimed.remove(&letter.id).unwrap_or(self.next);
+        self.next = self.next.max(at + 1);
         self.index.insert(letter.id, at);
         self.letters.insert(at, letter);
     }
@@ -88,7 +90,10 @@ impl DeadLetterStore for MemoryDeadLetters {
     }
 
     fn claim(&self, id: MessageId) -> Option<DeadLetter> {
-        self.state.lock().remove(id)
+        let mut state = self.state.lock();
+        let at = state.index.get(&id).copied()?;
+        state.claimed.insert(id, at);
+        state.remove(id)
     }
 
     fn put_back(&self, letter: DeadLetter) {
@@ -100,8 +105,10 @@ impl DeadLetterStore for MemoryDeadLetters {
         drop(evicted);
     }
 
-    fn replayed(&self, _id: MessageId) {
-        self.state.lock().ledger.replayed += 1;
+    fn replayed(&self, id: MessageId) {
+        let mut state = self.state.lock();
+        state.claimed.remove(&id);
+        state.ledger.replayed += 1;
     }
 
     fn discard(&self, id: MessageId) -> bool {

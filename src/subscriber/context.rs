@@ -108,7 +108,7 @@ impl<'a> Context<'a> {
         self.scratch.stop = true;
     }
 
-    /// Sends a command at once and waits up to `timeout` for its reply.
+    /// Sends a command at once and waits up to `timeout`, for room and for the reply together.
     ///
     /// This is outside of rule 9: the command is not undone when the handler fails later.
     ///
@@ -141,12 +141,15 @@ impl<'a> Context<'a> {
         metadata.reply = Some(Arc::<ReplyCell<C::Reply>>::clone(&cell));
         let awaited = Awaited(cell);
         let envelope = self.envelope_for(AddressKind::Queue, C::QUEUE, metadata);
+        let begun = services.timers.now();
         outgoing
             .send_request(parcel(envelope, command), timeout, own)
             .await
             .map_err(RequestError::refused)?;
+        let used = services.timers.now().saturating_duration_since(begun);
+        let left = timeout.saturating_sub(used);
         awaited
-            .reply(C::QUEUE, Arc::clone(&services.timers), timeout)
+            .reply(C::QUEUE, Arc::clone(&services.timers), left)
             .await
     }
 

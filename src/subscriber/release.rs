@@ -36,7 +36,11 @@ async fn release_drafts(
         return Err(Refusal::Closed);
     };
     let timers = &queue.services.timers;
-    let deadline = timers.now() + queue.spec.release_timeout;
+    let begun = timers.now();
+    let time_left = || {
+        let used = timers.now().saturating_duration_since(begun);
+        queue.spec.release_timeout.saturating_sub(used)
+    };
     for draft in &mut scratch.drafts {
         // Only the first send to the handler's own queue may have the credit, and only of a message that
         // has not been continued by an earlier attempt.
@@ -47,12 +51,12 @@ async fn release_drafts(
             Err(_) => {
                 let mut last;
                 loop {
-                    let patience = deadline.saturating_duration_since(timers.now());
+                    let patience = time_left();
                     match outgoing.offer_waiting(draft, own, patience).await {
                         Ok(offered) => break offered,
                         Err(refusal) => last = refusal,
                     }
-                    let left = deadline.saturating_duration_since(timers.now());
+                    let left = time_left();
                     if is_final(&last) || left.is_zero() {
                         return Err(last);
                     }

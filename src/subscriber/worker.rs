@@ -239,7 +239,8 @@ impl Hands {
         current.attempts += 1;
         let random = fastrand::f64();
         let step = next_step(&queue.spec.retry, current.attempts, &failure, random);
-        if step == NextStep::Immediate {
+        // With a breaker it goes back to the queue, whose hand-over the breaker governs.
+        if step == NextStep::Immediate && queue.breaker.is_none() {
             queue.remember(current, &failure);
             queue.mailbox.count_retry_in_hand();
             return Next::Again;
@@ -276,6 +277,8 @@ impl Hands {
         }));
         let step = step.unwrap_or(NextStep::DeadLetter(Reason::Exhausted));
         let message = Some(slot.parcel.envelope().id);
+        // Before it, so that a retry at once comes before what was behind it.
+        self.lease.put_down();
         let failed = Failed {
             slot,
             failure,
