@@ -45,6 +45,12 @@ impl Broker {
                 Err(_) => return Err(Refusal::Intercepted("an interceptor panicked".to_owned())),
             }
         }
+        if !self.services.interceptors.is_empty() {
+            // They may have added some.
+            for (name, _) in envelope.headers() {
+                validate_header(name)?;
+            }
+        }
         Ok(())
     }
 
@@ -206,12 +212,13 @@ impl Broker {
     }
 
     fn offer_shared(&self, parcel: &SharedParcel, own: Option<Own>) -> Result<Accepted, Refusal> {
-        if !self.admits(Gate::Draining) {
-            return Err(Refusal::Closed);
-        }
         self.check_size(parcel)?;
         let envelope = parcel.envelope();
         loop {
+            // Asked at each round: a shutdown closes queues and leaves them in their routes.
+            if !self.admits(Gate::Draining) {
+                return Err(Refusal::Closed);
+            }
             let route = self.table.route(envelope.kind(), envelope.address());
             if envelope.kind() == AddressKind::Queue && route.targets.is_empty() {
                 return Err(Refusal::NoQueue {

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::Route;
 use super::trie::TopicTrie;
-use crate::message::AddressKind;
+use crate::message::{AddressKind, validate_topic};
 use crate::queue::{QueueCore, QueueSpec, Services};
 
 /// The most addresses whose route is kept; topics made at run time may be without end.
@@ -64,6 +64,8 @@ impl RoutingTable {
             let generation = self.generation();
             let queue = |id: &u64| state.queues.get(id).map(|group| Arc::clone(&group.queue));
             let targets = match kind {
+                // Nobody, whatever its patterns: the publisher is told when it finds no queue.
+                AddressKind::Topic if validate_topic(address).is_err() => Box::default(),
                 AddressKind::Topic => state
                     .topics
                     .matches(address)

@@ -103,3 +103,101 @@ fn remove(node: &mut Node, words: &[&str], value: u64) -> bool {
     }
     node.words.is_empty() && node.values.is_empty()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::message::pattern_words;
+
+    fn patterns() -> impl Strategy<Value = Vec<Pattern>> {
+        let pattern = pattern_words(&["a", "b", "*", "#", ""])
+            .prop_filter_map("not empty", |pattern| Pattern::new(&pattern).ok());
+        proptest::collection::vec(pattern, 1..20)
+    }
+
+    proptest! {
+        /// The trie finds exactly the patterns that match, while they come and go; and keeps nothing of those
+        /// that have gone.
+        #[test]
+        fn finds_what_matches(
+            patterns in patterns(),
+            removed in proptest::collection::vec(any::<bool>(), 20),
+            topics in proptest::collection::vec(pattern_words(&["a", "b", "c", "", "a*", "**"]), 1..20),
+        ) {
+            let mut trie = TopicTrie::default();
+            for (value, pattern) in (0u64..).zip(&patterns) {
+                trie.insert(pattern, value);
+            }
+            let check = |trie: &TopicTrie, kept: &dyn Fn(usize) -> bool| {
+                for topic in &topics {
+                    let expected: BTreeSet<u64> = patterns
+                        .iter()
+                        .enumerate()
+                        .filter(|(at, pattern)| kept(*at) && pattern.matches(topic))
+                        .map(|(at, _)| at as u64)
+                        .collect();
+                    assert_eq!(trie.matches(topic), expected, "{topic}");
+                }
+            };
+            check(&trie, &|_| true);
+            for (at, pattern) in patterns.iter().enumerate() {
+                if removed[at] {
+                    trie.remove(pattern, at as u64);
+                }
+            }
+            check(&trie, &|at| !removed[at]);
+            for (at, pattern) in patterns.iter().enumerate() {
+                // Removing what is not there changes nothing.
+                trie.remove(pattern, at as u64);
+                trie.remove(pattern, at as u64);
+            }
+            prop_assert!(trie.root.words.is_empty() && trie.root.values.is_empty());
+        }
+    }
+
+    /// By the rules of RabbitMQ's topic exchange, worked out by hand.
+    #[test]
+    fn matches_as_rabbitmq_does() {
+        let bindings = [
+            "a.b.c", "a.*.c", "a.#.b", "a.b.b.c", "#", "#.#", "*", "*.*", "a.*", "*.b.*", "a.#",
+            "a.#.#", "#.b.c", "a.*.#", "*.#", "#.b", "a.b.#", "*.#.#", "#.#.#", "a.*.*", "..",
+        ];
+        let mut trie = TopicTrie::default();
+        for (value, binding) in (1u64..).zip(bindings) {
+            trie.insert(&Pattern::new(binding).unwrap(), value);
+        }
+        let found = |topic: &str| -> Vec<&str> {
+            let values = trie.matches(topic);
+            values
+                .iter()
+                .map(|value| bindings[*value as usize - 1])
+                .collect()
+        };
+        assert_eq!(
+            found("a"),
+            ["#", "#.#", "*", "a.#", "a.#.#", "*.#", "*.#.#", "#.#.#"]
+        );
+        assert_eq!(
+            found("a.b"),
+            [
+                "a.#.b", "#", "#.#", "*.*", "a.*", "a.#", "a.#.#", "a.*.#", "*.#", "#.b", "a.b.#",
+                "*.#.#", "#.#.#"
+            ]
+        );
+        assert_eq!(
+            found("a.b.c"),
+            [
+                "a.b.c", "a.*.c", "#", "#.#", "*.b.*", "a.#", "a.#.#", "#.b.c", "a.*.#", "*.#",
+                "a.b.#", "*.#.#", "#.#.#", "a.*.*"
+            ]
+        );
+        assert_eq!(found(".."), ["#", "#.#", "*.#", "*.#.#", "#.#.#", ".."]);
+        assert_eq!(found("."), ["#", "#.#", "*.*", "*.#", "*.#.#", "#.#.#"]);
+        assert_eq!(
+            found("nothing.here.at.all"),
+            ["#", "#.#", "*.#", "*.#.#", "#.#.#"]
+        );
+    }
+}

@@ -24,6 +24,8 @@ pub(crate) use name::{Name, validate_header, validate_key, validate_queue, valid
 pub use parcel::CodecError;
 pub(crate) use parcel::{Held, Parcel, Payload, Recoverable, SharedParcel, encoded, parcel};
 pub use pattern::Pattern;
+#[cfg(test)]
+pub(crate) use pattern::tests::words as pattern_words;
 pub use raw::{RawBody, RawMessage};
 pub(crate) use reply::{EncodedReply, Reply, ReplyCell, TypedReply};
 

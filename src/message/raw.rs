@@ -1,12 +1,45 @@
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
 
 use super::{CodecError, Envelope, Held, Parcel, SharedParcel};
 
 /// A JSON body without a Rust type of its own.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+///
+/// One that is nested deeper than 127 arrays and objects cannot be encoded: no JSON reader of ours would
+/// take it, and writing it could use up the stack.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(transparent)]
-pub struct RawBody(pub serde_json::Value);
+pub struct RawBody(pub Value);
+
+/// The deepest nesting that `serde_json` reads.
+const DEEPEST: usize = 127;
+
+impl Serialize for RawBody {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if is_deeper_than(DEEPEST, &self.0) {
+            let why = format!("nested deeper than {DEEPEST} arrays and objects");
+            return Err(serde::ser::Error::custom(why));
+        }
+        self.0.serialize(serializer)
+    }
+}
+
+/// Without recursion, which is what a deep value would exhaust.
+fn is_deeper_than(most: usize, value: &Value) -> bool {
+    let mut left = vec![(value, 0)];
+    while let Some((value, above)) = left.pop() {
+        if above == most && (value.is_array() || value.is_object()) {
+            return true;
+        }
+        match value {
+            Value::Array(items) => left.extend(items.iter().map(|item| (item, above + 1))),
+            Value::Object(fields) => left.extend(fields.values().map(|item| (item, above + 1))),
+            _ => {}
+        }
+    }
+    false
+}
 
 /// A message as a pattern subscriber sees it: any type, looked into on demand.
 #[derive(Clone, Copy)]

@@ -140,8 +140,14 @@ impl QueueCore {
             NextStep::Immediate => self.backing.retry_now(self, slot),
             NextStep::After(delay) => self.backing.retry_after(self, slot, delay),
             NextStep::Discard => self.backing.end(self, slot, Ending::Discarded),
-            NextStep::DeadLetter(Reason::Exhausted) => self.backing.dead_letter(self, slot, kind),
-            NextStep::DeadLetter(reason) => self.backing.dead_letter(self, slot, reason),
+            NextStep::DeadLetter(reason) => {
+                // What was wrong with the message says more than that the policy gave it up.
+                let reason = match kind {
+                    Reason::Exhausted => reason,
+                    kind => kind,
+                };
+                self.backing.dead_letter(self, slot, reason);
+            }
         }
     }
 

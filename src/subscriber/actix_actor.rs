@@ -76,6 +76,10 @@ where
             decoded,
             attempt: cx.attempt,
         };
+        if !self.address.connected() {
+            // It has stopped after an earlier message: no reason to spend an attempt of this one.
+            self.address = (self.make)();
+        }
         match self.address.send(delivery).await {
             Ok(outcome) => outcome,
             Err(error) => {
