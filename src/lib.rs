@@ -53,6 +53,8 @@
 //!
 //! There are no default features. Queues are in memory: RabbitMQ and databases are not in this version.
 
+#[cfg(feature = "amqp")]
+mod bridge;
 mod broker;
 mod bus;
 mod delivery;
