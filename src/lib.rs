@@ -72,7 +72,7 @@ mod time;
 
 pub use broker::{Schedule, ScheduleLedger};
 pub use bus::{
-    Abandoned, Bridged, Builder, Bus, DeadLetters, Escalation, Local, Publish, PublishAllError,
+    Abandoned, Builder, Bus, DeadLetters, Escalation, Local, Publish, PublishAllError,
     PublishError, Receipt, ReplayError, Request, ShutdownReport, StartError, StopReport,
     SubscribeError, SubscriberBuilder, Subscription, SubscriptionState, Supervisor,
     SupervisorBuilder, Threads,
@@ -87,8 +87,8 @@ pub use message::{
 };
 pub use observe::{QueueSnapshot, Snapshot};
 pub use ports::{
-    Inbound, Interceptor, Lifecycle, LifecycleKind, LocalBoxFuture, Next, Outbound, Refusal,
-    Refused, RequestError,
+    Bridged, Inbound, Interceptor, Lifecycle, LifecycleKind, LocalBoxFuture, Next, Outbound,
+    Refusal, Refused, RequestError,
 };
 pub use store::{DeadLetter, DeadLetterLedger, DeadLettered, Filter};
 pub use subscriber::{CommandHandler, Context, Delivery, RawSubscriber, Sending, Subscriber};

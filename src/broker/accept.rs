@@ -2,7 +2,7 @@ use super::{Broker, Route};
 use crate::delivery::Overflow;
 use crate::mailbox::{Acquire, Ending, accept_in_all, halt};
 use crate::message::{Held, Payload, SharedParcel};
-use crate::ports::{Own, Refusal};
+use crate::ports::{Bridged, Own, Refusal};
 
 /// What became of a message over the queues of its route.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -10,6 +10,7 @@ pub(crate) struct Accepted {
     pub(crate) accepted: u32,
     pub(crate) dropped: u32,
     pub(crate) reused_own: bool,
+    pub(crate) bridged: Bridged,
 }
 
 /// Why a message was not accepted; nothing was taken and nothing delivered.
@@ -34,7 +35,7 @@ pub(crate) fn accept_everywhere<P: Payload>(
     make: impl FnOnce() -> P,
 ) -> bool {
     let targets = &route.targets;
-    if targets.is_empty() || targets.len() > LOCKED_AT_ONCE {
+    if targets.is_empty() || targets.len() > LOCKED_AT_ONCE || route.exported {
         return false;
     }
     accept_in_all(
@@ -75,31 +76,51 @@ impl Broker {
             });
         }
         let make = make_once(&mut make);
-        accept_by_policy(route, key, own, held, || make().shared())
+        let reserved = reserve(route, key, own, held)?;
+        Ok(reserved.deliver(key, || make().shared()))
+    }
+}
+
+/// A credit in every queue of a route, or what its policy has in place of one. Dropped, all are given back.
+pub(super) struct Reserved<'a> {
+    route: &'a Route,
+    /// Places whose credit is held.
+    credits: Vec<usize>,
+    /// The place that takes over the credit of the message in hand.
+    own_place: Option<usize>,
+    /// Places without a credit: their new message is dropped, or their oldest one is.
+    dropping: Vec<usize>,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        for place in self.credits.drain(..) {
+            self.route.targets[place].mailbox.release(1);
+        }
     }
 }
 
 /// Queue by queue: a full one applies its policy.
-fn accept_by_policy(
-    route: &Route,
+pub(super) fn reserve<'a>(
+    route: &'a Route,
     key: Option<&str>,
     own: Option<Own>,
     held: Option<usize>,
-    make: impl FnOnce() -> SharedParcel,
-) -> Result<Accepted, Stop> {
-    let targets = &route.targets;
-    let mut result = Accepted::default();
-    let mut own_place = None;
-    // Places without a credit: their new message is dropped, or their oldest one is.
-    let mut dropping: Vec<usize> = Vec::new();
-    for (place, queue) in targets.iter().enumerate() {
+) -> Result<Reserved<'a>, Stop> {
+    let mut reserved = Reserved {
+        route,
+        credits: held.into_iter().collect(),
+        own_place: None,
+        dropping: Vec::new(),
+    };
+    for (place, queue) in route.targets.iter().enumerate() {
         // A place that was granted and not fetched yet does not keep a queue from closing.
         let is_held = held == Some(place);
         if is_held && !queue.mailbox.is_closed() {
             continue;
         }
         if own.is_some_and(|own| own.queue == queue.id) {
-            own_place = Some(place);
+            reserved.own_place = Some(place);
             continue;
         }
         let acquired = if is_held {
@@ -107,69 +128,70 @@ fn accept_by_policy(
         } else {
             queue.mailbox.acquire(queue.lane(key))
         };
-        let stop = match acquired {
-            Acquire::Taken => continue,
+        let name = || queue.name.to_string();
+        return Err(match acquired {
+            Acquire::Taken => {
+                reserved.credits.push(place);
+                continue;
+            }
             Acquire::Closed => Stop::Stale,
             Acquire::Full => match queue.mailbox.overflow() {
                 Overflow::DropNewest | Overflow::DropOldest => {
-                    dropping.push(place);
+                    reserved.dropping.push(place);
                     continue;
                 }
                 _ if queue.mailbox.halted() & halt::SUSPENDED != 0 => {
-                    Stop::Refused(Refusal::Suspended {
-                        queue: queue.name.to_string(),
-                    })
+                    Stop::Refused(Refusal::Suspended { queue: name() })
                 }
-                Overflow::Fail => Stop::Refused(Refusal::Full {
-                    queue: queue.name.to_string(),
-                }),
+                Overflow::Fail => Stop::Refused(Refusal::Full { queue: name() }),
                 Overflow::Wait => Stop::Wait(place),
             },
+        });
+    }
+    Ok(reserved)
+}
+
+impl Reserved<'_> {
+    /// Delivers to every queue of the route. Only now, when nothing can fail any more, is anything dropped.
+    pub(super) fn deliver(
+        mut self,
+        key: Option<&str>,
+        make: impl FnOnce() -> SharedParcel,
+    ) -> Accepted {
+        let targets = &self.route.targets;
+        let mut result = Accepted {
+            reused_own: self.own_place.is_some(),
+            ..Accepted::default()
         };
-        for (taken, queue) in targets.iter().enumerate() {
-            let credited = taken < place && !dropping.contains(&taken) && own_place != Some(taken);
-            if credited || held == Some(taken) {
-                queue.mailbox.release(1);
+        let mut credits = std::mem::take(&mut self.credits);
+        credits.extend(self.own_place);
+        let mut is_dropped = false;
+        for place in &self.dropping {
+            let queue = &targets[*place];
+            result.dropped += 1;
+            if queue.mailbox.overflow() == Overflow::DropOldest
+                && let Some(oldest) = queue.mailbox.drop_oldest()
+            {
+                queue.refuse_reply(&oldest, Ending::Discarded);
+                credits.push(*place);
+            } else {
+                queue.mailbox.count_dropped_newest();
+                is_dropped = true;
             }
         }
-        return Err(stop);
-    }
-    // Only now, when nothing can fail any more, is anything dropped.
-    dropping.retain(|place| {
-        let queue = &targets[*place];
-        result.dropped += 1;
-        if queue.mailbox.overflow() == Overflow::DropOldest
-            && let Some(oldest) = queue.mailbox.drop_oldest()
+        credits.sort_unstable();
+        let parcel = make();
+        if is_dropped
+            && let Some(metadata) = &parcel.envelope().metadata
+            && let Some(reply) = &metadata.reply
         {
-            queue.refuse_reply(&oldest, Ending::Discarded);
-            return false;
+            reply.refuse(crate::message::ReplyRefusal::Discarded);
         }
-        queue.mailbox.count_dropped_newest();
-        true
-    });
-    let parcel = make();
-    if !dropping.is_empty()
-        && let Some(metadata) = &parcel.envelope().metadata
-        && let Some(reply) = &metadata.reply
-    {
-        reply.refuse(crate::message::ReplyRefusal::Discarded);
-    }
-    let Some((last, others)) = targets.split_last() else {
-        return Ok(result);
-    };
-    for (place, queue) in others.iter().enumerate() {
-        if !dropping.contains(&place) {
-            queue
-                .mailbox
-                .push(queue.slot(Held::Shared(parcel.clone())), queue.lane(key));
-            result.accepted += 1;
+        for place in credits {
+            let queue = &targets[place];
+            let slot = queue.slot(Held::Shared(parcel.clone()));
+            result.accepted += u32::from(queue.mailbox.push(slot, queue.lane(key)));
         }
+        result
     }
-    if !dropping.contains(&others.len()) {
-        last.mailbox
-            .push(last.slot(Held::Shared(parcel)), last.lane(key));
-        result.accepted += 1;
-    }
-    result.reused_own = own_place.is_some();
-    Ok(result)
 }

@@ -1,6 +1,7 @@
 //! The local broker: which queues a message goes to, all-or-nothing acceptance, schedules.
 
 mod accept;
+mod bridge;
 mod outgoing;
 mod route;
 mod schedule;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 pub(crate) use accept::{Accepted, Stop, accept_everywhere};
+pub(crate) use bridge::{Bridge, Home};
 pub(crate) use route::{Route, clear_left_behind, forget_routes};
 pub use schedule::{Schedule, ScheduleLedger};
 pub(crate) use table::{RoutingTable, SubscribeRefusal};
@@ -43,6 +45,7 @@ pub(crate) struct Broker {
     pub(crate) id: u64,
     pub(crate) services: Arc<Services>,
     pub(crate) table: RoutingTable,
+    pub(crate) bridge: Option<Arc<dyn Bridge>>,
     pub(crate) limits: Limits,
     pub(crate) schedules: Schedules,
     /// System events that a full subscriber missed.
@@ -52,13 +55,18 @@ pub(crate) struct Broker {
 }
 
 impl Broker {
-    pub(crate) fn new(services: Arc<Services>, limits: Limits) -> Arc<Self> {
+    pub(crate) fn new(
+        services: Arc<Services>,
+        limits: Limits,
+        bridge: Option<Arc<dyn Bridge>>,
+    ) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Arc::new_cyclic(|this| Self {
             this: this.clone(),
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             services,
-            table: RoutingTable::default(),
+            table: RoutingTable::new(bridge.clone()),
+            bridge,
             schedules: Schedules::default(),
             limits,
             missed_events: AtomicU64::new(0),
@@ -98,6 +106,7 @@ impl Broker {
         };
         let route = Route {
             targets: all.targets.iter().filter(asked).cloned().collect(),
+            exported: false,
             generation: all.generation,
         };
         if route.targets.is_empty() {

@@ -2,18 +2,40 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::accept::{Accepted, Stop};
+use super::accept::{Accepted, Stop, reserve};
 use super::{Broker, Gate, Route};
 use crate::mailbox::Acquire;
 use crate::message::{
     AddressKind, Envelope, RawMessage, SharedParcel, encoded, validate_header, validate_key,
     validate_queue, validate_topic,
 };
-use crate::ports::{BoxFuture, Draft, Offered, Outbound, Outgoing, Own, Refusal};
+use crate::ports::{BoxFuture, Bridged, Draft, Offered, Outbound, Outgoing, Own, Refusal};
 use crate::queue::QueueCore;
 use crate::time::Deadline;
+
+/// One message that waits to be accepted.
+struct Waiting {
+    own: Option<Own>,
+    patience: Duration,
+    begun: Instant,
+    deadline: Deadline,
+    from: Gate,
+    /// It was accepted once before, and is not shown to interceptors again.
+    is_replay: bool,
+}
+
+impl Waiting {
+    fn left(&self, broker: &Broker) -> Duration {
+        let used = broker
+            .services
+            .timers
+            .now()
+            .saturating_duration_since(self.begun);
+        self.patience.saturating_sub(used)
+    }
+}
 
 impl Broker {
     /// Whether what a publisher chose can be sent at all. Run only for what is not a known constant.
@@ -77,36 +99,26 @@ impl Broker {
         }
     }
 
-    /// Waits for room in all queues of an address, up to `patience`, and accepts.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "each says one thing of one message"
-    )]
+    /// Waits for room in all queues of an address, and for the confirm of what leaves the process, up to
+    /// `patience` together, and accepts.
     pub(crate) async fn accept_waiting(
         &self,
-        kind: AddressKind,
-        address: &str,
-        key: Option<&str>,
+        parcel: SharedParcel,
         own: Option<Own>,
         patience: Duration,
-        mut parcel: SharedParcel,
         from: Gate,
     ) -> Result<Accepted, (Refusal, SharedParcel)> {
-        let mut deadline = Deadline::new(Arc::clone(&self.services.timers), patience);
+        let mut wait = self.waiting(own, patience, from, false);
+        let mut parcel = parcel;
         loop {
-            let route = self.table.route(kind, address);
-            if kind == AddressKind::Queue && route.targets.is_empty() {
-                return Err((
-                    Refusal::NoQueue {
-                        queue: address.to_owned(),
-                    },
-                    parcel,
-                ));
+            let envelope = parcel.envelope();
+            let route = self.table.route(envelope.kind(), envelope.address());
+            let is_queue = envelope.kind() == AddressKind::Queue;
+            if is_queue && route.targets.is_empty() && !route.exported {
+                let queue = envelope.address().to_owned();
+                return Err((Refusal::NoQueue { queue }, parcel));
             }
-            match self
-                .accept_on(&route, key, own, &mut deadline, parcel, from, false)
-                .await
-            {
+            match self.accept_on(&route, &mut wait, parcel).await {
                 Ok(accepted) => return Ok(accepted),
                 Err((Some(refusal), parcel)) => return Err((refusal, parcel)),
                 // A queue of the route was closed: the messages of the address may go elsewhere by now.
@@ -123,14 +135,13 @@ impl Broker {
         patience: Duration,
         from: Gate,
     ) -> Result<Accepted, Refusal> {
-        let mut deadline = Deadline::new(Arc::clone(&self.services.timers), patience);
         let route = Route {
             targets: Box::new([Arc::clone(queue)]),
+            exported: false,
             generation: 0,
         };
-        let shared = Arc::clone(&parcel);
-        let key = shared.envelope().key();
-        self.accept_on(&route, key, None, &mut deadline, parcel, from, true)
+        let mut wait = self.waiting(None, patience, from, true);
+        self.accept_on(&route, &mut wait, parcel)
             .await
             .map_err(|(refusal, _)| {
                 refusal.unwrap_or(Refusal::NoQueue {
@@ -139,46 +150,73 @@ impl Broker {
             })
     }
 
+    fn waiting(
+        &self,
+        own: Option<Own>,
+        patience: Duration,
+        from: Gate,
+        is_replay: bool,
+    ) -> Waiting {
+        let timers = &self.services.timers;
+        Waiting {
+            own,
+            patience,
+            begun: timers.now(),
+            deadline: Deadline::new(Arc::clone(timers), patience),
+            from,
+            is_replay,
+        }
+    }
+
     /// None for a refusal: a queue of the route is closed.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "each says one thing of one message"
-    )]
     async fn accept_on(
         &self,
         route: &Route,
-        key: Option<&str>,
-        own: Option<Own>,
-        deadline: &mut Deadline,
+        wait: &mut Waiting,
         parcel: SharedParcel,
-        from: Gate,
-        is_replay: bool,
     ) -> Result<Accepted, (Option<Refusal>, SharedParcel)> {
+        let shared = Arc::clone(&parcel);
+        let key = shared.envelope().key();
         let mut held: Option<usize> = None;
         loop {
-            if !self.admits(from) {
+            if !self.admits(wait.from) {
                 if let Some(place) = held {
                     route.targets[place].mailbox.release(1);
                 }
                 return Err((Some(Refusal::Closed), parcel));
             }
+            let is_replay = wait.is_replay;
             let make = || {
                 let parcel = Arc::clone(&parcel);
                 if is_replay { parcel } else { self.seal(parcel) }
             };
-            let place = match self.accept(route, key, own, held.take(), make) {
+            let accepted = if route.exported {
+                match reserve(route, key, wait.own, held.take()) {
+                    Err(stop) => Err(stop),
+                    Ok(reserved) => match self.export(&parcel, wait.left(self)).await {
+                        Ok(bridged) => Ok(Accepted {
+                            bridged,
+                            ..reserved.deliver(key, make)
+                        }),
+                        Err(refusal) => Err(Stop::Refused(refusal)),
+                    },
+                }
+            } else {
+                self.accept(route, key, wait.own, held.take(), make)
+            };
+            let place = match accepted {
                 Ok(accepted) => return Ok(accepted),
                 Err(Stop::Refused(refusal)) => return Err((Some(refusal), parcel)),
                 Err(Stop::Stale) => return Err((None, parcel)),
                 Err(Stop::Wait(place)) => place,
             };
             let queue = &route.targets[place];
-            let mut wait = queue.mailbox.wait_for_credit(queue.lane(key));
+            let mut credit = queue.mailbox.wait_for_credit(queue.lane(key));
             let answer = std::future::poll_fn(|cx| {
-                if let Poll::Ready(answer) = Pin::new(&mut wait).poll(cx) {
+                if let Poll::Ready(answer) = Pin::new(&mut credit).poll(cx) {
                     return Poll::Ready(Some(answer));
                 }
-                Pin::new(&mut *deadline).poll(cx).map(|()| None)
+                Pin::new(&mut wait.deadline).poll(cx).map(|()| None)
             })
             .await;
             match answer {
@@ -190,6 +228,14 @@ impl Broker {
                     return Err((Some(Refusal::Timeout { queue }), parcel));
                 }
             }
+        }
+    }
+
+    /// Hands a message to the bridge, while its credits in the queues of this process are held.
+    async fn export(&self, parcel: &SharedParcel, patience: Duration) -> Result<Bridged, Refusal> {
+        match &self.bridge {
+            Some(bridge) => bridge.publish(Arc::clone(parcel), patience).await,
+            None => Ok(Bridged::NotExported),
         }
     }
 
@@ -220,6 +266,11 @@ impl Broker {
                 return Err(Refusal::Closed);
             }
             let route = self.table.route(envelope.kind(), envelope.address());
+            if route.exported {
+                return Err(Refusal::MustWait {
+                    address: envelope.address().to_owned(),
+                });
+            }
             if envelope.kind() == AddressKind::Queue && route.targets.is_empty() {
                 return Err(Refusal::NoQueue {
                     queue: envelope.address().to_owned(),
@@ -291,13 +342,11 @@ impl Outgoing for Broker {
     ) -> BoxFuture<'a, Result<Offered, Refusal>> {
         Box::pin(async move {
             match self.offer(draft, own) {
-                Err(Refusal::Full { .. }) => {}
+                Err(Refusal::Full { .. } | Refusal::MustWait { .. }) => {}
                 done => return done,
             }
             let parcel = Arc::clone(&draft.parcel);
-            let envelope = draft.parcel.envelope();
-            let (kind, address, key) = (envelope.kind(), envelope.address(), envelope.key());
-            self.accept_waiting(kind, address, key, own, patience, parcel, Gate::Draining)
+            self.accept_waiting(parcel, own, patience, Gate::Draining)
                 .await
                 .map(|accepted| Offered {
                     reused_own: accepted.reused_own,

@@ -11,6 +11,8 @@ use crate::queue::QueueCore;
 /// The queues that a topic's messages go to, as of one generation of the table.
 pub(crate) struct Route {
     pub(crate) targets: Box<[Arc<QueueCore>]>,
+    /// The messages leave the process too, by the bridge.
+    pub(crate) exported: bool,
     pub(crate) generation: u64,
 }
 

@@ -200,7 +200,13 @@ impl Broker {
                         if is_for_lack_of_room(&refusal) && broker.admits(Gate::Draining) =>
                     {
                         // A queue that does not let publishers wait is asked again in a while.
-                        if !matches!(refusal, Refusal::Timeout { .. }) {
+                        let has_waited = matches!(
+                            refusal,
+                            Refusal::Timeout { .. }
+                                | Refusal::MustWait { .. }
+                                | Refusal::Unreachable { .. }
+                        );
+                        if !has_waited {
                             let timers = Arc::clone(&broker.services.timers);
                             crate::time::Deadline::new(timers, AGAIN).await;
                         }
@@ -224,6 +230,12 @@ impl Broker {
 fn is_for_lack_of_room(refusal: &Refusal) -> bool {
     matches!(
         refusal,
-        Refusal::Timeout { .. } | Refusal::Full { .. } | Refusal::Suspended { .. }
+        Refusal::Timeout { .. }
+            | Refusal::Full { .. }
+            | Refusal::Suspended { .. }
+            | Refusal::MustWait { .. }
+            | Refusal::Unreachable { .. }
+            | Refusal::Unconfirmed { .. }
+            | Refusal::Rejected { .. }
     )
 }

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dashmap::DashMap;
 use parking_lot::Mutex;
 
-use super::Route;
 use super::trie::TopicTrie;
+use super::{Bridge, Route};
 use crate::message::{AddressKind, validate_topic};
-use crate::queue::{QueueCore, QueueSpec, Services};
+use crate::queue::{Foundation, QueueCore, QueueSpec, Services};
 
 /// The most addresses whose route is kept; topics made at run time may be without end.
 const KEPT: usize = 10_000;
@@ -17,6 +17,7 @@ const KEPT: usize = 10_000;
 /// only when a subscription starts or stops.
 #[derive(Default)]
 pub(crate) struct RoutingTable {
+    bridge: Option<Arc<dyn Bridge>>,
     generation: AtomicU64,
     routes: DashMap<(AddressKind, Box<str>), Arc<Route>>,
     state: Mutex<State>,
@@ -44,6 +45,13 @@ pub(crate) enum SubscribeRefusal {
 }
 
 impl RoutingTable {
+    pub(crate) fn new(bridge: Option<Arc<dyn Bridge>>) -> Self {
+        Self {
+            bridge,
+            ..Self::default()
+        }
+    }
+
     #[inline]
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
@@ -63,9 +71,9 @@ impl RoutingTable {
             // Under the lock the generation can not change.
             let generation = self.generation();
             let queue = |id: &u64| state.queues.get(id).map(|group| Arc::clone(&group.queue));
-            let targets = match kind {
+            let found: Vec<_> = match kind {
                 // Nobody, whatever its patterns: the publisher is told when it finds no queue.
-                AddressKind::Topic if validate_topic(address).is_err() => Box::default(),
+                AddressKind::Topic if validate_topic(address).is_err() => Vec::new(),
                 AddressKind::Topic => state
                     .topics
                     .matches(address)
@@ -79,8 +87,18 @@ impl RoutingTable {
                     .into_iter()
                     .collect(),
             };
+            // What a bridged queue wants goes out, and comes back by RabbitMQ: one way, so that nothing comes twice.
+            let (bridged, targets): (Vec<_>, Vec<_>) = found
+                .into_iter()
+                .partition(|queue| queue.backing.is_bridged());
+            let exports = || {
+                self.bridge
+                    .as_ref()
+                    .is_some_and(|bridge| bridge.exports(kind, address))
+            };
             Arc::new(Route {
-                targets,
+                targets: targets.into(),
+                exported: !bridged.is_empty() || exports(),
                 generation,
             })
         };
@@ -97,6 +115,7 @@ impl RoutingTable {
         name: &str,
         spec: QueueSpec,
         services: &Arc<Services>,
+        foundation: Foundation,
     ) -> Result<Arc<QueueCore>, SubscribeRefusal> {
         let mut state = self.state.lock();
         if let Some(id) = state.by_name.get(name).copied()
@@ -123,7 +142,13 @@ impl RoutingTable {
         state.next += 1;
         let id = state.next;
         let name: Arc<str> = name.into();
-        let queue = QueueCore::new(id, Arc::clone(&name), Arc::new(spec), Arc::clone(services));
+        let queue = QueueCore::new(
+            id,
+            Arc::clone(&name),
+            Arc::new(spec),
+            Arc::clone(services),
+            foundation,
+        );
         for pattern in &queue.spec.patterns {
             state.topics.insert(pattern, id);
         }

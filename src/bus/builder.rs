@@ -10,7 +10,7 @@ use crate::broker::{Broker, Limits};
 use crate::delivery::{Retry, RetryError, Strategy};
 use crate::message::{NameError, validate_queue};
 use crate::ports::{Interceptor, Lifecycle, LifecycleSink, Outgoing, Timers};
-use crate::queue::Services;
+use crate::queue::{Memory, Services};
 use crate::store::{DeadLettered, MemoryDeadLetters};
 use crate::supervisor::{OnExceeded, SupervisorActor, SupervisorSpec};
 use crate::time::{Clock, TimerService};
@@ -44,6 +44,10 @@ pub enum StartError {
     /// `Threads::Current` outside of an actix system.
     #[error("`Threads::Current` needs a running actix system on this thread")]
     NoArbiter,
+    /// The bridge to RabbitMQ could not be set up, or, where that was asked for, not be connected.
+    #[cfg(feature = "amqp")]
+    #[error(transparent)]
+    Bridge(crate::bridge::BridgeError),
 }
 
 /// The defaults of a bus; each can be changed for one subscriber.
@@ -101,6 +105,8 @@ pub struct Builder {
     interceptors: Vec<Arc<dyn Interceptor>>,
     clock: Clock,
     escalation: Escalation,
+    #[cfg(feature = "amqp")]
+    amqp: Option<crate::bridge::Amqp>,
 }
 
 impl Builder {
@@ -125,6 +131,8 @@ impl Builder {
             interceptors: Vec::new(),
             clock: Clock::system(),
             escalation: Escalation::Suspend,
+            #[cfg(feature = "amqp")]
+            amqp: None,
         }
     }
 
@@ -219,6 +227,15 @@ impl Builder {
         self
     }
 
+    /// Bridges the bus to RabbitMQ: what crosses, and how, is said by [`Amqp`](crate::Amqp). Handlers do not
+    /// change by it.
+    #[cfg(feature = "amqp")]
+    #[must_use]
+    pub fn bridge(mut self, amqp: crate::bridge::Amqp) -> Self {
+        self.amqp = Some(amqp);
+        self
+    }
+
     /// What the bus reads the time from. Default: the machine. For tests that must not wait see
     /// [`ManualClock`](crate::ManualClock).
     #[must_use]
@@ -270,17 +287,37 @@ impl Builder {
         let timers = TimerService::new(self.clock.clone());
         control.spawn(Arc::clone(&timers).drive());
         let events = Arc::new(SystemEvents::default());
+        #[cfg(feature = "amqp")]
+        let amqp = match self.amqp {
+            Some(amqp) => {
+                let thread = threads::spawn(format!("{}-amqp", self.service)).await?;
+                own_threads.push(thread.clone());
+                Some((amqp, thread))
+            }
+            None => None,
+        };
         let services = Arc::new(Services {
             clock: self.clock,
             timers: Arc::clone(&timers) as Arc<dyn Timers>,
             control: control.clone(),
             dead_letters: Arc::new(MemoryDeadLetters::new(self.dead_letter_capacity)),
+            memory: Arc::new(Memory),
             lifecycle: Arc::clone(&events) as Arc<dyn LifecycleSink>,
             interceptors: self.interceptors.into(),
             outgoing: OnceLock::new(),
             late_replies: AtomicU64::new(0),
         });
-        let broker = Broker::new(Arc::clone(&services), self.limits);
+        #[cfg(feature = "amqp")]
+        let bridge = match amqp {
+            Some((amqp, thread)) => {
+                let bridge = crate::bridge::start(amqp, &self.service, &services, thread).await;
+                Some(bridge.map_err(StartError::Bridge)?)
+            }
+            None => None,
+        };
+        #[cfg(not(feature = "amqp"))]
+        let bridge = None;
+        let broker = Broker::new(Arc::clone(&services), self.limits, bridge);
         let outgoing: Weak<dyn Outgoing> =
             Arc::downgrade(&(Arc::clone(&broker) as Arc<dyn Outgoing>));
         let wired = services.outgoing.set(outgoing).is_ok() && events.set(&broker);

@@ -15,7 +15,7 @@ mod threads;
 pub use builder::{Builder, Escalation, StartError};
 pub use dead_letters::{DeadLetters, ReplayError};
 pub use handle::Bus;
-pub use publish::{Bridged, Local, Publish, PublishAllError, PublishError, Receipt};
+pub use publish::{Local, Publish, PublishAllError, PublishError, Receipt};
 pub use request::Request;
 pub use shutdown::{Abandoned, ShutdownReport};
 pub use subscribe::{SubscribeError, SubscriberBuilder};

@@ -11,7 +11,7 @@ use crate::message::{
     Address, AddressKind, CorrelationId, Envelope, MessageId, Metadata, Name, Parcel, Recoverable,
     parcel,
 };
-use crate::ports::{BoxFuture, Refusal};
+use crate::ports::{BoxFuture, Bridged, Refusal};
 
 /// What became of an accepted message.
 #[derive(Clone, Debug)]
@@ -33,18 +33,6 @@ pub struct Local {
     pub accepted: u32,
     /// Full queues that applied their drop policy, to this message or to their oldest.
     pub dropped: u32,
-}
-
-/// Whether a message left the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Bridged {
-    /// No bridge exports it.
-    NotExported,
-    /// RabbitMQ confirmed it in at least one queue.
-    Routed,
-    /// RabbitMQ confirmed that no queue is bound to it.
-    Unrouted,
 }
 
 /// A message that was not accepted, given back with the reason.
@@ -263,6 +251,10 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
             Ok(receipt) => Ok(receipt),
             Err(Refused::Final(refusal)) => Err(self.refused(refusal)),
             Err(Refused::Wait(queue)) => Err(self.refused(Refusal::Full { queue })),
+            Err(Refused::Export) => {
+                let address = self.name().as_str().to_owned();
+                Err(self.refused(Refusal::MustWait { address }))
+            }
         }
     }
 
@@ -372,6 +364,10 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
         let name = envelope.address.name.clone();
         loop {
             let route = broker.table.route(self.kind, name.as_str());
+            if route.exported {
+                self.rare().envelope = Some(envelope);
+                return Err(Refused::Export);
+            }
             if route.targets.is_empty() {
                 return match nobody(self.kind, name.as_str()) {
                     Ok(accepted) => {
@@ -411,6 +407,8 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
 
 enum Refused {
     Wait(String),
+    /// It leaves the process, which takes a confirm.
+    Export,
     Final(Refusal),
 }
 
@@ -444,7 +442,7 @@ fn receipt(id: MessageId, accepted: Accepted) -> Receipt {
             accepted: accepted.accepted,
             dropped: accepted.dropped,
         },
-        bridged: Bridged::NotExported,
+        bridged: accepted.bridged,
         schedule: None,
     }
 }
@@ -462,7 +460,7 @@ impl<M: Serialize + Send + Sync + 'static> Future for Publish<'_, M> {
             match this.attempt() {
                 Ok(receipt) => return Poll::Ready(Ok(receipt)),
                 Err(Refused::Final(refusal)) => return Poll::Ready(Err(this.refused(refusal))),
-                Err(Refused::Wait(_)) => this.waiting = Some(this.wait()),
+                Err(Refused::Wait(_) | Refused::Export) => this.waiting = Some(this.wait()),
             }
         }
         match &mut this.waiting {
@@ -473,36 +471,23 @@ impl<M: Serialize + Send + Sync + 'static> Future for Publish<'_, M> {
 }
 
 impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
-    /// The slow way: in line for a credit. The message is given back if none comes in time.
+    /// The slow way: in line for a credit, and for the confirm of what leaves the process. The message is given
+    /// back if they do not come in time.
     fn wait(&mut self) -> Waiting<'a, M> {
         let bus = self.bus;
         let message = self.message.take();
         let patience = self.rare.as_ref().and_then(|rare| rare.timeout);
         let patience = patience.unwrap_or(bus.0.defaults.publish_timeout);
         let envelope = self.envelope();
-        let kind = self.kind;
-        let name = envelope.address.name.clone();
         Box::pin(async move {
             let broker = &bus.0.broker;
             let id = envelope.id;
-            let key = envelope
-                .metadata
-                .as_ref()
-                .and_then(|metadata| metadata.key.clone());
             let Some(message) = message else {
                 return Err(PublishError::new(Refusal::Closed, None));
             };
             let parcel = Recoverable::new(envelope, message);
             let accepted = broker
-                .accept_waiting(
-                    kind,
-                    name.as_str(),
-                    key.as_deref(),
-                    None,
-                    patience,
-                    parcel.shared(),
-                    Gate::Open,
-                )
+                .accept_waiting(parcel.shared(), None, patience, Gate::Open)
                 .await;
             match accepted {
                 Ok(accepted) => Ok(receipt(id, accepted)),

@@ -65,6 +65,9 @@ impl Bus {
         let broker = &self.0.broker;
         broker.set_gate(Gate::Draining);
         let queues = broker.table.queues();
+        if let Some(bridge) = &broker.bridge {
+            let _ = tokio::time::timeout(deadline, bridge.detach_all()).await;
+        }
         drain(&queues, end).await;
         broker.set_gate(Gate::Closed);
         let left = end
@@ -108,6 +111,12 @@ impl Bus {
             {
                 report.timed_out.push(queue.name.to_string());
             }
+        }
+        if let Some(bridge) = &broker.bridge {
+            let left = end
+                .saturating_duration_since(Instant::now())
+                .max(LAST_GRACE);
+            bridge.close(left).await;
         }
         report.clean = report.abandoned.is_empty() && report.timed_out.is_empty();
         report.elapsed = started.elapsed();

@@ -13,7 +13,7 @@ use crate::delivery::{
     Breaker, BreakerError, Failure, Order, Outcome, Overflow, Restart, Retry, RetryError,
 };
 use crate::message::{Command, Event, Name, NameError, Pattern, validate_queue};
-use crate::queue::QueueSpec;
+use crate::queue::{Foundation, QueueSpec};
 use crate::subscriber::{
     ActorSubscriber, Chain, CommandFn, CommandHandler, Context, Delivery, Dispatch, Empty, EventFn,
     Factory, Fallible, Infallible, Member, MemberChild, OnCommand, OnEvent, OnPattern,
@@ -73,6 +73,17 @@ pub enum SubscribeError {
         queue: String,
         /// The subscriber that has it.
         owner: String,
+    },
+    /// Of what it wants one part is imported by the bridge and another is not: messages would come by two ways,
+    /// in no order. Import all of it, or make two subscribers.
+    #[error("`{name}` wants `{imported}`, which is imported, and `{local}`, which is not")]
+    MixedBacking {
+        /// The subscriber.
+        name: String,
+        /// A pattern or queue that is imported.
+        imported: String,
+        /// One that is not, or not wholly.
+        local: String,
     },
     /// No thread could be had for `own_thread`.
     #[error("no thread for `{name}`: {why}")]
@@ -511,6 +522,23 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
         })
     }
 
+    /// What the queue will stand on: RabbitMQ where all of it is imported, this process's memory where none is.
+    fn foundation(&self, spec: &QueueSpec) -> Result<Foundation, SubscribeError> {
+        let broker = &self.bus.0.broker;
+        let Some(bridge) = &broker.bridge else {
+            return Ok(broker.services.in_memory());
+        };
+        match bridge.home(&spec.patterns, &spec.commands) {
+            crate::broker::Home::Local => Ok(broker.services.in_memory()),
+            crate::broker::Home::Bridged => Ok(bridge.foundation(&self.name)),
+            crate::broker::Home::Mixed { imported, local } => Err(SubscribeError::MixedBacking {
+                name: self.name.clone(),
+                imported,
+                local,
+            }),
+        }
+    }
+
     /// Subscribes: from here on the queue accepts. The workers begin to start, and are kept running; that the
     /// factory fails is not seen here but in the [lifecycle](crate::Lifecycle).
     ///
@@ -549,10 +577,11 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
             placement
         };
         let services = &inner.broker.services;
+        let foundation = self.foundation(&spec)?;
         let queue = inner
             .broker
             .table
-            .join(&self.name, spec, services)
+            .join(&self.name, spec, services, foundation)
             .map_err(|refusal| {
                 let name = self.name.clone();
                 match refusal {
@@ -579,15 +608,22 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
             spec: Arc::new(self.child),
         };
         match supervisor.send(add).await {
-            Ok(Some(child)) => Ok(Subscription::new(
-                bus,
-                queue,
-                Home {
-                    supervisor,
-                    child,
-                    thread,
-                },
-            )),
+            Ok(Some(child)) => {
+                if let Some(bridge) = &inner.broker.bridge
+                    && queue.backing.is_bridged()
+                {
+                    bridge.attach(&queue);
+                }
+                Ok(Subscription::new(
+                    bus,
+                    queue,
+                    Home {
+                        supervisor,
+                        child,
+                        thread,
+                    },
+                ))
+            }
             Ok(None) | Err(_) => {
                 inner.broker.table.leave(&queue);
                 Err(SubscribeError::Closed)

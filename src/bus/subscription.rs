@@ -141,6 +141,13 @@ impl Subscription {
         let end = tokio::time::Instant::now() + deadline;
         let is_last = bus.0.broker.table.leave(queue);
         if is_last {
+            if let Some(bridge) = &bus.0.broker.bridge
+                && queue.backing.is_bridged()
+            {
+                // What was not started goes back to RabbitMQ, where it is kept.
+                let left = end.saturating_duration_since(tokio::time::Instant::now());
+                let _ = tokio::time::timeout(left, bridge.detach(queue)).await;
+            }
             queue.mailbox.close();
             super::shutdown::drain(std::slice::from_ref(queue), end).await;
         }
@@ -162,17 +169,25 @@ impl Subscription {
     }
 }
 
-/// Gives up what a closed queue still holds.
+/// Gives up what a closed queue still holds. Answers with what is lost: nothing of a bridged queue is.
 pub(super) async fn abandon(queue: &Arc<QueueCore>) -> Vec<Abandoned> {
     queue.mailbox.close();
+    let ending = if queue.backing.is_bridged() {
+        Ending::Returned
+    } else {
+        Ending::Abandoned
+    };
     let mut ids = Vec::new();
-    for slot in queue.mailbox.take_queued(Ending::Abandoned) {
-        queue.refuse_reply(&slot, Ending::Abandoned);
+    for slot in queue.mailbox.take_queued(ending) {
+        queue.refuse_reply(&slot, ending);
         ids.push(slot.parcel.envelope().id());
     }
     if let Some(actor) = queue.started_actor() {
         // An actor that is gone holds nothing.
-        ids.extend(actor.send(CloseQueue).await.unwrap_or_default());
+        ids.extend(actor.send(CloseQueue(ending)).await.unwrap_or_default());
+    }
+    if ending == Ending::Returned {
+        return Vec::new();
     }
     ids.into_iter()
         .map(|id| Abandoned {

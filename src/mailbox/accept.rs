@@ -63,12 +63,45 @@ impl Mailbox {
         bells.ring();
     }
 
-    /// Accepts a message whose credit is held. Never fails and never waits.
-    pub(crate) fn push(&self, slot: Slot, key: Option<u64>) {
-        let waker = self.lock().put(slot, key);
+    /// Accepts a message whose credit is held. Never waits. False: the mailbox was closed since, the credit is
+    /// gone with it.
+    pub(crate) fn push(&self, slot: Slot, key: Option<u64>) -> bool {
+        let waker = {
+            let mut state = self.lock();
+            if state.closed {
+                state.used -= 1;
+                drop(state);
+                drop(slot);
+                return false;
+            }
+            state.put(slot, key)
+        };
         if let Some(waker) = waker {
             waker.wake();
         }
+        true
+    }
+
+    /// Takes in what a broker outside has handed over: it bounds the number itself, so there is always room.
+    /// False: the mailbox is closed, and nothing was taken.
+    #[cfg(feature = "amqp")]
+    pub(crate) fn take_in(&self, slots: &mut Vec<Slot>) -> bool {
+        let wakers: Vec<_> = {
+            let mut state = self.lock();
+            if state.closed {
+                return false;
+            }
+            state.used += slots.len();
+            slots
+                .drain(..)
+                .filter_map(|slot| {
+                    let key = slot.key();
+                    state.put(slot, key)
+                })
+                .collect()
+        };
+        Bells(wakers).ring();
+        true
     }
 
     /// The new message was refused by the drop policy: accepted and dropped at once.

@@ -5,6 +5,8 @@ pub(crate) enum Ending {
     Discarded,
     Expired,
     Abandoned,
+    /// Handed back to the broker that it came from, or lost with the channel that it came by: it comes again.
+    Returned,
 }
 
 /// What happened at one queue, in messages.
@@ -18,6 +20,7 @@ pub(crate) struct Books {
     pub(crate) dropped: u64,
     pub(crate) purged: u64,
     pub(crate) abandoned: u64,
+    pub(crate) returned: u64,
     pub(crate) retried: u64,
     pub(crate) stalls: u64,
     pub(crate) queued: u64,
@@ -32,6 +35,7 @@ impl Books {
             Ending::Discarded => self.discarded += 1,
             Ending::Expired => self.expired += 1,
             Ending::Abandoned => self.abandoned += 1,
+            Ending::Returned => self.returned += 1,
         }
     }
 }

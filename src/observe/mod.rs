@@ -72,6 +72,9 @@ pub struct QueueSnapshot {
     pub purged: u64,
     /// Left in memory when the queue ended.
     pub abandoned: u64,
+    /// Handed back to RabbitMQ: unstarted at a stop, lost with their channel, or as the copy that waits for a
+    /// retry. Each comes again, and is accepted again.
+    pub returned: u64,
     /// Attempts after a first one.
     pub retried: u64,
     /// Times that waiting retries held half of the credits and hand-over stopped.
@@ -98,6 +101,7 @@ impl QueueSnapshot {
             dropped: books.dropped,
             purged: books.purged,
             abandoned: books.abandoned,
+            returned: books.returned,
             retried: books.retried,
             stalls: books.stalls,
             restarts: queue.restarts.load(Ordering::Relaxed),
@@ -108,7 +112,7 @@ impl QueueSnapshot {
     #[must_use]
     pub fn balances(&self) -> bool {
         let ended = self.acked + self.dead_lettered + self.discarded + self.expired;
-        let gone = self.dropped + self.purged + self.abandoned;
+        let gone = self.dropped + self.purged + self.abandoned + self.returned;
         self.accepted == ended + gone + self.in_flight + self.queued + self.waiting
     }
 }

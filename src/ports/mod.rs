@@ -11,8 +11,8 @@ pub(crate) use child::{Child, ChildId, Exit, ExitReporter, Part, SuspendReason};
 pub use interceptor::{Inbound, Interceptor, Next, Outbound, Refused};
 pub(crate) use lifecycle::LifecycleSink;
 pub use lifecycle::{Lifecycle, LifecycleKind};
+pub use outgoing::{Bridged, Refusal, RequestError};
 pub(crate) use outgoing::{Draft, Offered, Outgoing, Own};
-pub use outgoing::{Refusal, RequestError};
 pub(crate) use request::Awaited;
 pub(crate) use timers::{TimerKey, Timers};
 

@@ -57,6 +57,44 @@ pub enum Refusal {
     /// An interceptor refused the message.
     #[error("refused by an interceptor: {0}")]
     Intercepted(String),
+    /// The message leaves the process, and its confirm has to be waited for: publish it and await that.
+    #[error("messages to `{address}` leave the process: their confirm must be awaited")]
+    MustWait {
+        /// The topic or the queue.
+        address: String,
+    },
+    /// RabbitMQ was not there, or blocked publishers, until the deadline. Nothing was published.
+    #[error("RabbitMQ could not be reached before the deadline: {why}")]
+    Unreachable {
+        /// What is wrong with the connection.
+        why: String,
+    },
+    /// The message was written, and no confirm came before the deadline: it may have been published or not.
+    /// Published again with the same id, an inbox finds the duplicate.
+    #[error("no confirm came before the deadline; the message may have been published: {why}")]
+    Unconfirmed {
+        /// What was waited for.
+        why: String,
+    },
+    /// RabbitMQ refused the message: a queue is full and rejects, or failed.
+    #[error("RabbitMQ did not take the message: {why}")]
+    Rejected {
+        /// What it said.
+        why: String,
+    },
+}
+
+/// Whether a message left the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Bridged {
+    /// No bridge exports it.
+    #[default]
+    NotExported,
+    /// RabbitMQ confirmed it in at least one queue.
+    Routed,
+    /// RabbitMQ confirmed that no queue is bound to it.
+    Unrouted,
 }
 
 /// A message recorded by a handler, to be released when the handler has succeeded.

@@ -22,7 +22,8 @@ pub(crate) struct QueueActor {
     waiting: HashMap<u64, (Slot, TimerKey)>,
     burying: usize,
     next: u64,
-    closed: bool,
+    /// How what waits ends from now on: the queue is closed.
+    closed: Option<Ending>,
 }
 
 impl QueueActor {
@@ -32,7 +33,7 @@ impl QueueActor {
             waiting: HashMap::new(),
             burying: 0,
             next: 0,
-            closed: false,
+            closed: None,
         }
     }
 }
@@ -58,8 +59,8 @@ impl Handler<Wait> for QueueActor {
         let Some(core) = self.core.upgrade() else {
             return;
         };
-        if self.closed {
-            abandon(&core, &slot);
+        if let Some(ending) = self.closed {
+            give_up(&core, &slot, ending);
             return;
         }
         let id = self.next;
@@ -111,12 +112,18 @@ impl Handler<Bury> for QueueActor {
         };
         let (slot, parcel) = slot.share();
         let letter = DeadLetter::new(&core, &slot, parcel, reason);
-        let stored = core.services.dead_letters.add(letter.clone());
+        if !core.backing.is_live(slot.token) {
+            // It comes again, and its attempts with it.
+            core.backing.end(&core, slot, Ending::Returned);
+            return;
+        }
+        let stored = core.dead_letters.add(letter.clone());
         self.burying += 1;
         ctx.spawn(stored.into_actor(self).map(move |stored, actor, ctx| {
             actor.burying -= 1;
             match stored {
                 Ok(()) => {
+                    core.backing.acked(slot.token);
                     core.tell_interceptors(&letter);
                     core.mailbox.end_in_flight(Ending::DeadLettered, slot.key());
                     core.refuse_reply(&slot, Ending::DeadLettered);
@@ -132,7 +139,7 @@ impl Handler<Bury> for QueueActor {
 }
 
 /// Gives up what still waits, at the end of the queue's life, and answers with the ids.
-pub(crate) struct CloseQueue;
+pub(crate) struct CloseQueue(pub(crate) Ending);
 
 impl Message for CloseQueue {
     type Result = Vec<MessageId>;
@@ -141,8 +148,8 @@ impl Message for CloseQueue {
 impl Handler<CloseQueue> for QueueActor {
     type Result = Vec<MessageId>;
 
-    fn handle(&mut self, _: CloseQueue, _ctx: &mut Self::Context) -> Self::Result {
-        self.closed = true;
+    fn handle(&mut self, CloseQueue(ending): CloseQueue, _ctx: &mut Self::Context) -> Self::Result {
+        self.closed = Some(ending);
         let Some(core) = self.core.upgrade() else {
             return Vec::new();
         };
@@ -151,14 +158,14 @@ impl Handler<CloseQueue> for QueueActor {
             .into_values()
             .map(|(slot, timer)| {
                 core.services.timers.cancel(timer);
-                abandon(&core, &slot);
+                give_up(&core, &slot, ending);
                 slot.parcel.envelope().id
             })
             .collect()
     }
 }
 
-fn abandon(core: &Arc<QueueCore>, slot: &Slot) {
-    core.mailbox.end_waiting_as(Ending::Abandoned, slot.key());
-    core.refuse_reply(slot, Ending::Abandoned);
+fn give_up(core: &Arc<QueueCore>, slot: &Slot, ending: Ending) {
+    core.mailbox.end_waiting_as(ending, slot.key());
+    core.refuse_reply(slot, ending);
 }

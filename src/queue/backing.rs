@@ -1,7 +1,10 @@
+use std::sync::Arc;
+use std::time::Duration;
+
 use super::QueueCore;
 use crate::delivery::Reason;
 use crate::mailbox::{Ending, Slot};
-use std::time::Duration;
+use crate::store::DeadLetterStore;
 
 /// How a delivery is settled, whatever its queue stands on: memory, a store, RabbitMQ.
 ///
@@ -9,8 +12,11 @@ use std::time::Duration;
 /// copy or the dead letter is safe before the original is gone; where that fails the original stays.
 /// All methods return at once; what takes time goes on behind them while the message keeps its credit.
 pub(crate) trait Backing: Send + Sync {
-    /// The handler succeeded and its releases were accepted. The mailbox's books are kept by the worker.
+    /// The handler succeeded and its releases were accepted, or its dead letter is stored. The mailbox's books
+    /// are kept by the caller.
     fn acked(&self, token: u64);
+    /// Whether a delivery can still be settled. One that cannot comes again, and is not started.
+    fn is_live(&self, token: u64) -> bool;
     /// To be handed over again after `delay`, its failed attempt counted.
     fn retry_after(&self, queue: &QueueCore, slot: Slot, delay: Duration);
     /// To be handed over again at once, by whichever worker comes first.
@@ -19,6 +25,16 @@ pub(crate) trait Backing: Send + Sync {
     fn dead_letter(&self, queue: &QueueCore, slot: Slot, reason: Reason);
     /// Ended without a trace but its count.
     fn end(&self, queue: &QueueCore, slot: Slot, ending: Ending);
+    /// Whether its messages come from outside of the process, so that local publishes do not go to it.
+    fn is_bridged(&self) -> bool;
+}
+
+/// What a queue stands on.
+#[derive(Clone)]
+pub(crate) struct Foundation {
+    pub(crate) backing: Arc<dyn Backing>,
+    /// Where its dead letters are kept.
+    pub(crate) dead_letters: Arc<dyn DeadLetterStore>,
 }
 
 /// A queue in this process's memory.
@@ -27,9 +43,12 @@ pub(crate) struct Memory;
 impl Backing for Memory {
     fn acked(&self, _token: u64) {}
 
+    fn is_live(&self, _token: u64) -> bool {
+        true
+    }
+
     fn retry_after(&self, queue: &QueueCore, slot: Slot, delay: Duration) {
-        queue.mailbox.start_waiting(slot.key());
-        queue.actor().do_send(super::actor::Wait { slot, delay });
+        queue.wait_in_memory(slot, delay);
     }
 
     fn retry_now(&self, queue: &QueueCore, slot: Slot) {
@@ -37,15 +56,37 @@ impl Backing for Memory {
     }
 
     fn dead_letter(&self, queue: &QueueCore, slot: Slot, reason: Reason) {
-        queue.actor().do_send(super::actor::Bury { slot, reason });
+        queue.bury(slot, reason);
     }
 
     fn end(&self, queue: &QueueCore, slot: Slot, ending: Ending) {
-        queue.mailbox.end_in_flight(ending, slot.key());
-        queue.refuse_reply(&slot, ending);
-        if ending == Ending::Expired {
+        queue.end_in_flight(&slot, ending);
+    }
+
+    fn is_bridged(&self) -> bool {
+        false
+    }
+}
+
+/// What backings are made of.
+impl QueueCore {
+    /// A failed message waits here, with its credit.
+    pub(crate) fn wait_in_memory(&self, slot: Slot, delay: Duration) {
+        self.mailbox.start_waiting(slot.key());
+        self.actor().do_send(super::actor::Wait { slot, delay });
+    }
+
+    /// The queue's actor stores a dead letter and then ends the message.
+    pub(crate) fn bury(&self, slot: Slot, reason: Reason) {
+        self.actor().do_send(super::actor::Bury { slot, reason });
+    }
+
+    pub(crate) fn end_in_flight(&self, slot: &Slot, ending: Ending) {
+        self.mailbox.end_in_flight(ending, slot.key());
+        self.refuse_reply(slot, ending);
+        if matches!(ending, Ending::Expired | Ending::Returned) {
             // It may have been let through as the breaker's probe, and was not tried.
-            queue.abandon_probe();
+            self.abandon_probe();
         }
     }
 }

@@ -5,8 +5,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use actix::{Actor, Addr, ArbiterHandle};
 
 use super::actor::QueueActor;
-use super::backing::Memory;
-use super::{Backing, BreakerGate, QueueSpec};
+use super::{Backing, BreakerGate, Foundation, QueueSpec};
 use crate::delivery::{Failure, NextStep, Reason};
 use crate::mailbox::{Ending, History, Mailbox, Slot, lane_of};
 use crate::message::{Held, ReplyRefusal};
@@ -20,6 +19,8 @@ pub(crate) struct Services {
     pub(crate) timers: Arc<dyn Timers>,
     pub(crate) control: ArbiterHandle,
     pub(crate) dead_letters: Arc<dyn DeadLetterStore>,
+    /// One for all queues in memory.
+    pub(crate) memory: Arc<dyn Backing>,
     pub(crate) lifecycle: Arc<dyn LifecycleSink>,
     pub(crate) interceptors: Arc<[Arc<dyn Interceptor>]>,
     pub(crate) outgoing: OnceLock<Weak<dyn Outgoing>>,
@@ -27,6 +28,14 @@ pub(crate) struct Services {
 }
 
 impl Services {
+    /// What a queue of this process alone stands on.
+    pub(crate) fn in_memory(&self) -> Foundation {
+        Foundation {
+            backing: Arc::clone(&self.memory),
+            dead_letters: Arc::clone(&self.dead_letters),
+        }
+    }
+
     pub(crate) fn outgoing(&self) -> Option<Arc<dyn Outgoing>> {
         self.outgoing.get().and_then(Weak::upgrade)
     }
@@ -48,6 +57,8 @@ pub(crate) struct QueueCore {
     pub(crate) mailbox: Mailbox,
     pub(crate) services: Arc<Services>,
     pub(crate) backing: Arc<dyn Backing>,
+    /// Where its dead letters are kept.
+    pub(crate) dead_letters: Arc<dyn DeadLetterStore>,
     pub(crate) breaker: Option<Box<BreakerGate>>,
     pub(crate) restarts: AtomicU64,
     /// Workers whose loop runs, from the making of their handler on.
@@ -71,6 +82,7 @@ impl QueueCore {
         name: Arc<str>,
         spec: Arc<QueueSpec>,
         services: Arc<Services>,
+        foundation: Foundation,
     ) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             id,
@@ -83,7 +95,8 @@ impl QueueCore {
             keyed: matches!(spec.order, crate::delivery::Order::Keyed { .. }),
             spec,
             services,
-            backing: Arc::new(Memory),
+            backing: foundation.backing,
+            dead_letters: foundation.dead_letters,
             restarts: AtomicU64::new(0),
             workers: AtomicUsize::new(0),
             actor: OnceLock::new(),
@@ -179,6 +192,8 @@ impl QueueCore {
                 Ending::Discarded => ReplyRefusal::Discarded,
                 Ending::Expired => ReplyRefusal::Expired,
                 Ending::Abandoned => ReplyRefusal::Abandoned,
+                // Another delivery of it will be answered.
+                Ending::Returned => return,
             });
         }
     }

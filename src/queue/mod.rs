@@ -11,6 +11,6 @@ mod spec;
 
 pub(crate) use self::core::{Failed, QueueCore, Services};
 pub(crate) use actor::CloseQueue;
-pub(crate) use backing::Backing;
+pub(crate) use backing::{Backing, Foundation, Memory};
 pub(crate) use breaker::BreakerGate;
 pub(crate) use spec::QueueSpec;

@@ -108,9 +108,9 @@ impl Hands {
                         self.lease.put_down();
                         break;
                     }
-                    if !simple && is_expired(queue, slot) {
+                    if !simple && let Some(ending) = not_to_be_started(queue, slot) {
                         if let Some(slot) = self.lease.take() {
-                            queue.backing.end(queue, slot, Ending::Expired);
+                            queue.backing.end(queue, slot, ending);
                         }
                         continue;
                     }
@@ -309,12 +309,14 @@ impl Drop for Hands {
     }
 }
 
+/// How a message ends that is too old, or whose delivery can not be settled any more.
 #[inline]
-fn is_expired(queue: &QueueCore, slot: &Slot) -> bool {
-    match slot.parcel.envelope().expires_ms() {
-        Some(expires) => queue.services.clock.wall_ms() >= expires,
-        None => false,
+fn not_to_be_started(queue: &QueueCore, slot: &Slot) -> Option<Ending> {
+    if slot.token != 0 && !queue.backing.is_live(slot.token) {
+        return Some(Ending::Returned);
     }
+    let expires = slot.parcel.envelope().expires_ms()?;
+    (queue.services.clock.wall_ms() >= expires).then_some(Ending::Expired)
 }
 
 /// Tells the breaker, the log and the interceptors how an attempt ended.
