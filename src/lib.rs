@@ -70,6 +70,8 @@ mod supervisor;
 pub mod testing;
 mod time;
 
+#[cfg(feature = "amqp")]
+pub use bridge::{Amqp, BridgeError, QueueType, TopologyMode, WhenDown};
 pub use broker::{Schedule, ScheduleLedger};
 pub use bus::{
     Abandoned, Builder, Bus, DeadLetters, Escalation, Local, Publish, PublishAllError,

@@ -1,9 +1,41 @@
 //! The bridge to RabbitMQ: messages that cross the process, under the same contract.
 //!
 //! This room knows AMQP; the others reach it by the ports and by `Backing`, and know nothing of it.
+//!
+//! A tree of actors under a supervisor of their own, on the bridge's own thread: two connections (`link`), the
+//! `publisher`, the `consumer` of each queue, the `replies`. Each lives one life after another (`part`): it
+//! waits for what it stands on, works until that fails, and is started again with backoff. What has to outlive
+//! them, the messages that wait for a confirm and the deliveries in hand, is kept beside them.
 
 mod acks;
+mod config;
+mod consumer;
+mod dead_letters;
 mod delay;
+mod flights;
 mod guard;
+mod link;
+mod part;
+mod publisher;
+mod queue;
+mod replies;
+mod shared;
 mod topology;
+mod tree;
+mod url;
 mod wire;
+
+pub use config::{Amqp, BridgeError, WhenDown};
+pub use topology::{QueueType, TopologyMode};
+
+pub(crate) use tree::start;
+
+use shared::Shared;
+
+/// The most bytes of a frame, and so of a content header: RabbitMQ's default.
+const FRAME_MAX: usize = 131_072;
+
+/// A failure of one life, for its supervisor and the log.
+fn explained(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::message::{AddressKind, Name, Pattern, SharedParcel};
+use crate::message::{AddressKind, Name, NameError, Pattern, SharedParcel};
 use crate::ports::{BoxFuture, Bridged, Refusal};
 use crate::queue::{Foundation, QueueCore};
 
@@ -24,13 +24,19 @@ pub(crate) trait Bridge: Send + Sync {
     fn home(&self, patterns: &[Pattern], commands: &[Name]) -> Home;
 
     /// What the queue of a group that is imported stands on.
-    fn foundation(&self, group: &str) -> Foundation;
+    ///
+    /// # Errors
+    /// When the group cannot be the name of one.
+    fn foundation(&self, group: &str) -> Result<Foundation, NameError>;
 
-    /// Begins to consume for a queue made on [`foundation`](Self::foundation).
-    fn attach(&self, queue: &Arc<QueueCore>);
+    /// Begins to consume for a queue made on [`foundation`](Self::foundation), if it does not already.
+    fn attach(&self, queue: &Arc<QueueCore>) -> BoxFuture<'static, ()>;
 
     /// Stops to consume: what was not started goes back. What is in hand can still be settled.
     fn detach(&self, queue: &Arc<QueueCore>) -> BoxFuture<'static, ()>;
+
+    /// Writes what is settled of a detached queue, and forgets it.
+    fn remove(&self, queue: &Arc<QueueCore>) -> BoxFuture<'static, ()>;
 
     /// Stops to consume for all queues, as [`detach`](Self::detach).
     fn detach_all(&self) -> BoxFuture<'static, ()>;

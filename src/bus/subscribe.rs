@@ -530,7 +530,7 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
         };
         match bridge.home(&spec.patterns, &spec.commands) {
             crate::broker::Home::Local => Ok(broker.services.in_memory()),
-            crate::broker::Home::Bridged => Ok(bridge.foundation(&self.name)),
+            crate::broker::Home::Bridged => Ok(bridge.foundation(&self.name)?),
             crate::broker::Home::Mixed { imported, local } => Err(SubscribeError::MixedBacking {
                 name: self.name.clone(),
                 imported,
@@ -612,7 +612,7 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
                 if let Some(bridge) = &inner.broker.bridge
                     && queue.backing.is_bridged()
                 {
-                    bridge.attach(&queue);
+                    bridge.attach(&queue).await;
                 }
                 Ok(Subscription::new(
                     bus,

@@ -162,6 +162,12 @@ impl Subscription {
         } else {
             Vec::new()
         };
+        if let Some(bridge) = &bus.0.broker.bridge
+            && is_last
+            && queue.backing.is_bridged()
+        {
+            bridge.remove(queue).await;
+        }
         if let Some(thread) = &home.thread {
             threads::end(thread);
         }

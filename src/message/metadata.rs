@@ -49,6 +49,9 @@ pub(crate) trait ReplyPort: Send + Sync {
     fn cell(&self) -> &dyn Any;
     /// The encoded way, for a handler with a reply type of its own. False: nobody waits any more.
     fn reply_json(&self, body: &[u8]) -> bool;
+    /// Whether the requester still waits.
+    #[cfg(feature = "amqp")]
+    fn is_awaited(&self) -> bool;
     /// Tells the requester that no reply will come.
     fn refuse(&self, why: ReplyRefusal);
 }

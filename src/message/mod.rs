@@ -9,6 +9,8 @@ mod name;
 mod parcel;
 mod pattern;
 mod raw;
+#[cfg(feature = "amqp")]
+mod relation;
 mod reply;
 
 use serde::Serialize;
@@ -26,6 +28,8 @@ pub(crate) use parcel::{Held, Parcel, Payload, Recoverable, SharedParcel, encode
 pub use pattern::Pattern;
 #[cfg(test)]
 pub(crate) use pattern::tests::words as pattern_words;
+#[cfg(feature = "amqp")]
+pub(crate) use relation::Relation;
 pub use raw::{RawBody, RawMessage};
 pub(crate) use reply::{EncodedReply, Reply, ReplyCell, TypedReply};
 

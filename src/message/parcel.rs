@@ -5,6 +5,8 @@ use std::sync::{Arc, OnceLock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+#[cfg(feature = "amqp")]
+use super::ReplyPort;
 use super::{EncodedReply, Envelope};
 
 /// A body that could not be turned into JSON, or JSON that is not the expected type.
@@ -111,6 +113,12 @@ impl<M> Parcel<M> {
             json: OnceLock::new(),
             body,
         }
+    }
+
+    /// The way back to whoever asked, from another process.
+    #[cfg(feature = "amqp")]
+    pub(crate) fn set_reply(&mut self, port: Arc<dyn ReplyPort>) {
+        self.envelope.metadata.get_or_insert_default().reply = Some(port);
     }
 }
 

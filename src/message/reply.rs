@@ -74,6 +74,11 @@ impl<R: DeserializeOwned + Send + 'static> ReplyPort for ReplyCell<R> {
         }
     }
 
+    #[cfg(feature = "amqp")]
+    fn is_awaited(&self) -> bool {
+        !self.0.lock().abandoned
+    }
+
     fn refuse(&self, why: ReplyRefusal) {
         self.fill(Err(why));
     }
@@ -95,6 +100,11 @@ impl ReplyPort for EncodedReply {
 
     fn reply_json(&self, body: &[u8]) -> bool {
         self.0.reply_json(body)
+    }
+
+    #[cfg(feature = "amqp")]
+    fn is_awaited(&self) -> bool {
+        self.0.is_awaited()
     }
 
     fn refuse(&self, why: ReplyRefusal) {

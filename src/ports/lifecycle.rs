@@ -29,6 +29,14 @@ pub enum LifecycleKind {
     BreakerOpened,
     /// A probe succeeded.
     BreakerClosed,
+    /// A connection to RabbitMQ was made; `why` names the broker.
+    Connected,
+    /// A connection to RabbitMQ was lost.
+    Disconnected,
+    /// RabbitMQ lets nothing be published: it is short of memory or disk.
+    Blocked,
+    /// RabbitMQ lets messages be published again.
+    Unblocked,
 }
 
 /// The event that tells of a [`LifecycleKind`], on the topic `postroom.lifecycle`.

@@ -13,6 +13,8 @@ mod release;
 mod shell;
 mod worker;
 
+#[cfg(feature = "amqp")]
+pub(crate) use caught::{Caught, Panicked};
 pub use actix_actor::{ActorSubscriber, Delivery};
 pub use context::{Context, Sending};
 pub use dispatch::{Chain, Dispatch, Empty, OnCommand, OnEvent, OnPattern};

@@ -1,0 +1,306 @@
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use futures_core::Stream;
+use lapin::message::Delivery;
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{Channel, Consumer};
+
+use super::part::Stop;
+use super::queue::AmqpQueue;
+use super::replies::Answer;
+use super::wire::{self, Arrived};
+use super::{Shared, explained};
+use crate::mailbox::{Ending, Slot, halt};
+use crate::message::{Held, Payload};
+use crate::queue::{Backing, QueueCore};
+
+/// How often a consumer looks at what nobody tells it: pauses, and holes that are getting old.
+const LOOK: Duration = Duration::from_millis(250);
+/// How long a queue may hand nothing out before what was not started goes back to RabbitMQ.
+const HELD_AT_MOST: Duration = Duration::from_secs(30);
+/// The most deliveries taken in at once.
+const BATCH: usize = 64;
+/// The longest that a stop waits for handlers whose settlement is still to come.
+const LAST_SETTLEMENTS: Duration = Duration::from_millis(500);
+
+/// One life of a queue's consumer: on one channel, until that ends or it is asked to stop.
+pub(super) async fn live(
+    shared: Arc<Shared>,
+    amqp: Arc<AmqpQueue>,
+    core: Weak<QueueCore>,
+    mut stop: Stop,
+) -> Result<(), String> {
+    let connection = tokio::select! {
+        connection = shared.consume_link.connected() => connection,
+        () = stop.asked() => return Ok(()),
+    };
+    let (Some(connection), Some(core)) = (connection, core.upgrade()) else {
+        return Ok(());
+    };
+    let plan = shared.base_plan().and(shared.subscription_plan(&amqp.names, &core.spec));
+    let declared = super::topology::apply(&connection, &plan, shared.amqp.topology).await;
+    shared.note_topology(&core.name, declared.as_ref().err());
+    declared.map_err(|error| error.to_string())?;
+    let channel = connection.create_channel().await.map_err(explained)?;
+    let prefetch = shared.prefetch(&core.spec);
+    channel
+        .basic_qos(prefetch, BasicQosOptions::default())
+        .await
+        .map_err(explained)?;
+    let mut life = Life {
+        epoch: amqp.open(prefetch),
+        shared,
+        amqp,
+        core,
+        channel,
+        consumer: None,
+        held_since: None,
+    };
+    let ended = life.run(&mut stop).await;
+    let closed = life.channel.close(200, "done".into());
+    let _ = tokio::time::timeout(Duration::from_millis(200), closed).await;
+    ended
+}
+
+struct Life {
+    shared: Arc<Shared>,
+    amqp: Arc<AmqpQueue>,
+    core: Arc<QueueCore>,
+    channel: Channel,
+    epoch: u64,
+    /// Kept until the channel is closed: dropped before, it would cancel by itself.
+    consumer: Option<Consumer>,
+    /// Since when nothing is handed out.
+    held_since: Option<Instant>,
+}
+
+impl Drop for Life {
+    /// What was delivered and not settled comes again.
+    fn drop(&mut self) {
+        self.amqp.close();
+        drop(self.core.mailbox.take_queued(Ending::Returned));
+        self.amqp.at_rest.notify_waiters();
+    }
+}
+
+/// What a consumer waits for.
+enum Next {
+    Deliveries(Vec<Delivery>),
+    Ended(String),
+    Look,
+    Stop,
+}
+
+impl Life {
+    async fn run(&mut self, stop: &mut Stop) -> Result<(), String> {
+        loop {
+            if self.wants_messages() {
+                self.consume().await?;
+            } else {
+                self.rest().await?;
+            }
+            let look_at = self.write(false).await?;
+            match self.next(stop, look_at).await {
+                Next::Deliveries(deliveries) => self.take_in(deliveries)?,
+                Next::Look => {}
+                Next::Ended(why) => return Err(why),
+                Next::Stop => break,
+            }
+        }
+        self.amqp.detach();
+        self.rest().await?;
+        let end = Instant::now() + LAST_SETTLEMENTS;
+        while self.amqp.outstanding() > 0 && Instant::now() < end {
+            self.write(true).await?;
+            let _ = tokio::time::timeout(Duration::from_millis(5), self.amqp.changed.notified()).await;
+        }
+        self.write(true).await?;
+        Ok(())
+    }
+
+    /// Not while it is being stopped, and not while nothing has been handed out for long.
+    fn wants_messages(&mut self) -> bool {
+        let stands_still = halt::PAUSED | halt::SUSPENDED | halt::BREAKER;
+        if self.core.mailbox.halted() & stands_still == 0 {
+            self.held_since = None;
+        } else {
+            self.held_since.get_or_insert_with(Instant::now);
+        }
+        let held_for_long = self
+            .held_since
+            .is_some_and(|since| since.elapsed() >= HELD_AT_MOST);
+        !self.amqp.is_detached() && !held_for_long
+    }
+
+    async fn consume(&mut self) -> Result<(), String> {
+        if self.consumer.is_some() {
+            return Ok(());
+        }
+        let consumer = self
+            .channel
+            .basic_consume(
+                self.amqp.names.queue().into(),
+                format!("{}-{}", self.shared.instance, self.epoch).into(),
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            )
+            .await
+            .map_err(explained)?;
+        self.consumer = Some(consumer);
+        Ok(())
+    }
+
+    /// Cancels the consumer, and gives back what was not started.
+    async fn rest(&mut self) -> Result<(), String> {
+        if let Some(mut consumer) = self.consumer.take() {
+            self.channel
+                .basic_cancel(consumer.tag(), BasicCancelOptions::default())
+                .await
+                .map_err(explained)?;
+            // What came before the cancellation took effect.
+            while let Some(delivery) = ready(&mut consumer).await {
+                self.amqp
+                    .delivered(delivery.delivery_tag)
+                    .map_err(explained)?;
+                let token = AmqpQueue::token(self.epoch, delivery.delivery_tag);
+                self.amqp.give_back(token);
+            }
+        }
+        for slot in self.core.mailbox.take_queued(Ending::Returned) {
+            self.amqp.give_back(slot.token);
+        }
+        self.write(true).await?;
+        if self.amqp.is_detached() {
+            self.amqp.at_rest.notify_waiters();
+        }
+        Ok(())
+    }
+
+    fn take_in(&mut self, deliveries: Vec<Delivery>) -> Result<(), String> {
+        let mut slots = Vec::with_capacity(deliveries.len());
+        for delivery in deliveries {
+            self.amqp
+                .delivered(delivery.delivery_tag)
+                .map_err(explained)?;
+            slots.push(self.slot(delivery));
+        }
+        if !self.core.mailbox.take_in(&mut slots) {
+            for slot in slots {
+                self.amqp.give_back(slot.token);
+            }
+        }
+        Ok(())
+    }
+
+    fn slot(&self, delivery: Delivery) -> Slot {
+        let tag = delivery.delivery_tag;
+        let arrived = Arrived {
+            exchange: delivery.exchange.as_str().to_owned(),
+            routing_key: delivery.routing_key.as_str().to_owned(),
+            redelivered: delivery.redelivered,
+            properties: delivery.properties,
+            body: delivery.data,
+        };
+        let decoded = wire::decode_with(&*self.shared.format, arrived, self.shared.exchanges());
+        let mut parcel = decoded.parcel;
+        if let Some(to) = decoded.reply {
+            parcel.set_reply(Answer::port(&self.shared, to));
+        }
+        let held = if self.core.spec.shares {
+            Held::Shared(parcel.shared())
+        } else {
+            parcel.own()
+        };
+        let mut slot = self.core.slot(held);
+        slot.token = AmqpQueue::token(self.epoch, tag);
+        slot.attempts = decoded.attempts;
+        slot.history = decoded.history;
+        slot
+    }
+
+    /// Writes the settlements that are due. Answers when to look again.
+    async fn write(&mut self, force: bool) -> Result<Option<Instant>, String> {
+        let work = self.amqp.to_write(force);
+        for tag in work.give_back {
+            let requeue = BasicNackOptions {
+                multiple: false,
+                requeue: true,
+            };
+            self.channel
+                .basic_nack(tag, requeue)
+                .await
+                .map_err(explained)?;
+            self.amqp.gave_back(tag);
+        }
+        if let Some(tag) = work.flush.multiple {
+            let all = BasicAckOptions { multiple: true };
+            self.channel.basic_ack(tag, all).await.map_err(explained)?;
+        }
+        for tag in work.flush.single {
+            let one = BasicAckOptions { multiple: false };
+            self.channel.basic_ack(tag, one).await.map_err(explained)?;
+        }
+        Ok(work.flush.look_again)
+    }
+
+    async fn next(&mut self, stop: &mut Stop, look_at: Option<Instant>) -> Next {
+        let look = Instant::now() + LOOK;
+        let look_at = look_at.map_or(look, |at| at.min(look));
+        let has_consumer = self.consumer.is_some();
+        tokio::select! {
+            next = next_deliveries(self.consumer.as_mut()), if has_consumer => next,
+            () = self.amqp.changed.notified() => Next::Look,
+            () = tokio::time::sleep_until(look_at.into()) => {
+                if self.channel.status().connected() {
+                    Next::Look
+                } else {
+                    Next::Ended("its channel was closed".to_owned())
+                }
+            }
+            () = stop.asked() => Next::Stop,
+        }
+    }
+}
+
+/// At least one delivery, and what else is there already.
+async fn next_deliveries(consumer: Option<&mut Consumer>) -> Next {
+    let Some(consumer) = consumer else {
+        return Next::Look;
+    };
+    let mut deliveries = Vec::new();
+    std::future::poll_fn(|cx| {
+        while deliveries.len() < BATCH {
+            match Pin::new(&mut *consumer).poll_next(cx) {
+                Poll::Ready(Some(Ok(delivery))) => deliveries.push(delivery),
+                // What came before the end is taken in first; the end is told again.
+                Poll::Ready(_) if !deliveries.is_empty() => break,
+                Poll::Ready(Some(Err(error))) => {
+                    return Poll::Ready(Next::Ended(error.to_string()));
+                }
+                Poll::Ready(None) => {
+                    let why = "RabbitMQ cancelled the consumer: its queue was deleted, or its node went";
+                    return Poll::Ready(Next::Ended(why.to_owned()));
+                }
+                Poll::Pending if deliveries.is_empty() => return Poll::Pending,
+                Poll::Pending => break,
+            }
+        }
+        Poll::Ready(Next::Deliveries(std::mem::take(&mut deliveries)))
+    })
+    .await
+}
+
+/// A delivery that is there already.
+async fn ready(consumer: &mut Consumer) -> Option<Delivery> {
+    std::future::poll_fn(|cx| match Pin::new(&mut *consumer).poll_next(cx) {
+        Poll::Ready(Some(Ok(delivery))) => Poll::Ready(Some(delivery)),
+        _ => Poll::Ready(None),
+    })
+    .await
+}

@@ -1,0 +1,175 @@
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_core::Stream;
+use lapin::{Connection, ConnectionProperties, Event};
+use tokio::sync::watch;
+
+use super::Shared;
+use super::part::Stop;
+use crate::ports::LifecycleKind;
+
+/// How often a connection is looked at that says nothing.
+const LOOK: Duration = Duration::from_secs(1);
+/// The longest that a connection may take to close; then it is dropped.
+const CLOSE: Duration = Duration::from_millis(500);
+
+/// One of the bridge's two connections, as those who use it see it.
+pub(super) struct Link {
+    pub(super) name: Arc<str>,
+    state: watch::Sender<LinkState>,
+    pub(super) connects: AtomicU64,
+}
+
+#[derive(Clone)]
+pub(super) enum LinkState {
+    Down {
+        why: Arc<str>,
+    },
+    Up {
+        connection: Arc<Connection>,
+        /// Why RabbitMQ lets nothing be published.
+        blocked: Option<Arc<str>>,
+    },
+}
+
+impl Link {
+    pub(super) fn new(name: String) -> Self {
+        let why = "it was not connected yet".into();
+        Self {
+            name: name.into(),
+            state: watch::Sender::new(LinkState::Down { why }),
+            connects: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<LinkState> {
+        self.state.subscribe()
+    }
+
+    /// What is wrong with it; none when it can be published on.
+    pub(super) fn trouble(&self) -> Option<Arc<str>> {
+        match &*self.state.borrow() {
+            LinkState::Down { why } => Some(Arc::clone(why)),
+            LinkState::Up { blocked, .. } => blocked.clone(),
+        }
+    }
+
+    /// Waits until it is connected. Cancel safe.
+    pub(super) async fn connected(&self) -> Option<Arc<Connection>> {
+        let mut watch = self.state.subscribe();
+        let state = watch
+            .wait_for(|state| matches!(state, LinkState::Up { .. }))
+            .await
+            .ok()?;
+        match &*state {
+            LinkState::Up { connection, .. } => Some(Arc::clone(connection)),
+            LinkState::Down { .. } => None,
+        }
+    }
+
+    fn set_blocked(&self, why: Option<Arc<str>>) {
+        self.state.send_modify(|state| {
+            if let LinkState::Up { blocked, .. } = state {
+                *blocked = why;
+            }
+        });
+    }
+
+    fn set_down(&self, why: &str) {
+        self.state.send_replace(LinkState::Down { why: why.into() });
+    }
+}
+
+/// One life of a connection: made, kept while it lasts, closed when it is asked to.
+pub(super) async fn live(shared: Arc<Shared>, link: Arc<Link>, mut stop: Stop) -> Result<(), String> {
+    let connecting = connect(&shared, &link);
+    let connection = tokio::select! {
+        connection = connecting => connection,
+        () = stop.asked() => return Ok(()),
+    };
+    let (connection, broker) = match connection {
+        Ok(connected) => connected,
+        Err(why) => {
+            link.set_down(&why);
+            tracing::warn!(link = %link.name, %why, "RabbitMQ cannot be reached");
+            return Err(why);
+        }
+    };
+    let connection = Arc::new(connection);
+    let mut events = pin!(connection.events_listener());
+    link.connects.fetch_add(1, Ordering::Relaxed);
+    link.state.send_replace(LinkState::Up {
+        connection: Arc::clone(&connection),
+        blocked: None,
+    });
+    let tell = |kind, why| shared.services.tell(&link.name, kind, why);
+    tell(LifecycleKind::Connected, Some(broker));
+    let ended = loop {
+        let event = tokio::select! {
+            event = std::future::poll_fn(|cx| events.as_mut().poll_next(cx)) => event,
+            () = tokio::time::sleep(LOOK) => {
+                if connection.status().connected() {
+                    continue;
+                }
+                None
+            }
+            () = stop.asked() => break Ok(()),
+        };
+        match event {
+            Some(Event::ConnectionBlocked(why)) => {
+                link.set_blocked(Some(format!("RabbitMQ blocks publishers: {why}").into()));
+                tell(LifecycleKind::Blocked, Some(why));
+            }
+            Some(Event::ConnectionUnblocked) => {
+                link.set_blocked(None);
+                tell(LifecycleKind::Unblocked, None);
+            }
+            Some(Event::Error(error)) => break Err(error.to_string()),
+            Some(_) => {}
+            None => break Err("the connection was lost".to_owned()),
+        }
+    };
+    link.set_down(match &ended {
+        Ok(()) => "the bridge is closed",
+        Err(why) => why,
+    });
+    if let Err(why) = &ended {
+        tell(LifecycleKind::Disconnected, Some(why.clone()));
+    }
+    // Not waited for longer: RabbitMQ may be frozen, or block what we write.
+    let close = connection.close(200, "OK".into());
+    let _ = tokio::time::timeout(CLOSE, close).await;
+    ended
+}
+
+/// Tries the brokers one after another, each for as long as the connect timeout.
+async fn connect(shared: &Shared, link: &Link) -> Result<(Connection, String), String> {
+    let mut failures = Vec::new();
+    for url in &shared.config.urls {
+        let name = format!("{} {}", shared.service, link.name);
+        let properties = ConnectionProperties::default().with_connection_name(name.into());
+        let attempt = super::guard::connect(url.uri(), properties, shared.tls());
+        let why = match tokio::time::timeout(shared.amqp.connect_timeout, attempt).await {
+            Ok(Ok(connection)) => return Ok((connection, url.to_string())),
+            Ok(Err(error)) => explain(&error),
+            Err(_) => "no answer within the connect timeout".to_owned(),
+        };
+        failures.push(format!("{url}: {why}"));
+    }
+    Err(failures.join("; "))
+}
+
+/// The usual reasons in words that say what to do.
+fn explain(error: &lapin::Error) -> String {
+    let text = error.to_string();
+    if text.contains("ACCESS_REFUSED") || text.contains("ACCESS-REFUSED") {
+        format!("the user or its password is refused, or it may not use this virtual host ({text})")
+    } else if text.contains("NOT_ALLOWED") || text.contains("NOT-ALLOWED") {
+        format!("the virtual host does not exist, or the user may not use it ({text})")
+    } else {
+        text
+    }
+}

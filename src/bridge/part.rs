@@ -1,0 +1,160 @@
+use std::sync::Arc;
+
+use actix::fut::ActorFutureExt;
+use actix::{Actor, ArbiterHandle, AsyncContext, Context, Handler, Message, SpawnHandle, WrapFuture};
+use tokio::sync::{oneshot, watch};
+
+use crate::ports::{BoxFuture, Child, Exit, ExitReporter, LocalBoxFuture, Part, SuspendReason};
+use crate::subscriber::{Caught, Panicked};
+
+/// One life of a part: it ends well when it was asked to stop, and otherwise says why.
+pub(super) type Life = dyn Fn(Stop) -> LocalBoxFuture<'static, Result<(), String>> + Send + Sync;
+
+/// How a part learns that it is to stop.
+#[derive(Clone)]
+pub(super) struct Stop(watch::Receiver<bool>);
+
+impl Stop {
+    /// Resolves when the part is to stop. Cancel safe.
+    pub(super) async fn asked(&mut self) {
+        // An error means that who could ask is gone.
+        let _ = self.0.wait_for(|asked| *asked).await;
+    }
+}
+
+/// An actor of the bridge: it runs one life after another, as its supervisor says.
+struct PartActor {
+    life: Arc<Life>,
+    running: Option<(SpawnHandle, watch::Sender<bool>)>,
+    waiting: Vec<oneshot::Sender<()>>,
+}
+
+impl PartActor {
+    fn ended(&mut self) {
+        self.running = None;
+        for waiting in self.waiting.drain(..) {
+            // Who asked may have stopped waiting.
+            let _ = waiting.send(());
+        }
+    }
+}
+
+impl Actor for PartActor {
+    type Context = Context<Self>;
+}
+
+struct Start(ExitReporter);
+
+impl Message for Start {
+    type Result = ();
+}
+
+impl Handler<Start> for PartActor {
+    type Result = ();
+
+    fn handle(&mut self, Start(exits): Start, ctx: &mut Self::Context) {
+        if let Some((running, _)) = self.running.take() {
+            ctx.cancel_future(running);
+        }
+        let (ask, asked) = watch::channel(false);
+        let life = Caught::new((self.life)(Stop(asked)));
+        let life = life.into_actor(self).map(move |ended, part, _| {
+            part.ended();
+            let failed = |why| Exit::Failed { message: None, why };
+            exits.report(
+                0,
+                match ended {
+                    Ok(Ok(())) => Exit::Stopped,
+                    Ok(Err(why)) => failed(why),
+                    Err(Panicked(text)) => failed(format!("panicked: {text}")),
+                },
+            );
+        });
+        self.running = Some((ctx.spawn(life), ask));
+    }
+}
+
+struct AskToStop(oneshot::Sender<()>);
+
+impl Message for AskToStop {
+    type Result = ();
+}
+
+impl Handler<AskToStop> for PartActor {
+    type Result = ();
+
+    fn handle(&mut self, AskToStop(done): AskToStop, _: &mut Self::Context) {
+        self.waiting.push(done);
+        match &self.running {
+            // An error means that the life has ended, which is told by its end.
+            Some((_, ask)) => drop(ask.send(true)),
+            None => self.ended(),
+        }
+    }
+}
+
+struct Kill;
+
+impl Message for Kill {
+    type Result = ();
+}
+
+impl Handler<Kill> for PartActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Kill, ctx: &mut Self::Context) {
+        if let Some((running, _)) = self.running.take() {
+            ctx.cancel_future(running);
+        }
+        self.ended();
+    }
+}
+
+/// A part of the bridge as its supervisor sees it.
+pub(super) struct PartChild {
+    name: Arc<str>,
+    actor: actix::Addr<PartActor>,
+}
+
+impl PartChild {
+    /// Starts the actor on the bridge's thread; its life begins when the supervisor says so.
+    pub(super) fn new(name: Arc<str>, thread: &ArbiterHandle, life: Arc<Life>) -> Self {
+        let actor = PartActor::start_in_arbiter(thread, move |_| PartActor {
+            life,
+            running: None,
+            waiting: Vec::new(),
+        });
+        Self { name, actor }
+    }
+}
+
+impl Child for PartChild {
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    fn start(&mut self, _: Part, exits: &ExitReporter) {
+        self.actor.do_send(Start(exits.clone()));
+    }
+
+    /// Nothing is asked before the future is polled: parts stop one after another.
+    fn stop(&mut self) -> BoxFuture<'static, ()> {
+        let actor = self.actor.clone();
+        Box::pin(async move {
+            let (done, wait) = oneshot::channel();
+            actor.do_send(AskToStop(done));
+            // An actor that is gone has stopped.
+            let _ = wait.await;
+        })
+    }
+
+    fn kill(&mut self) {
+        self.actor.do_send(Kill);
+    }
+
+    fn restarted(&mut self) {}
+
+    fn suspended(&mut self, _: &SuspendReason) {}
+
+    fn resumed(&mut self) {}
+}

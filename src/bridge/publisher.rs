@@ -1,0 +1,415 @@
+use std::collections::{HashSet, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::ShortString;
+use lapin::{BasicProperties, Channel, Confirmation};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::Shared;
+use super::flights::Flights;
+use super::link::{Link, LinkState};
+use super::part::Stop;
+use crate::message::SharedParcel;
+use crate::ports::{Refusal, Timers};
+use crate::time::Deadline;
+
+/// A message as it is written.
+pub(super) struct Publication {
+    pub(super) exchange: ShortString,
+    pub(super) routing_key: ShortString,
+    pub(super) properties: BasicProperties,
+    pub(super) body: PublishedBody,
+}
+
+/// Shared with the queues of this process where it can be.
+pub(super) enum PublishedBody {
+    Parcel(SharedParcel),
+    Bytes(Vec<u8>),
+}
+
+impl PublishedBody {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            // Encoded when the publication was made.
+            Self::Parcel(parcel) => parcel.json().unwrap_or_default(),
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+/// What RabbitMQ answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Confirmed {
+    /// Stored by every queue that it was routed to: at least one.
+    Routed,
+    /// No queue is bound for it.
+    Returned,
+    /// A queue refused it, or failed.
+    Nacked,
+}
+
+/// How far a publication has come.
+mod stage {
+    pub(super) const WAITS: u8 = 0;
+    pub(super) const WRITTEN: u8 = 1;
+    pub(super) const GIVEN_UP: u8 = 2;
+}
+
+struct Job {
+    publication: Arc<Publication>,
+    stage: Arc<AtomicU8>,
+    done: oneshot::Sender<Result<Confirmed, String>>,
+    /// Its place in the window.
+    _place: OwnedSemaphorePermit,
+    number: u64,
+    /// How often a channel was closed while it was on its way: one of them may be what closes it.
+    closed: u32,
+}
+
+/// How many closed channels a publication may have been part of.
+const CLOSED_AT_MOST: u32 = 3;
+
+/// Whoever stops to wait gives the publication up, and learns whether it was written.
+struct Claim(Arc<AtomicU8>);
+
+impl Claim {
+    fn give_up(&self) -> bool {
+        self.0.swap(stage::GIVEN_UP, Ordering::AcqRel) == stage::WRITTEN
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.give_up();
+    }
+}
+
+/// What is counted of publishing.
+#[derive(Default)]
+pub(super) struct PublishCounts {
+    pub(super) confirmed: AtomicU64,
+    pub(super) returned: AtomicU64,
+    pub(super) nacked: AtomicU64,
+    pub(super) unconfirmed: AtomicU64,
+    /// Written again after their channel was lost, with the same id.
+    pub(super) repeated: AtomicU64,
+}
+
+/// Publishes with confirms, many at a time, in a bounded window.
+///
+/// What is unconfirmed when a channel is lost is written again on the next one, with the same id, for as long
+/// as its publisher waits: it may then arrive twice, and is not lost.
+pub(super) struct Publisher {
+    window: Arc<Semaphore>,
+    waiting: Mutex<VecDeque<Job>>,
+    wake: Notify,
+    next: AtomicU64,
+    timers: Arc<dyn Timers>,
+    link: Arc<Link>,
+    places: u32,
+    pub(super) counts: PublishCounts,
+}
+
+impl Publisher {
+    pub(super) fn new(window: u32, timers: Arc<dyn Timers>, link: Arc<Link>) -> Self {
+        Self {
+            window: Arc::new(Semaphore::new(window as usize)),
+            waiting: Mutex::default(),
+            wake: Notify::new(),
+            next: AtomicU64::new(0),
+            timers,
+            link,
+            places: window,
+            counts: PublishCounts::default(),
+        }
+    }
+
+    /// Publishes, and resolves with RabbitMQ's answer.
+    ///
+    /// Dropped before the message was written, nothing is published.
+    pub(super) async fn publish(
+        &self,
+        publication: Publication,
+        patience: Duration,
+    ) -> Result<Confirmed, Refusal> {
+        let mut deadline = Deadline::new(Arc::clone(&self.timers), patience);
+        let place = Arc::clone(&self.window).acquire_owned();
+        let place = match before(&mut deadline, place).await {
+            Some(Ok(place)) => place,
+            Some(Err(_)) => return Err(Refusal::Closed),
+            None => return Err(self.unreachable()),
+        };
+        let (done, answer) = oneshot::channel();
+        let claim = Claim(Arc::new(AtomicU8::new(stage::WAITS)));
+        self.waiting.lock().push_back(Job {
+            publication: Arc::new(publication),
+            stage: Arc::clone(&claim.0),
+            done,
+            _place: place,
+            number: self.next.fetch_add(1, Ordering::Relaxed),
+            closed: 0,
+        });
+        self.wake.notify_one();
+        match before(&mut deadline, answer).await {
+            Some(Ok(Ok(confirmed))) => Ok(confirmed),
+            Some(Ok(Err(why))) => Err(Refusal::Rejected { why }),
+            Some(Err(_)) if claim.give_up() => Err(self.unconfirmed("the bridge was closed")),
+            Some(Err(_)) => Err(Refusal::Closed),
+            None if claim.give_up() => Err(self.unconfirmed("no answer from RabbitMQ")),
+            None => Err(self.unreachable()),
+        }
+    }
+
+    fn unconfirmed(&self, otherwise: &str) -> Refusal {
+        self.counts.unconfirmed.fetch_add(1, Ordering::Relaxed);
+        let trouble = self.link.trouble();
+        Refusal::Unconfirmed {
+            why: trouble.map_or_else(|| otherwise.to_owned(), |why| why.to_string()),
+        }
+    }
+
+    fn unreachable(&self) -> Refusal {
+        let trouble = self.link.trouble();
+        let busy = || "too many messages wait for their confirm".to_owned();
+        Refusal::Unreachable {
+            why: trouble.map_or_else(busy, |why| why.to_string()),
+        }
+    }
+
+    /// The next one that somebody still waits for.
+    fn take(&self) -> Option<Job> {
+        let mut waiting = self.waiting.lock();
+        while let Some(job) = waiting.pop_front() {
+            let written = job.stage.compare_exchange(
+                stage::WAITS,
+                stage::WRITTEN,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            );
+            // One that is repeated is written already.
+            if written.is_ok() || written == Err(stage::WRITTEN) {
+                return Some(job);
+            }
+        }
+        None
+    }
+
+    /// What was not answered is written again, in its order, before anything new.
+    fn put_back(&self, mut jobs: Vec<Job>, closed: Option<&str>) {
+        jobs.sort_unstable_by_key(|job| job.number);
+        jobs.retain(|job| job.stage.load(Ordering::Acquire) != stage::GIVEN_UP);
+        if let Some(why) = closed {
+            let (kept, poisonous): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.closed < CLOSED_AT_MOST);
+            jobs = kept;
+            jobs.iter_mut().for_each(|job| job.closed += 1);
+            for job in poisonous {
+                // Who waited may have given up.
+                let _ = job.done.send(Err(why.to_owned()));
+            }
+        }
+        let repeated = jobs.len() as u64;
+        self.counts.repeated.fetch_add(repeated, Ordering::Relaxed);
+        let mut waiting = self.waiting.lock();
+        for job in jobs.into_iter().rev() {
+            waiting.push_front(job);
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.waiting.lock().is_empty()
+    }
+
+    /// Refuses everything from now on, and gives up what waits.
+    pub(super) fn close(&self) {
+        self.window.close();
+        self.waiting.lock().clear();
+    }
+}
+
+/// None: the deadline was first.
+async fn before<T>(deadline: &mut Deadline, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            return Poll::Ready(Some(output));
+        }
+        Pin::new(&mut *deadline).poll(cx).map(|()| None)
+    })
+    .await
+}
+
+/// What is on its way on one channel. Dropped for whatever reason, it goes back to be written again.
+struct Sky<'a, F: Future> {
+    publisher: &'a Publisher,
+    flights: Flights<F>,
+    jobs: Vec<Option<Job>>,
+    free: Vec<usize>,
+    /// Why RabbitMQ closed the channel, and not the connection.
+    closed: Option<String>,
+}
+
+impl<F: Future> Drop for Sky<'_, F> {
+    fn drop(&mut self) {
+        let jobs = self.jobs.drain(..).flatten().collect();
+        self.publisher.put_back(jobs, self.closed.as_deref());
+    }
+}
+
+/// How one publication ended on its channel.
+struct Landed {
+    seat: usize,
+    answer: lapin::Result<Confirmation>,
+}
+
+/// Names a publication in a return: the id alone may be on its way several times.
+type Route = (String, String, String);
+
+fn route_of(properties: &BasicProperties, exchange: &str, routing_key: &str) -> Route {
+    let id = properties.message_id().as_ref();
+    (
+        id.map_or_else(String::new, ToString::to_string),
+        exchange.to_owned(),
+        routing_key.to_owned(),
+    )
+}
+
+/// One life of the publisher: on one channel, until that fails or everything is published at a stop.
+pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), String> {
+    let publisher = &shared.publisher;
+    let mut link = publisher.link.watch();
+    let connection = tokio::select! {
+        connection = publisher.link.connected() => connection,
+        () = stop.asked() => return Ok(()),
+    };
+    let Some(connection) = connection else {
+        return Ok(());
+    };
+    super::topology::apply(&connection, &shared.base_plan(), shared.amqp.topology)
+        .await
+        .map_err(|error| error.to_string())?;
+    let channel = open(&connection).await.map_err(|error| error.to_string())?;
+    let mut sky = Sky {
+        publisher,
+        flights: Flights::new(),
+        jobs: Vec::new(),
+        free: Vec::new(),
+        closed: None,
+    };
+    let mut returned: HashSet<Route> = HashSet::new();
+    let mut landed: Vec<Landed> = Vec::new();
+    let mut stopping = false;
+    loop {
+        let is_blocked = match &*link.borrow_and_update() {
+            LinkState::Up { blocked, .. } => blocked.is_some(),
+            LinkState::Down { why } => return Err(why.to_string()),
+        };
+        while !is_blocked
+            && sky.flights.len() < publisher.places as usize
+            && let Some(job) = publisher.take()
+        {
+            let flight = {
+                let channel = channel.clone();
+                let publication = Arc::clone(&job.publication);
+                let seat = sky.free.pop().unwrap_or(sky.jobs.len());
+                if seat == sky.jobs.len() {
+                    sky.jobs.push(None);
+                }
+                sky.jobs[seat] = Some(job);
+                async move {
+                    let answer = write(&channel, &publication).await;
+                    Landed { seat, answer }
+                }
+            };
+            sky.flights.add(flight);
+        }
+        sky.flights.pass(|one| landed.push(one));
+        if let Some(error) = settle(publisher, &mut sky.jobs, &mut sky.free, &mut landed, &mut returned) {
+            let why = error.to_string();
+            sky.closed = error.is_amqp_soft_error().then(|| why.clone());
+            return Err(why);
+        }
+        if stopping && sky.flights.len() == 0 && publisher.is_idle() {
+            return Ok(());
+        }
+        tokio::select! {
+            () = publisher.wake.notified() => {}
+            () = sky.flights.woken() => {}
+            _ = link.changed() => {}
+            () = stop.asked(), if !stopping => stopping = true,
+        }
+    }
+}
+
+async fn open(connection: &lapin::Connection) -> lapin::Result<Channel> {
+    let channel = connection.create_channel().await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    Ok(channel)
+}
+
+async fn write(channel: &Channel, publication: &Publication) -> lapin::Result<Confirmation> {
+    let confirm = channel
+        .basic_publish(
+            publication.exchange.clone(),
+            publication.routing_key.clone(),
+            BasicPublishOptions {
+                mandatory: true,
+                immediate: false,
+            },
+            publication.body.bytes(),
+            publication.properties.clone(),
+        )
+        .await?;
+    confirm.await
+}
+
+/// Answers those who wait, and tells of the channel's failure. lapin hands a returned message to whichever confirm comes first: so first all returns
+/// of the pass are noted, and then each publication is judged by its own.
+fn settle(
+    publisher: &Publisher,
+    jobs: &mut [Option<Job>],
+    free: &mut Vec<usize>,
+    landed: &mut Vec<Landed>,
+    returned: &mut HashSet<Route>,
+) -> Option<lapin::Error> {
+    for one in landed.iter() {
+        if let Ok(Confirmation::Ack(Some(message)) | Confirmation::Nack(Some(message))) = &one.answer {
+            let (exchange, key) = (message.exchange.as_str(), message.routing_key.as_str());
+            returned.insert(route_of(&message.properties, exchange, key));
+        }
+    }
+    let counts = &publisher.counts;
+    let mut failed = None;
+    for Landed { seat, answer } in landed.drain(..) {
+        let confirmed = match answer {
+            Ok(Confirmation::Nack(_)) => Confirmed::Nacked,
+            Ok(_) => Confirmed::Routed,
+            Err(error) => {
+                // It keeps its seat, and goes back when the life ends.
+                failed = Some(error);
+                continue;
+            }
+        };
+        let Some(job) = jobs[seat].take() else { continue };
+        free.push(seat);
+        let publication = &job.publication;
+        let was_returned = !returned.is_empty() && {
+            let (exchange, key) = (publication.exchange.as_str(), publication.routing_key.as_str());
+            returned.remove(&route_of(&publication.properties, exchange, key))
+        };
+        let (confirmed, count) = match (confirmed, was_returned) {
+            (Confirmed::Nacked, _) => (Confirmed::Nacked, &counts.nacked),
+            (_, true) => (Confirmed::Returned, &counts.returned),
+            _ => (Confirmed::Routed, &counts.confirmed),
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        // Who waited may have given up.
+        let _ = job.done.send(Ok(confirmed));
+    }
+    failed
+}

@@ -1,0 +1,280 @@
+use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::acks::{Acks, Flush, Stray, Wake};
+use super::publisher::{Confirmed, Publication, PublishedBody};
+use super::topology::GroupNames;
+use super::{FRAME_MAX, Shared, delay, wire};
+use crate::delivery::{Order, Reason};
+use crate::mailbox::{Ending, Slot};
+use crate::ports::Refusal;
+use crate::queue::{Backing, QueueCore};
+use crate::time::Deadline;
+
+/// How many bits of a token are the delivery tag; the others are the epoch of its channel.
+const TAG_BITS: u32 = 40;
+/// The wait between two tries of a copy that RabbitMQ did not take.
+const COPY_AGAIN: Duration = Duration::from_secs(1);
+/// How long one try may take.
+const COPY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A group's queue on RabbitMQ, as workers settle and its consumer sees it. Outlives every channel.
+pub(super) struct AmqpQueue {
+    pub(super) names: GroupNames,
+    shared: Weak<Shared>,
+    /// Of the channel whose deliveries can be settled; 0 for none. One for each channel, so that a settlement
+    /// never reaches another channel.
+    epoch: AtomicU64,
+    last_epoch: AtomicU64,
+    state: Mutex<Settlements>,
+    pub(super) changed: Notify,
+    /// It shall not consume any more; what is in hand can still be settled.
+    detached: AtomicBool,
+    /// It does not consume, and has given back what was not started.
+    pub(super) at_rest: Notify,
+    /// Settlements whose channel was gone: RabbitMQ hands those messages out again.
+    pub(super) lost: AtomicU64,
+}
+
+#[derive(Default)]
+struct Settlements {
+    acks: Option<Acks>,
+    /// To be handed out again by RabbitMQ.
+    give_back: Vec<u64>,
+}
+
+/// What the consumer is to write.
+pub(super) struct ToWrite {
+    pub(super) flush: Flush,
+    pub(super) give_back: Vec<u64>,
+}
+
+impl AmqpQueue {
+    pub(super) fn new(names: GroupNames, shared: Weak<Shared>) -> Self {
+        Self {
+            names,
+            shared,
+            epoch: AtomicU64::new(0),
+            last_epoch: AtomicU64::new(0),
+            state: Mutex::default(),
+            changed: Notify::new(),
+            detached: AtomicBool::new(false),
+            at_rest: Notify::new(),
+            lost: AtomicU64::new(0),
+        }
+    }
+
+    /// A new channel: from now on only its deliveries can be settled.
+    pub(super) fn open(&self, prefetch: u16) -> u64 {
+        let epoch = self.last_epoch.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut state = self.state.lock();
+        *state = Settlements {
+            acks: Some(Acks::new(prefetch)),
+            give_back: Vec::new(),
+        };
+        self.epoch.store(epoch, Ordering::Release);
+        epoch
+    }
+
+    /// The channel is gone, and with it what it delivered.
+    pub(super) fn close(&self) {
+        let mut state = self.state.lock();
+        self.epoch.store(0, Ordering::Release);
+        if let Some(acks) = state.acks.take() {
+            self.lost.fetch_add(acks.unsent() as u64, Ordering::Relaxed);
+        }
+        state.give_back.clear();
+    }
+
+    pub(super) fn token(epoch: u64, tag: u64) -> u64 {
+        (epoch << TAG_BITS) | tag
+    }
+
+    /// The delivery tag, if it is of the present channel.
+    fn tag(&self, token: u64) -> Option<u64> {
+        let epoch = token >> TAG_BITS;
+        let is_live = epoch != 0 && epoch == self.epoch.load(Ordering::Acquire);
+        is_live.then_some(token & ((1 << TAG_BITS) - 1))
+    }
+
+    /// # Errors
+    /// When a tag is not the one that follows: the channel can not be used any more.
+    pub(super) fn delivered(&self, tag: u64) -> Result<(), Stray> {
+        match &mut self.state.lock().acks {
+            Some(acks) => acks.delivered(tag),
+            None => Err(Stray::Unknown(tag)),
+        }
+    }
+
+    pub(super) fn give_back(&self, token: u64) {
+        let Some(tag) = self.tag(token) else {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        self.state.lock().give_back.push(tag);
+        self.changed.notify_one();
+    }
+
+    pub(super) fn detach(&self) {
+        self.detached.store(true, Ordering::Release);
+        self.changed.notify_one();
+    }
+
+    pub(super) fn attach(&self) {
+        self.detached.store(false, Ordering::Release);
+        self.changed.notify_one();
+    }
+
+    pub(super) fn is_detached(&self) -> bool {
+        self.detached.load(Ordering::Acquire)
+    }
+
+    pub(super) fn has_channel(&self) -> bool {
+        self.epoch.load(Ordering::Acquire) != 0
+    }
+
+    /// Takes what is to be written now. The tags to give back count as settled with that.
+    pub(super) fn to_write(&self, force: bool) -> ToWrite {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        let Settlements { acks, give_back } = &mut *state;
+        let Some(acks) = acks else {
+            return ToWrite {
+                flush: Flush::default(),
+                give_back: Vec::new(),
+            };
+        };
+        let mut give_back = std::mem::take(give_back);
+        // What is in hand no more was settled by somebody already.
+        give_back.retain(|tag| acks.is_in_hand(*tag));
+        ToWrite {
+            flush: acks.flush(now, force),
+            give_back,
+        }
+    }
+
+    /// The nack of a tag was written.
+    pub(super) fn gave_back(&self, tag: u64) {
+        if let Some(acks) = &mut self.state.lock().acks {
+            // A stray one is settled already.
+            let _ = acks.settled_otherwise(tag, Instant::now());
+        }
+    }
+
+    pub(super) fn outstanding(&self) -> usize {
+        let state = self.state.lock();
+        state.acks.as_ref().map_or(0, Acks::outstanding)
+    }
+
+    /// Publishes the copy that waits for a retry. Tries until RabbitMQ has it, or the original can not be
+    /// settled any more.
+    async fn defer(&self, shared: &Shared, slot: &Slot, delay: Duration) -> bool {
+        loop {
+            match self.publish_copy(shared, slot, delay).await {
+                Ok(Confirmed::Routed) => return true,
+                Ok(answer) => {
+                    tracing::warn!(queue = self.names.queue(), ?answer, "a retry copy was not taken");
+                }
+                Err(refusal) => {
+                    tracing::warn!(queue = self.names.queue(), %refusal, "a retry copy was not published");
+                }
+            }
+            if self.tag(slot.token).is_none() {
+                return false;
+            }
+            let timers = Arc::clone(&shared.services.timers);
+            Deadline::new(timers, COPY_AGAIN).await;
+        }
+    }
+
+    async fn publish_copy(
+        &self,
+        shared: &Shared,
+        slot: &Slot,
+        delay: Duration,
+    ) -> Result<Confirmed, Refusal> {
+        let body = wire::copy_body(&slot.parcel).map_err(|error| Refusal::Codec(error.to_string()))?;
+        let address = self.names.address();
+        let names = &shared.names;
+        let (exchange, routing_key) = match delay::entry(delay) {
+            Some(entry) => {
+                shared.prepare_delay(entry.level()).await?;
+                (names.delay(entry.level()), entry.routing_key(address))
+            }
+            None => (names.due(), address.as_str().to_owned()),
+        };
+        let publication = Publication {
+            exchange: exchange.into(),
+            routing_key: routing_key.into(),
+            properties: wire::retry_copy(slot, FRAME_MAX)?,
+            body: PublishedBody::Bytes(body.to_vec()),
+        };
+        shared.publisher.publish(publication, COPY_PATIENCE).await
+    }
+}
+
+impl Backing for AmqpQueue {
+    fn acked(&self, token: u64) {
+        let Some(tag) = self.tag(token) else {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        let wake = match &mut self.state.lock().acks {
+            // A stray one is settled already, and must not be settled twice.
+            Some(acks) => acks.complete(tag, Instant::now()).unwrap_or(Wake::No),
+            None => Wake::No,
+        };
+        if wake != Wake::No {
+            self.changed.notify_one();
+        }
+    }
+
+    fn is_live(&self, token: u64) -> bool {
+        self.tag(token).is_some()
+    }
+
+    fn retry_after(&self, queue: &QueueCore, slot: Slot, delay: Duration) {
+        // The lane waits in place, or its successors would overtake it.
+        if matches!(queue.spec.order, Order::Keyed { .. }) {
+            queue.wait_in_memory(slot, delay);
+            return;
+        }
+        queue.mailbox.start_waiting(slot.key());
+        let (Some(core), Some(shared)) = (queue.shared(), self.shared.upgrade()) else {
+            return;
+        };
+        let Some(this) = shared.queue(&queue.name) else {
+            return;
+        };
+        shared.thread.clone().spawn(async move {
+            if this.defer(&shared, &slot, delay).await {
+                this.acked(slot.token);
+            }
+            core.mailbox.end_waiting_as(Ending::Returned, slot.key());
+        });
+    }
+
+    fn retry_now(&self, queue: &QueueCore, slot: Slot) {
+        queue.mailbox.retry_now(slot);
+    }
+
+    fn dead_letter(&self, queue: &QueueCore, slot: Slot, reason: Reason) {
+        queue.bury(slot, reason);
+    }
+
+    fn end(&self, queue: &QueueCore, slot: Slot, ending: Ending) {
+        match ending {
+            Ending::Returned => self.give_back(slot.token),
+            _ => self.acked(slot.token),
+        }
+        queue.end_in_flight(&slot, ending);
+    }
+
+    fn is_bridged(&self) -> bool {
+        true
+    }
+}

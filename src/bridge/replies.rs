@@ -1,0 +1,218 @@
+use std::any::Any;
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_core::Stream;
+use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use parking_lot::Mutex;
+
+use super::part::Stop;
+use super::publisher::{Publication, PublishedBody};
+use super::wire::{self, Arrived, NO_REPLY, ReplyAddress};
+use super::{FRAME_MAX, Shared, explained};
+use crate::message::{ReplyPort, ReplyRefusal};
+
+/// How long a reply may take to be taken by RabbitMQ.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often requests are forgotten whose requester has gone.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Requests of this process that wait for their reply, and the queue that those come to.
+///
+/// The queue is exclusive to its connection, and gone with it: then every pending request is told at once that
+/// its reply path is lost.
+#[derive(Default)]
+pub(super) struct Replies(Mutex<Pending>);
+
+#[derive(Default)]
+struct Pending {
+    /// None while there is no queue.
+    address: Option<String>,
+    requests: HashMap<String, Arc<dyn ReplyPort>>,
+}
+
+impl Replies {
+    /// Where the reply to this request is to go. None: replies can not be received now.
+    pub(super) fn expect(&self, request: String, port: &Arc<dyn ReplyPort>) -> Option<String> {
+        let mut pending = self.0.lock();
+        let address = pending.address.clone()?;
+        pending.requests.insert(request, Arc::clone(port));
+        Some(address)
+    }
+
+    /// A request that was not sent, or has its reply.
+    pub(super) fn forget(&self, request: &str) -> Option<Arc<dyn ReplyPort>> {
+        self.0.lock().requests.remove(request)
+    }
+
+    fn opened(&self, address: String) {
+        self.0.lock().address = Some(address);
+    }
+
+    fn lost(&self) {
+        let requests = {
+            let mut pending = self.0.lock();
+            pending.address = None;
+            std::mem::take(&mut pending.requests)
+        };
+        for port in requests.into_values() {
+            port.refuse(ReplyRefusal::Abandoned);
+        }
+    }
+
+    fn sweep(&self) {
+        self.0.lock().requests.retain(|_, port| port.is_awaited());
+    }
+}
+
+struct Lost<'a>(&'a Replies);
+
+impl Drop for Lost<'_> {
+    fn drop(&mut self) {
+        self.0.lost();
+    }
+}
+
+/// One life of the reply queue and its consumer.
+pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), String> {
+    let connection = tokio::select! {
+        connection = shared.consume_link.connected() => connection,
+        () = stop.asked() => return Ok(()),
+    };
+    let Some(connection) = connection else {
+        return Ok(());
+    };
+    let channel = connection.create_channel().await.map_err(explained)?;
+    let exclusive = QueueDeclareOptions {
+        exclusive: true,
+        auto_delete: true,
+        ..QueueDeclareOptions::default()
+    };
+    let queue = channel
+        .queue_declare("".into(), exclusive, FieldTable::default())
+        .await
+        .map_err(explained)?;
+    // Replies are acknowledged as they are sent: one that is lost with this process has nobody to read it.
+    let unacknowledged = BasicConsumeOptions {
+        no_ack: true,
+        exclusive: true,
+        ..BasicConsumeOptions::default()
+    };
+    let mut consumer = channel
+        .basic_consume(
+            queue.name().clone(),
+            "".into(),
+            unacknowledged,
+            FieldTable::default(),
+        )
+        .await
+        .map_err(explained)?;
+    let _lost = Lost(&shared.replies);
+    shared.replies.opened(queue.name().as_str().to_owned());
+    let mut sweep = tokio::time::interval(SWEEP);
+    loop {
+        let delivery = tokio::select! {
+            delivery = std::future::poll_fn(|cx| Pin::new(&mut consumer).poll_next(cx)) => delivery,
+            _ = sweep.tick() => {
+                shared.replies.sweep();
+                continue;
+            }
+            () = stop.asked() => return Ok(()),
+        };
+        match delivery {
+            Some(Ok(delivery)) => receive(&shared, delivery),
+            Some(Err(error)) => return Err(error.to_string()),
+            None => return Err("RabbitMQ cancelled the consumer of replies".to_owned()),
+        }
+    }
+}
+
+fn receive(shared: &Shared, delivery: lapin::message::Delivery) {
+    let arrived = Arrived {
+        exchange: delivery.exchange.as_str().to_owned(),
+        routing_key: delivery.routing_key.as_str().to_owned(),
+        redelivered: delivery.redelivered,
+        properties: delivery.properties,
+        body: delivery.data,
+    };
+    let Some((request, answer)) = wire::read_reply(arrived) else {
+        return;
+    };
+    let is_taken = match (shared.replies.forget(&request), answer) {
+        (Some(port), Ok(body)) => port.reply_json(&body),
+        (Some(port), Err(why)) => {
+            port.refuse(why);
+            true
+        }
+        (None, _) => false,
+    };
+    if !is_taken {
+        shared.count_late_reply();
+    }
+}
+
+/// Where a handler's reply to a request from another process goes.
+pub(super) struct Answer {
+    shared: Arc<Shared>,
+    to: ReplyAddress,
+}
+
+impl Answer {
+    pub(super) fn port(shared: &Arc<Shared>, to: ReplyAddress) -> Arc<dyn ReplyPort> {
+        Arc::new(Self {
+            shared: Arc::clone(shared),
+            to,
+        })
+    }
+
+    /// Published behind the delivery, which it can not fail: at most as many at a time as are unsettled.
+    fn send(&self, properties: Result<lapin::BasicProperties, crate::ports::Refusal>, body: &[u8]) {
+        let properties = match properties {
+            Ok(properties) => properties,
+            Err(refusal) => {
+                tracing::warn!(%refusal, "a reply could not be written");
+                return;
+            }
+        };
+        let publication = Publication {
+            exchange: "".into(),
+            routing_key: self.to.queue.as_str().into(),
+            properties,
+            body: PublishedBody::Bytes(body.to_vec()),
+        };
+        let shared = Arc::clone(&self.shared);
+        self.shared.thread.spawn(async move {
+            let sent = shared.publisher.publish(publication, PATIENCE).await;
+            if sent != Ok(super::publisher::Confirmed::Routed) {
+                // The requester is gone, or RabbitMQ is: it finds out by its timeout.
+                shared.count_late_reply();
+            }
+        });
+    }
+}
+
+impl ReplyPort for Answer {
+    fn cell(&self) -> &dyn Any {
+        &()
+    }
+
+    fn reply_json(&self, body: &[u8]) -> bool {
+        let service = &self.shared.service;
+        let properties = wire::reply(&self.to.correlation, service, FRAME_MAX);
+        self.send(properties, body);
+        true
+    }
+
+    fn refuse(&self, why: ReplyRefusal) {
+        let service = &self.shared.service;
+        let properties = wire::refusal(&self.to.correlation, why, service, FRAME_MAX);
+        self.send(properties, NO_REPLY);
+    }
+
+    fn is_awaited(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,355 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, ArbiterHandle};
+
+use super::config::{Amqp, BridgeError, WhenDown};
+use super::dead_letters::AmqpDeadLetters;
+use super::part::{Life, PartChild};
+use super::publisher::{Confirmed, Publication, PublishedBody};
+use super::queue::AmqpQueue;
+use super::shared::{Attached, Parts, STOP_TIMEOUT, Shared};
+use super::topology::Names;
+use super::wire::{self, PlainJson};
+use super::{FRAME_MAX, consumer, link, publisher, replies};
+use crate::broker::{Bridge, Home};
+use crate::delivery::{Restart, Strategy};
+use crate::message::{AddressKind, Name, Pattern, Relation, SharedParcel};
+use crate::ports::{BoxFuture, Bridged, ChildId, Refusal};
+use crate::queue::{Backing, Foundation, QueueCore, Services};
+use crate::supervisor::{
+    AddChild, ChildSpec, OnExceeded, RemoveChild, StopAll, SupervisorActor, SupervisorSpec,
+};
+
+/// What no bridge carries: the bus's own events.
+const OWN_TOPICS: &str = "postroom.";
+/// The wait before a failed part lives again, and the longest; a quiet while begins anew.
+const BACKOFF: (Duration, Duration, Duration) = (
+    Duration::from_millis(100),
+    Duration::from_secs(5),
+    Duration::from_secs(30),
+);
+
+/// Starts the tree of a bridge: connections, publisher, replies. Consumers follow with their subscriptions.
+pub(crate) async fn start(
+    amqp: Amqp,
+    service: &str,
+    services: &Arc<Services>,
+    thread: ArbiterHandle,
+) -> Result<Arc<dyn Bridge>, BridgeError> {
+    let config = amqp.checked()?;
+    let names = Names::new(&amqp.prefix, service)?;
+    let root = SupervisorActor::new(
+        SupervisorSpec {
+            name: format!("{service}.amqp").into(),
+            strategy: Strategy::OneForOne,
+            on_exceeded: OnExceeded::Suspend,
+        },
+        Arc::clone(&services.timers),
+        Arc::clone(&services.lifecycle),
+    );
+    let supervisor = SupervisorActor::start_in_arbiter(&services.control, move |_| root);
+    let when_down = amqp.when_down;
+    let patience = amqp.connect_timeout * u32::try_from(config.urls.len()).unwrap_or(u32::MAX);
+    let shared = Shared::new(Parts {
+        service: service.to_owned(),
+        amqp,
+        config,
+        names,
+        services: Arc::clone(services),
+        thread,
+        supervisor,
+        format: Arc::new(PlainJson),
+    });
+    for link in [&shared.publish_link, &shared.consume_link] {
+        let name = Arc::clone(&link.name);
+        let (link, shared_here) = (Arc::clone(link), Arc::clone(&shared));
+        let life = move |stop| -> crate::ports::LocalBoxFuture<'static, Result<(), String>> {
+            Box::pin(link::live(Arc::clone(&shared_here), Arc::clone(&link), stop))
+        };
+        shared.add(name, Arc::new(life)).await;
+    }
+    let here = Arc::clone(&shared);
+    let life: Arc<Life> = Arc::new(move |stop| Box::pin(publisher::live(Arc::clone(&here), stop)));
+    shared.add(shared.part("publisher"), life).await;
+    let here = Arc::clone(&shared);
+    let life: Arc<Life> = Arc::new(move |stop| Box::pin(replies::live(Arc::clone(&here), stop)));
+    shared.add(shared.part("replies"), life).await;
+    if when_down == WhenDown::Fail {
+        let deadline = crate::time::Deadline::new(Arc::clone(&services.timers), patience);
+        if let Err(why) = connected(&shared, deadline).await {
+            shared.close(Duration::from_millis(200)).await;
+            return Err(BridgeError::Unreachable(why));
+        }
+    }
+    Ok(shared)
+}
+
+/// Waits for both connections.
+async fn connected(shared: &Shared, mut deadline: crate::time::Deadline) -> Result<(), String> {
+    let both = async {
+        shared.publish_link.connected().await;
+        shared.consume_link.connected().await;
+    };
+    let mut both = std::pin::pin!(both);
+    let in_time = std::future::poll_fn(|cx| {
+        use std::task::Poll;
+        if both.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(true);
+        }
+        std::pin::Pin::new(&mut deadline).poll(cx).map(|()| false)
+    })
+    .await;
+    if in_time {
+        return Ok(());
+    }
+    let trouble = shared.publish_link.trouble().or_else(|| shared.consume_link.trouble());
+    Err(trouble.map_or_else(String::new, |why| why.to_string()))
+}
+
+impl Shared {
+    fn part(&self, what: &str) -> Arc<str> {
+        format!("{}.amqp.{what}", self.service).into()
+    }
+
+    /// Adds a part behind the others, and starts it. A part is never given up: it heals when RabbitMQ does.
+    async fn add(&self, name: Arc<str>, life: Arc<Life>) -> Option<ChildId> {
+        let (backoff_initial, backoff_cap, period) = BACKOFF;
+        let spec = ChildSpec {
+            restart: Restart::Permanent,
+            intensity: u32::MAX,
+            period,
+            backoff_initial,
+            backoff_cap,
+            stop_timeout: STOP_TIMEOUT,
+        };
+        let child = Box::new(PartChild::new(name, &self.thread, life));
+        let spec = Arc::new(spec);
+        // A supervisor that is gone was stopped.
+        self.supervisor.send(AddChild { child, spec }).await.ok()?
+    }
+
+    async fn publish_parcel(
+        &self,
+        parcel: SharedParcel,
+        patience: Duration,
+    ) -> Result<Bridged, Refusal> {
+        let envelope = parcel.envelope();
+        let id = envelope.id().to_string();
+        let reply = envelope.metadata.as_ref().and_then(|metadata| metadata.reply.as_ref());
+        let reply_to = match reply {
+            Some(port) => Some(self.replies.expect(id.clone(), port).ok_or_else(|| {
+                let why = self.consume_link.trouble();
+                Refusal::Unreachable {
+                    why: why.map_or_else(|| "replies can not be received now".to_owned(), |why| why.to_string()),
+                }
+            })?),
+            None => None,
+        };
+        let sent = self.publish_to(&parcel, reply_to.as_deref(), patience).await;
+        if sent.is_err() && reply_to.is_some() {
+            self.replies.forget(&id);
+        }
+        sent
+    }
+
+    async fn publish_to(
+        &self,
+        parcel: &SharedParcel,
+        reply_to: Option<&str>,
+        patience: Duration,
+    ) -> Result<Bridged, Refusal> {
+        let envelope = parcel.envelope();
+        let (properties, body) =
+            wire::outgoing(&*self.format, parcel, &self.service, reply_to, FRAME_MAX)?;
+        let limit = self.amqp.body_limit;
+        if body.len() > limit {
+            let size = body.len();
+            return Err(Refusal::TooLarge { size, limit });
+        }
+        let body = match body {
+            std::borrow::Cow::Borrowed(_) => PublishedBody::Parcel(Arc::clone(parcel)),
+            std::borrow::Cow::Owned(bytes) => PublishedBody::Bytes(bytes),
+        };
+        let names = &self.exchange_names;
+        let exchange = match envelope.kind() {
+            AddressKind::Topic => &names.events,
+            AddressKind::Queue => &names.commands,
+        };
+        let publication = Publication {
+            exchange: exchange.as_str().into(),
+            routing_key: envelope.address().into(),
+            properties,
+            body,
+        };
+        match (self.publisher.publish(publication, patience).await?, envelope.kind()) {
+            (Confirmed::Routed, _) => Ok(Bridged::Routed),
+            (Confirmed::Returned, AddressKind::Topic) => Ok(Bridged::Unrouted),
+            (Confirmed::Returned, AddressKind::Queue) => Err(Refusal::NoQueue {
+                queue: envelope.address().to_owned(),
+            }),
+            (Confirmed::Nacked, _) => Err(Refusal::Rejected {
+                why: "a queue is full and rejects, or failed".to_owned(),
+            }),
+        }
+    }
+
+    async fn detach_queue(amqp: Arc<AmqpQueue>) {
+        let at_rest = amqp.at_rest.notified();
+        amqp.detach();
+        if amqp.has_channel() {
+            at_rest.await;
+        }
+    }
+}
+
+impl Bridge for Shared {
+    fn exports(&self, kind: AddressKind, address: &str) -> bool {
+        let patterns = match kind {
+            AddressKind::Topic => &self.config.exports,
+            AddressKind::Queue => &self.config.command_exports,
+        };
+        !address.starts_with(OWN_TOPICS) && patterns.iter().any(|pattern| pattern.matches(address))
+    }
+
+    fn publish(
+        &self,
+        parcel: SharedParcel,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<Bridged, Refusal>> {
+        let this = self.this.upgrade();
+        Box::pin(async move {
+            match this {
+                Some(this) => this.publish_parcel(parcel, patience).await,
+                None => Err(Refusal::Closed),
+            }
+        })
+    }
+
+    fn home(&self, patterns: &[Pattern], commands: &[Name]) -> Home {
+        let (mut imported, mut local) = (None, None);
+        let mut count = |name: &str, relations: Vec<Relation>| {
+            let is_wholly = relations.contains(&Relation::Covers);
+            if is_wholly || relations.contains(&Relation::Overlaps) {
+                imported.get_or_insert_with(|| name.to_owned());
+            }
+            if !is_wholly {
+                local.get_or_insert_with(|| name.to_owned());
+            }
+        };
+        for pattern in patterns {
+            let is_own = pattern.as_str().starts_with(OWN_TOPICS);
+            let imports = self.config.imports.iter().filter(|_| !is_own);
+            let relations = imports.map(|import| import.relation_to(pattern));
+            count(pattern.as_str(), relations.collect());
+        }
+        for command in commands {
+            let imports = self.config.command_imports.iter();
+            let relations = imports.map(|import| match import.matches(command.as_str()) {
+                true => Relation::Covers,
+                false => Relation::Disjoint,
+            });
+            count(command.as_str(), relations.collect());
+        }
+        match (imported, local) {
+            (Some(imported), Some(local)) => Home::Mixed { imported, local },
+            (Some(_), None) => Home::Bridged,
+            (None, _) => Home::Local,
+        }
+    }
+
+    fn foundation(&self, group: &str) -> Result<Foundation, crate::message::NameError> {
+        let names = self.names.group(group)?;
+        let mut queues = self.queues.lock();
+        let attached = queues.entry(group.into()).or_insert_with(|| Attached {
+            amqp: Arc::new(AmqpQueue::new(names, self.this.clone())),
+            consumer: None,
+        });
+        let backing: Arc<AmqpQueue> = Arc::clone(&attached.amqp);
+        Ok(Foundation {
+            dead_letters: Arc::new(AmqpDeadLetters::new(Arc::clone(&backing), self.this.clone())),
+            backing: backing as Arc<dyn Backing>,
+        })
+    }
+
+    fn attach(&self, queue: &Arc<QueueCore>) -> BoxFuture<'static, ()> {
+        let (this, core) = (self.this.upgrade(), Arc::clone(queue));
+        Box::pin(async move {
+            let Some(this) = this else { return };
+            let Some(amqp) = this.queue(&core.name) else { return };
+            amqp.attach();
+            let weak = Arc::downgrade(&core);
+            let here = Arc::clone(&this);
+            let life: Arc<Life> = Arc::new(move |stop| {
+                Box::pin(consumer::live(
+                    Arc::clone(&here),
+                    Arc::clone(&amqp),
+                    weak.clone(),
+                    stop,
+                ))
+            });
+            {
+                let mut queues = this.queues.lock();
+                match queues.get_mut(&core.name) {
+                    // Another member of the group has started it.
+                    Some(attached) if attached.consumer.is_some() => return,
+                    Some(attached) => attached.consumer = Some(ChildId(u64::MAX)),
+                    None => return,
+                }
+            }
+            let child = this.add(this.part(&format!("consumer.{}", core.name)), life).await;
+            if let Some(attached) = this.queues.lock().get_mut(&core.name) {
+                attached.consumer = child;
+            }
+        })
+    }
+
+    fn detach(&self, queue: &Arc<QueueCore>) -> BoxFuture<'static, ()> {
+        let amqp = self.queue(&queue.name);
+        Box::pin(async move {
+            if let Some(amqp) = amqp {
+                Self::detach_queue(amqp).await;
+            }
+        })
+    }
+
+    fn remove(&self, queue: &Arc<QueueCore>) -> BoxFuture<'static, ()> {
+        let attached = self.queues.lock().remove(&queue.name);
+        let supervisor = self.supervisor.clone();
+        Box::pin(async move {
+            let Some(id) = attached.and_then(|attached| attached.consumer) else {
+                return;
+            };
+            let timeout = STOP_TIMEOUT;
+            // A supervisor that is gone has stopped its parts.
+            let _ = supervisor.send(RemoveChild { id, timeout }).await;
+        })
+    }
+
+    fn detach_all(&self) -> BoxFuture<'static, ()> {
+        let queues: Vec<_> = {
+            let queues = self.queues.lock();
+            queues.values().map(|attached| Arc::clone(&attached.amqp)).collect()
+        };
+        Box::pin(async move {
+            for amqp in &queues {
+                amqp.detach();
+            }
+            for amqp in queues {
+                Self::detach_queue(amqp).await;
+            }
+        })
+    }
+
+    fn close(&self, deadline: Duration) -> BoxFuture<'static, ()> {
+        let this = self.this.upgrade();
+        Box::pin(async move {
+            let Some(this) = this else { return };
+            let stop = this.supervisor.send(StopAll { deadline });
+            // By real time, so that a manual clock can not hold up the end.
+            let _ = tokio::time::timeout(deadline, stop).await;
+            this.publisher.close();
+            this.queues.lock().clear();
+        })
+    }
+}
