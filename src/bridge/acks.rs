@@ -47,8 +47,8 @@ pub(super) enum Stray {
 /// The frames to send now, and when to flush again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Flush {
-    /// Ack this tag and all before it. It is itself unacknowledged: RabbitMQ 3.10 looks for exactly this tag, and
-    /// would ack *everything* in its search for one that is settled, and then close the channel.
+    /// Ack this tag and all before it. It is itself unacknowledged: RabbitMQ passes over settled tags on the way, but
+    /// closes the channel (406) where the last is one.
     pub(super) multiple: Option<u64>,
     /// Ack each of these by itself. None is at or below `multiple`.
     pub(super) single: Vec<u64>,
