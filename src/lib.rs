@@ -70,6 +70,11 @@ mod supervisor;
 pub mod testing;
 mod time;
 
+#[cfg(feature = "amqp")]
+pub use bridge::{
+    IncomingMessage, IncomingWire, OutgoingMessage, PlainJson, Properties, WireFormat,
+    WireFormatError, WireMessage,
+};
 pub use broker::{Schedule, ScheduleLedger};
 pub use bus::{
     Abandoned, Bridged, Builder, Bus, DeadLetters, Escalation, Local, Publish, PublishAllError,

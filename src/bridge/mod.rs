@@ -7,3 +7,8 @@ mod delay;
 mod guard;
 mod topology;
 mod wire;
+
+pub use wire::{
+    IncomingMessage, IncomingWire, OutgoingMessage, PlainJson, Properties, WireFormat,
+    WireFormatError, WireMessage,
+};
