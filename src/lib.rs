@@ -71,7 +71,10 @@ pub mod testing;
 mod time;
 
 #[cfg(feature = "amqp")]
-pub use bridge::{Amqp, BridgeError, QueueType, TopologyMode, WhenDown};
+pub use bridge::{
+    Amqp, BridgeError, IncomingMessage, IncomingWire, OutgoingMessage, PlainJson, Properties,
+    QueueType, TopologyMode, WhenDown, WireFormat, WireFormatError, WireMessage,
+};
 pub use broker::{Schedule, ScheduleLedger};
 pub use bus::{
     Abandoned, Builder, Bus, DeadLetters, Escalation, Local, Publish, PublishAllError,

@@ -28,6 +28,11 @@ mod wire;
 pub use config::{Amqp, BridgeError, WhenDown};
 pub use topology::{QueueType, TopologyMode};
 
+pub use wire::{
+    IncomingMessage, IncomingWire, OutgoingMessage, PlainJson, Properties, WireFormat,
+    WireFormatError, WireMessage,
+};
+
 pub(crate) use tree::start;
 
 use shared::Shared;

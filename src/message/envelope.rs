@@ -47,10 +47,13 @@ impl Envelope {
         self.address.name.as_str()
     }
 
-    /// When the message was published, in whole milliseconds of the publisher's clock. The id has it.
+    /// When the message was published, in whole milliseconds of the publisher's clock. The id has it; of a
+    /// message of another system, whose id may not, it is what that system said, in seconds, or else when
+    /// the message arrived.
     #[must_use]
     pub fn time(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_millis(self.id.millis())
+        let told = self.metadata.as_ref().and_then(|metadata| metadata.time_ms);
+        SystemTime::UNIX_EPOCH + Duration::from_millis(told.unwrap_or(self.id.millis()))
     }
 
     /// The conversation that the message belongs to: what was set by the publisher, or else the message's own id.

@@ -25,6 +25,8 @@ impl fmt::Display for CorrelationId {
 pub(crate) struct Metadata {
     pub(crate) key: Option<Arc<str>>,
     pub(crate) expires_ms: Option<u64>,
+    /// When it was sent, for a message of another system whose id does not tell.
+    pub(crate) time_ms: Option<u64>,
     pub(crate) correlation: Option<CorrelationId>,
     pub(crate) causation: Option<MessageId>,
     pub(crate) traceparent: Option<Box<str>>,

@@ -43,6 +43,14 @@ pub enum NameError {
         /// The topic.
         name: String,
     },
+    /// The name of a header that the bridge or the broker sets itself.
+    #[error("the {what} `{name}` is reserved")]
+    Reserved {
+        /// What was named.
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
 }
 
 fn validate(what: &'static str, name: &str) -> Result<(), NameError> {

@@ -122,6 +122,33 @@ impl<M> Parcel<M> {
     }
 }
 
+impl<B> Parcel<B> {
+    /// A message that came as JSON; the body is what its receiver keeps beside it.
+    #[cfg(feature = "amqp")]
+    pub(crate) fn received(envelope: Envelope, json: Vec<u8>, body: B) -> Self {
+        let cell = OnceLock::new();
+        // A new cell takes what it is given.
+        let _ = cell.set(Box::new(json.into_boxed_slice()));
+        Self {
+            envelope,
+            json: cell,
+            body,
+        }
+    }
+
+    /// The envelope, while the body's type is known.
+    #[cfg(feature = "amqp")]
+    pub(crate) fn about(&self) -> &Envelope {
+        &self.envelope
+    }
+
+    /// The body, while its type is known.
+    #[cfg(feature = "amqp")]
+    pub(crate) fn kept(&self) -> &B {
+        &self.body
+    }
+}
+
 impl Parcel {
     #[inline]
     pub(crate) fn envelope(&self) -> &Envelope {

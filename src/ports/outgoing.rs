@@ -45,6 +45,14 @@ pub enum Refusal {
         /// The bus's `body_limit`.
         limit: usize,
     },
+    /// The headers are more than one frame of the connection to RabbitMQ carries.
+    #[error("the headers have {size} bytes, the limit is {limit}")]
+    HeadersTooLarge {
+        /// Bytes of the headers and properties, as they are sent.
+        size: usize,
+        /// The frame, less what RabbitMQ may add on the way.
+        limit: usize,
+    },
     /// The body cannot be encoded as JSON.
     #[error("{0}")]
     Codec(String),

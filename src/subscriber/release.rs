@@ -76,6 +76,7 @@ fn is_final(refusal: &Refusal) -> bool {
         refusal,
         Refusal::Name(_)
             | Refusal::TooLarge { .. }
+            | Refusal::HeadersTooLarge { .. }
             | Refusal::Codec(_)
             | Refusal::Intercepted(_)
             | Refusal::Closed

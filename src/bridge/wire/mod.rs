@@ -1,1 +1,70 @@
+//! How messages look on RabbitMQ: what is sent for a parcel, and what is read of anything that comes. Pure
+//! code, without a connection. `docs/wire-format.md` describes it for other languages.
+//!
+//! Values of headers are dropped and copied by recursion, here as in lapin: what is nested too deeply for that
+//! must not come so far.
 
+#![allow(
+    dead_code,
+    reason = "the consumer and the publisher are not wired up yet"
+)]
+
+mod copies;
+mod dead;
+mod format;
+mod incoming;
+mod names;
+mod outgoing;
+mod plain;
+mod reply;
+mod size;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::time::SystemTime;
+
+pub use format::{
+    IncomingMessage, IncomingWire, OutgoingMessage, Properties, WireFormat, WireFormatError,
+    WireMessage,
+};
+pub use plain::PlainJson;
+#[allow(
+    unused_imports,
+    reason = "the consumer and the publisher are not wired up yet"
+)]
+pub(in crate::bridge) use {
+    copies::{dead_letter, replayed, retry_copy},
+    dead::{DeadMessage, read_dead_letter},
+    incoming::{Arrived, Decoded, Received, ReplyAddress, copy_body, decode, decode_with},
+    outgoing::{outgoing, properties},
+    reply::{NO_REPLY, read_reply, refusal, reply},
+};
+
+use crate::message::AddressKind;
+
+/// The bridge's own exchanges that a message may come by.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::bridge) struct Exchanges<'a> {
+    pub(in crate::bridge) events: &'a str,
+    pub(in crate::bridge) commands: &'a str,
+    pub(in crate::bridge) retry: &'a str,
+}
+
+impl Exchanges<'_> {
+    fn kind_of(&self, exchange: &str) -> Option<AddressKind> {
+        if exchange == self.events {
+            Some(AddressKind::Topic)
+        } else if exchange == self.commands {
+            Some(AddressKind::Queue)
+        } else {
+            None
+        }
+    }
+}
+
+/// Milliseconds since the Unix epoch in decimal digits, as a header of ours has them.
+fn millis(time: SystemTime) -> String {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    since.unwrap_or_default().as_millis().to_string()
+}

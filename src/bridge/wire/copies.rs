@@ -1,0 +1,133 @@
+use lapin::BasicProperties;
+use lapin::types::FieldTable;
+
+use super::incoming::{Received, kind_text};
+use super::outgoing::{PERSISTENT, outgoing, short};
+use super::plain::PlainJson;
+use super::size::{Way, fitted, insert, string};
+use super::{millis, names};
+use crate::mailbox::Slot;
+use crate::message::Parcel;
+use crate::ports::Refusal;
+use crate::store::DeadLetter;
+
+/// The properties of a copy that waits for a retry: those of the original, with what failed so far.
+///
+/// However long its errors, a copy fits its frame. Without its `expiration`, or it would be dropped as it
+/// waits, and its `user_id`, which RabbitMQ compares with ours and refuses.
+pub(in crate::bridge) fn retry_copy(
+    slot: &Slot,
+    frame_max: usize,
+) -> Result<BasicProperties, Refusal> {
+    let (properties, mut headers) = copy(&slot.parcel)?;
+    let mut set = |name, text: &str| insert(&mut headers, name, string(text));
+    set(names::ATTEMPTS, &slot.attempts.to_string());
+    let mut errors: &[String] = &[];
+    if let Some(history) = &slot.history {
+        set(names::FIRST_FAILED, &millis(history.first_failed_at));
+        set(names::LAST_FAILED, &millis(history.last_failed_at));
+        errors = &history.errors;
+    }
+    fitted(properties, headers, errors, frame_max, Way::Ladder)
+}
+
+/// The properties of a dead letter: as of a retry copy, and why, where and under which id it was given up.
+pub(in crate::bridge) fn dead_letter(
+    letter: &DeadLetter,
+    frame_max: usize,
+) -> Result<BasicProperties, Refusal> {
+    let (properties, mut headers) = copy(&letter.parcel)?;
+    let mut set = |name, text: &str| insert(&mut headers, name, string(text));
+    set(names::DEAD_LETTER_ID, &letter.id.to_string());
+    set(names::QUEUE, &letter.queue);
+    set(names::REASON, &letter.reason.to_string());
+    set(names::ATTEMPTS, &letter.attempts.to_string());
+    set(names::FIRST_FAILED, &millis(letter.first_failed_at));
+    set(names::LAST_FAILED, &millis(letter.last_failed_at));
+    fitted(properties, headers, &letter.errors, frame_max, Way::Queue)
+}
+
+/// The properties of a dead letter that goes back to its queue, by the default exchange: its attempts begin
+/// anew.
+pub(in crate::bridge) fn replayed(
+    parcel: &Parcel,
+    frame_max: usize,
+) -> Result<BasicProperties, Refusal> {
+    let (properties, headers) = copy(parcel)?;
+    fitted(properties, headers, &[], frame_max, Way::Queue)
+}
+
+/// The properties as they came, and the headers without the broker's and without what tells of failures; with
+/// where it was first sent, since a copy comes by another way.
+fn copy(parcel: &Parcel) -> Result<(BasicProperties, FieldTable), Refusal> {
+    let envelope = parcel.envelope();
+    let received = parcel.body().downcast_ref::<Received>();
+    let original = match received {
+        Some(_) => None,
+        // Made in this process: as it would have been published, the frame's limit being the copy's.
+        None => Some(outgoing(&PlainJson, parcel, "", None, 0)?.0),
+    };
+    let original = match (received, &original) {
+        (Some(received), _) => &received.properties,
+        (None, Some(made)) => made,
+        (None, None) => &BasicProperties::default(),
+    };
+    let mut headers = FieldTable::default();
+    for (name, value) in original.headers().iter().flatten() {
+        let text = name.as_str();
+        if !names::is_brokers(text) && !names::FAILURES.contains(&text) {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+    insert(
+        &mut headers,
+        names::KIND,
+        string(kind_text(envelope.kind())),
+    );
+    insert(&mut headers, names::ADDRESS, string(envelope.address()));
+    if let Some(received) = received {
+        insert(&mut headers, names::EXCHANGE, string(&received.exchange));
+        insert(
+            &mut headers,
+            names::ROUTING_KEY,
+            string(&received.routing_key),
+        );
+    }
+    if let Some(user) = original.user_id() {
+        insert(&mut headers, names::USER_ID, string(user.as_str()));
+    }
+    let mut properties = BasicProperties::default().with_delivery_mode(PERSISTENT);
+    properties = match original.message_id() {
+        Some(id) => properties.with_message_id(id.clone()),
+        // From now on it has one.
+        None => properties.with_message_id(short("message id", &envelope.id().to_string())?),
+    };
+    if let Some(text) = original.content_type() {
+        properties = properties.with_content_type(text.clone());
+    }
+    if let Some(text) = original.content_encoding() {
+        properties = properties.with_content_encoding(text.clone());
+    }
+    if let Some(priority) = original.priority() {
+        properties = properties.with_priority(*priority);
+    }
+    if let Some(text) = original.correlation_id() {
+        properties = properties.with_correlation_id(text.clone());
+    }
+    if let Some(text) = original.reply_to() {
+        properties = properties.with_reply_to(text.clone());
+    }
+    if let Some(seconds) = original.timestamp() {
+        properties = properties.with_timestamp(*seconds);
+    }
+    if let Some(text) = original.kind() {
+        properties = properties.with_type(text.clone());
+    }
+    if let Some(text) = original.app_id() {
+        properties = properties.with_app_id(text.clone());
+    }
+    if let Some(text) = original.cluster_id() {
+        properties = properties.with_cluster_id(text.clone());
+    }
+    Ok((properties, headers))
+}

@@ -1,0 +1,68 @@
+//! The names of the headers that are not the user's.
+
+use crate::message::NameError;
+
+pub(super) const PREFIX: &str = "x-postroom-";
+pub(super) const TRACEPARENT: &str = "traceparent";
+
+// Of every message.
+pub(super) const KEY: &str = "x-postroom-key";
+pub(super) const CAUSATION: &str = "x-postroom-causation";
+pub(super) const EXPIRES: &str = "x-postroom-expires";
+pub(super) const CONVERSATION: &str = "x-postroom-conversation";
+
+// Of a retry copy and of a dead letter.
+pub(super) const ADDRESS: &str = "x-postroom-address";
+pub(super) const KIND: &str = "x-postroom-kind";
+pub(super) const EXCHANGE: &str = "x-postroom-exchange";
+pub(super) const ROUTING_KEY: &str = "x-postroom-routing-key";
+pub(super) const USER_ID: &str = "x-postroom-user-id";
+pub(super) const ATTEMPTS: &str = "x-postroom-attempts";
+pub(super) const FIRST_FAILED: &str = "x-postroom-first-failed";
+pub(super) const LAST_FAILED: &str = "x-postroom-last-failed";
+pub(super) const ERRORS: &str = "x-postroom-errors";
+pub(super) const HEADERS_DROPPED: &str = "x-postroom-headers-dropped";
+
+// Of a dead letter alone.
+pub(super) const DEAD_LETTER_ID: &str = "x-postroom-dead-letter-id";
+pub(super) const REASON: &str = "x-postroom-reason";
+pub(super) const QUEUE: &str = "x-postroom-queue";
+
+// Of a reply.
+pub(super) const REFUSAL: &str = "x-postroom-refusal";
+
+/// What tells of failures: gone from a replay.
+pub(super) const FAILURES: [&str; 7] = [
+    ATTEMPTS,
+    FIRST_FAILED,
+    LAST_FAILED,
+    ERRORS,
+    DEAD_LETTER_ID,
+    REASON,
+    QUEUE,
+];
+
+/// What the broker reads or writes itself. On a copy it would route a second time, or tell an old story.
+pub(super) fn is_brokers(name: &str) -> bool {
+    matches!(
+        name,
+        "CC" | "BCC" | "x-death" | "x-delivery-count" | "x-acquired-count"
+    ) || name.starts_with("x-first-death-")
+        || name.starts_with("x-last-death-")
+}
+
+pub(super) fn is_ours(name: &str) -> bool {
+    name.starts_with(PREFIX)
+}
+
+/// Whether a user's message may have a header of this name.
+pub(super) fn validate_user_header(name: &str) -> Result<(), NameError> {
+    crate::message::validate_header(name)?;
+    if is_ours(name) || is_brokers(name) || name == TRACEPARENT {
+        return Err(NameError::Reserved {
+            what: "header",
+            name: name.to_owned(),
+        });
+    }
+    Ok(())
+}
