@@ -72,8 +72,8 @@ mod time;
 
 #[cfg(feature = "amqp")]
 pub use bridge::{
-    Amqp, BridgeError, IncomingMessage, IncomingWire, OutgoingMessage, PlainJson, Properties,
-    QueueType, TopologyMode, WhenDown, WireFormat, WireFormatError, WireMessage,
+    Amqp, BridgeError, IncomingMessage, IncomingWire, OutgoingMessage, Plan, PlainJson, Properties,
+    QueueType, TopologyError, TopologyMode, WhenDown, WireFormat, WireFormatError, WireMessage,
 };
 pub use broker::{Schedule, ScheduleLedger};
 pub use bus::{
@@ -107,8 +107,10 @@ pub mod contract {
     #![doc = include_str!("../docs/contract.md")]
 }
 
-/// The types that a subscriber builder is made of: named in signatures, seldom in a program.
+/// The types that a subscriber builder or a plan is made of: named in signatures, seldom in a program.
 pub mod parts {
+    #[cfg(feature = "amqp")]
+    pub use crate::bridge::{Argument, ExchangeKind, PlanObject};
     pub use crate::subscriber::{
         ActorSubscriber, Chain, CommandFn, Dispatch, Empty, EventFn, Factory, Fallible, Infallible,
         OnCommand, OnEvent, OnPattern,

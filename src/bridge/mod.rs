@@ -18,6 +18,8 @@ mod link;
 mod part;
 mod publisher;
 mod queue;
+#[cfg(test)]
+mod rabbit;
 mod replies;
 mod shared;
 mod topology;
@@ -26,7 +28,9 @@ mod url;
 mod wire;
 
 pub use config::{Amqp, BridgeError, WhenDown};
-pub use topology::{QueueType, TopologyMode};
+pub use topology::{
+    Argument, ExchangeKind, Plan, PlanObject, QueueType, TopologyError, TopologyMode,
+};
 
 pub use wire::{
     IncomingMessage, IncomingWire, OutgoingMessage, PlainJson, Properties, WireFormat,

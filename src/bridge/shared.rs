@@ -48,6 +48,7 @@ pub(super) struct ExchangeNames {
     pub(super) events: String,
     pub(super) commands: String,
     pub(super) due: String,
+    pub(super) ladder: String,
 }
 
 /// A queue of this process that stands on RabbitMQ.
@@ -91,6 +92,7 @@ impl Shared {
                 events: names.events(),
                 commands: names.commands(),
                 due: names.due(),
+                ladder: names.ladder(),
             },
             service,
             amqp,
@@ -113,7 +115,8 @@ impl Shared {
         Exchanges {
             events: &self.exchange_names.events,
             commands: &self.exchange_names.commands,
-            retry: &self.exchange_names.due,
+            due: &self.exchange_names.due,
+            ladder: &self.exchange_names.ladder,
         }
     }
 

@@ -71,21 +71,6 @@ pub(in crate::bridge) struct Decoded {
     pub(in crate::bridge) hidden_headers: usize,
 }
 
-/// Reads a message in the bridge's own format: [`decode_with`].
-pub(in crate::bridge) fn decode(
-    arrived: Arrived,
-    retry_exchange: &str,
-    events_exchange: &str,
-    commands_exchange: &str,
-) -> Decoded {
-    let exchanges = Exchanges {
-        events: events_exchange,
-        commands: commands_exchange,
-        retry: retry_exchange,
-    };
-    decode_with(&PlainJson, arrived, exchanges)
-}
-
 /// Reads a message. Total: any properties and any body give a message, with the reason if it is undecodable.
 ///
 /// Headers of ours are believed where only we publish: attempts on what came by the retry exchange; the first
@@ -103,7 +88,7 @@ pub(in crate::bridge) fn decode_with(
         body,
     } = arrived;
     let headers = Headers(properties.headers().as_ref());
-    let retried = exchange == exchanges.retry;
+    let retried = exchanges.is_retry(&exchange);
     let copied = retried || exchange.is_empty();
     let first = || {
         Some((

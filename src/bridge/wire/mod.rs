@@ -36,7 +36,7 @@ pub use plain::PlainJson;
 pub(in crate::bridge) use {
     copies::{dead_letter, replayed, retry_copy},
     dead::{DeadMessage, read_dead_letter},
-    incoming::{Arrived, Decoded, Received, ReplyAddress, copy_body, decode, decode_with},
+    incoming::{Arrived, Decoded, Received, ReplyAddress, copy_body, decode_with},
     outgoing::{outgoing, properties},
     reply::{NO_REPLY, read_reply, refusal, reply},
 };
@@ -48,10 +48,19 @@ use crate::message::AddressKind;
 pub(in crate::bridge) struct Exchanges<'a> {
     pub(in crate::bridge) events: &'a str,
     pub(in crate::bridge) commands: &'a str,
-    pub(in crate::bridge) retry: &'a str,
+    /// What is due comes by this one, or by a level of the delay ladder: a message keeps the exchange that it was
+    /// last published to, whatever exchanges are bound behind it.
+    pub(in crate::bridge) due: &'a str,
+    /// How the names of the ladder's levels begin.
+    pub(in crate::bridge) ladder: &'a str,
 }
 
 impl Exchanges<'_> {
+    /// Whether only the bridge publishes there.
+    fn is_retry(&self, exchange: &str) -> bool {
+        exchange == self.due || exchange.starts_with(self.ladder)
+    }
+
     fn kind_of(&self, exchange: &str) -> Option<AddressKind> {
         if exchange == self.events {
             Some(AddressKind::Topic)

@@ -62,6 +62,7 @@ pub(super) fn validate_user_header(name: &str) -> Result<(), NameError> {
         return Err(NameError::Reserved {
             what: "header",
             name: name.to_owned(),
+            purpose: "what it or RabbitMQ sets itself",
         });
     }
     Ok(())

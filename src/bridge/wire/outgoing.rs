@@ -116,6 +116,7 @@ pub(super) fn short(what: &'static str, text: &str) -> Result<ShortString, NameE
     ShortString::try_new(text).map_err(|_| NameError::TooLong {
         what,
         length: text.len(),
+        most: 255,
         name: size::cut(text, 40).to_owned(),
     })
 }
