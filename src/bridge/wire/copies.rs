@@ -5,7 +5,7 @@ use super::incoming::{Received, kind_text};
 use super::outgoing::{PERSISTENT, outgoing, short};
 use super::plain::PlainJson;
 use super::size::{Way, fitted, insert, string};
-use super::{millis, names};
+use super::{millis, names, seconds};
 use crate::mailbox::Slot;
 use crate::message::Parcel;
 use crate::ports::Refusal;
@@ -79,6 +79,8 @@ fn copy(parcel: &Parcel) -> Result<(BasicProperties, FieldTable), Refusal> {
             headers.insert(name.clone(), value.clone());
         }
     }
+    let id = envelope.id().to_string();
+    insert(&mut headers, names::ID, string(&id));
     insert(
         &mut headers,
         names::KIND,
@@ -100,7 +102,7 @@ fn copy(parcel: &Parcel) -> Result<(BasicProperties, FieldTable), Refusal> {
     properties = match original.message_id() {
         Some(id) => properties.with_message_id(id.clone()),
         // From now on it has one.
-        None => properties.with_message_id(short("message id", &envelope.id().to_string())?),
+        None => properties.with_message_id(short("message id", &id)?),
     };
     if let Some(text) = original.content_type() {
         properties = properties.with_content_type(text.clone());
@@ -117,8 +119,10 @@ fn copy(parcel: &Parcel) -> Result<(BasicProperties, FieldTable), Refusal> {
     if let Some(text) = original.reply_to() {
         properties = properties.with_reply_to(text.clone());
     }
-    if let Some(seconds) = original.timestamp() {
-        properties = properties.with_timestamp(*seconds);
+    // Nor does it grow younger by a retry.
+    let sent_at = original.timestamp().or_else(|| seconds(envelope.time()));
+    if let Some(seconds) = sent_at {
+        properties = properties.with_timestamp(seconds);
     }
     if let Some(text) = original.kind() {
         properties = properties.with_type(text.clone());

@@ -88,8 +88,8 @@ pub(in crate::bridge) fn decode(
 
 /// Reads a message. Total: any properties and any body give a message, with the reason if it is undecodable.
 ///
-/// Headers of ours are believed where only we publish: attempts on what came by the retry exchange; the first
-/// address there and on the default exchange, by which a dead letter is replayed.
+/// Headers of ours are believed where only we publish: attempts on what came by the retry exchange; the id and
+/// the first address there and on the default exchange, by which a dead letter is replayed.
 pub(in crate::bridge) fn decode_with(
     format: &dyn WireFormat,
     arrived: Arrived,
@@ -129,7 +129,10 @@ pub(in crate::bridge) fn decode_with(
     }
     let known = copied.then(|| headers.address()).flatten();
     let address = known.unwrap_or_else(|| address(&message, &wire));
-    let id = identity(&message, &neutral);
+    let id = copied
+        .then(|| headers.id(names::ID))
+        .flatten()
+        .unwrap_or_else(|| identity(&message, &neutral));
     let reply = reply_address(&neutral, id);
     let (attempts, history) = if retried {
         headers.failures()
@@ -372,6 +375,10 @@ impl Headers<'_> {
             AMQPValue::LongString(text) => String::from_utf8(text.as_bytes().to_vec()).ok(),
             _ => None,
         }
+    }
+
+    pub(super) fn id(&self, name: &str) -> Option<MessageId> {
+        self.string(name)?.parse().ok()
     }
 
     /// Milliseconds since the Unix epoch.

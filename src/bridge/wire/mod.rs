@@ -63,6 +63,12 @@ impl Exchanges<'_> {
     }
 }
 
+/// Seconds since the Unix epoch. None: before it.
+fn seconds(time: SystemTime) -> Option<u64> {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    since.ok().map(|since| since.as_secs())
+}
+
 /// Milliseconds since the Unix epoch in decimal digits, as a header of ours has them.
 fn millis(time: SystemTime) -> String {
     let since = time.duration_since(SystemTime::UNIX_EPOCH);

@@ -102,6 +102,36 @@ fn a_retry_keeps_what_was_foreign_and_loses_what_was_the_brokers() {
 }
 
 #[test]
+fn a_retry_keeps_the_id_and_the_time_that_the_message_was_given() {
+    for id in [
+        None,
+        Some("order 7"),
+        Some("00000000-0000-0000-0000-000000000000"),
+    ] {
+        let mut properties = BasicProperties::default();
+        if let Some(id) = id {
+            properties = properties.with_message_id(id.into());
+        }
+        let slot = failed(read(arrived("theirs", "a", properties)), vec![]);
+        let copy = retry_copy(&slot, FRAME).unwrap();
+        let first = slot.parcel.envelope();
+        let again = read(arrived(DUE, "1.queue", copy));
+        assert_eq!(again.parcel.about().id(), first.id(), "{id:?}");
+        let gap = first.time().duration_since(again.parcel.about().time());
+        assert!(
+            gap.unwrap() < Duration::from_secs(1),
+            "only the milliseconds are lost"
+        );
+        // Nobody else can say who a message is to us.
+        let forged = with_headers(&[(names::ID, string(&first.id().to_string()))]);
+        assert_ne!(
+            read(arrived(EVENTS, "a", forged)).parcel.about().id(),
+            first.id()
+        );
+    }
+}
+
+#[test]
 fn a_retry_of_a_command_is_a_command() {
     let slot = failed(
         read(arrived(COMMANDS, "charge", BasicProperties::default())),
@@ -208,9 +238,14 @@ fn what_rabbitmq_gave_up_is_read_too() {
         "found again under the same id"
     );
 
-    let unknown = read_dead(BasicProperties::default());
-    assert_eq!(unknown.reason, Reason::Rejected);
-    assert_eq!(unknown.id, read_dead(BasicProperties::default()).id);
+    for properties in [
+        BasicProperties::default(),
+        BasicProperties::default().with_message_id("order 7".into()),
+    ] {
+        let unknown = read_dead(properties.clone());
+        assert_eq!(unknown.reason, Reason::Rejected);
+        assert_eq!(unknown.id, read_dead(properties).id);
+    }
 }
 
 #[test]
