@@ -62,15 +62,14 @@ pub(in crate::bridge) fn replayed(
 fn copy(parcel: &Parcel) -> Result<(BasicProperties, FieldTable), Refusal> {
     let envelope = parcel.envelope();
     let received = parcel.body().downcast_ref::<Received>();
+    let made;
     let original = match received {
-        Some(_) => None,
+        Some(received) => &received.properties,
         // Made in this process: as it would have been published, the frame's limit being the copy's.
-        None => Some(outgoing(&PlainJson, parcel, "", None, 0)?.0),
-    };
-    let original = match (received, &original) {
-        (Some(received), _) => &received.properties,
-        (None, Some(made)) => made,
-        (None, None) => &BasicProperties::default(),
+        None => {
+            made = outgoing(&PlainJson, parcel, "", None, 0)?.0;
+            &made
+        }
     };
     let mut headers = FieldTable::default();
     for (name, value) in original.headers().iter().flatten() {

@@ -6,8 +6,8 @@ use crate::mailbox::History;
 
 fn short() -> impl Strategy<Value = ShortString> {
     prop_oneof![
-        "[ -~]{0,20}".prop_map(|text| ShortString::from(text)),
-        "\\PC{0,60}".prop_map(|text| ShortString::from(text)),
+        "[ -~]{0,20}".prop_map(ShortString::from),
+        "\\PC{0,60}".prop_map(ShortString::from),
         any::<u128>().prop_map(|bits| ShortString::from(uuid::Uuid::from_u128(bits).to_string())),
     ]
 }
