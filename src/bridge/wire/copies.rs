@@ -1,7 +1,8 @@
 use lapin::BasicProperties;
 use lapin::types::FieldTable;
 
-use super::incoming::{Received, kind_text};
+use super::headers::kind_text;
+use super::incoming::Received;
 use super::outgoing::{PERSISTENT, outgoing, short};
 use super::plain::PlainJson;
 use super::size::{Way, fitted, insert, string};

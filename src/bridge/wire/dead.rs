@@ -6,7 +6,8 @@ use serde::de::IntoDeserializer;
 use serde::de::value::Error as TextError;
 
 use super::format::WireFormat;
-use super::incoming::{Arrived, Decoded, Headers, Received, copy_body, decode_with, stable_id};
+use super::headers::Headers;
+use super::incoming::{Arrived, Decoded, Received, copy_body, decode_with, stable_id};
 use super::plain::LAST_SECOND;
 use super::{Exchanges, names, value};
 use crate::delivery::Reason;

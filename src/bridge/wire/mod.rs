@@ -12,6 +12,7 @@
 mod copies;
 mod dead;
 mod format;
+mod headers;
 mod incoming;
 mod names;
 mod outgoing;
