@@ -1,11 +1,12 @@
 use lapin::BasicProperties;
 use lapin::types::FieldTable;
 
-use super::incoming::{Received, kind_text};
+use super::headers::kind_text;
+use super::incoming::Received;
 use super::outgoing::{PERSISTENT, outgoing, short};
 use super::plain::PlainJson;
 use super::size::{Way, fitted, insert, string};
-use super::{millis, names};
+use super::{millis, names, seconds};
 use crate::mailbox::Slot;
 use crate::message::Parcel;
 use crate::ports::Refusal;
@@ -62,15 +63,14 @@ pub(in crate::bridge) fn replayed(
 fn copy(parcel: &Parcel) -> Result<(BasicProperties, FieldTable), Refusal> {
     let envelope = parcel.envelope();
     let received = parcel.body().downcast_ref::<Received>();
+    let made;
     let original = match received {
-        Some(_) => None,
+        Some(received) => &received.properties,
         // Made in this process: as it would have been published, the frame's limit being the copy's.
-        None => Some(outgoing(&PlainJson, parcel, "", None, 0)?.0),
-    };
-    let original = match (received, &original) {
-        (Some(received), _) => &received.properties,
-        (None, Some(made)) => made,
-        (None, None) => &BasicProperties::default(),
+        None => {
+            made = outgoing(&PlainJson, parcel, "", None, 0)?.0;
+            &made
+        }
     };
     let mut headers = FieldTable::default();
     for (name, value) in original.headers().iter().flatten() {
@@ -79,6 +79,8 @@ fn copy(parcel: &Parcel) -> Result<(BasicProperties, FieldTable), Refusal> {
             headers.insert(name.clone(), value.clone());
         }
     }
+    let id = envelope.id().to_string();
+    insert(&mut headers, names::ID, string(&id));
     insert(
         &mut headers,
         names::KIND,
@@ -100,7 +102,7 @@ fn copy(parcel: &Parcel) -> Result<(BasicProperties, FieldTable), Refusal> {
     properties = match original.message_id() {
         Some(id) => properties.with_message_id(id.clone()),
         // From now on it has one.
-        None => properties.with_message_id(short("message id", &envelope.id().to_string())?),
+        None => properties.with_message_id(short("message id", &id)?),
     };
     if let Some(text) = original.content_type() {
         properties = properties.with_content_type(text.clone());
@@ -117,8 +119,10 @@ fn copy(parcel: &Parcel) -> Result<(BasicProperties, FieldTable), Refusal> {
     if let Some(text) = original.reply_to() {
         properties = properties.with_reply_to(text.clone());
     }
-    if let Some(seconds) = original.timestamp() {
-        properties = properties.with_timestamp(*seconds);
+    // Nor does it grow younger by a retry.
+    let sent_at = original.timestamp().or_else(|| seconds(envelope.time()));
+    if let Some(seconds) = sent_at {
+        properties = properties.with_timestamp(seconds);
     }
     if let Some(text) = original.kind() {
         properties = properties.with_type(text.clone());

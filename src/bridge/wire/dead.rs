@@ -6,7 +6,8 @@ use serde::de::IntoDeserializer;
 use serde::de::value::Error as TextError;
 
 use super::format::WireFormat;
-use super::incoming::{Arrived, Decoded, Headers, Received, copy_body, decode_with, stable_id};
+use super::headers::Headers;
+use super::incoming::{Arrived, Decoded, Received, copy_body, decode_with, stable_id};
 use super::plain::LAST_SECOND;
 use super::{Exchanges, names, value};
 use crate::delivery::Reason;
@@ -36,9 +37,7 @@ pub(in crate::bridge) fn read_dead_letter(
     let headers = Headers(arrived.properties.headers().as_ref());
     if let Some(reason) = headers.string(names::REASON) {
         let note = Note {
-            id: headers
-                .string(names::DEAD_LETTER_ID)
-                .and_then(|id| id.parse().ok()),
+            id: headers.id(names::DEAD_LETTER_ID),
             queue: headers.string(names::QUEUE),
             reason: reason_from(&reason),
             errors: headers.errors(),
@@ -90,34 +89,28 @@ struct Note {
 impl Note {
     fn of(self, decoded: Decoded, queue: &str) -> DeadMessage {
         let parcel = decoded.parcel;
-        let last = self
-            .last
-            .or(self.first)
-            .unwrap_or_else(|| parcel.about().time());
-        let first = self.first.unwrap_or(last);
+        let known = self.last.or(self.first);
+        let last = known.unwrap_or_else(|| parcel.about().time());
         DeadMessage {
-            id: self.id.unwrap_or_else(|| identity(&parcel, queue, last)),
+            id: self.id.unwrap_or_else(|| identity(&parcel, queue, known)),
             queue: self.queue.unwrap_or_else(|| queue.to_owned()),
             reason: self.reason,
             errors: self.errors,
             attempts: self.attempts,
-            first_failed_at: first,
+            first_failed_at: self.first.unwrap_or(last),
             last_failed_at: last,
             parcel,
         }
     }
 }
 
-/// Of what makes one dead letter another than the next, so that it is found again under the same id.
-fn identity(parcel: &Parcel<Received>, queue: &str, last: SystemTime) -> MessageId {
+/// Of what makes one dead letter another than the next, so that it is found again under the same id: nothing
+/// that is of this reading.
+fn identity(parcel: &Parcel<Received>, queue: &str, failed: Option<SystemTime>) -> MessageId {
     let named = parcel.kept().properties.message_id();
     let named = named.as_ref().map(ToString::to_string).unwrap_or_default();
     let body = String::from_utf8_lossy(copy_body(parcel).unwrap_or_default());
-    let time = match named.is_empty() {
-        // Its time may be that of this reading.
-        true => String::new(),
-        false => super::millis(last),
-    };
+    let time = failed.map(super::millis).unwrap_or_default();
     stable_id(&[queue, &named, &time, &body])
 }
 

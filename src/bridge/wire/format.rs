@@ -4,7 +4,7 @@ use crate::message::{AddressKind, Envelope, MessageId};
 
 /// How messages look on RabbitMQ: what stands in the properties, in the headers, in the body.
 ///
-/// Without one of your own the bridge speaks [`PlainJson`]. A format of your own lets it talk to a house that
+/// Without one of your own the bridge speaks [`PlainJson`](crate::PlainJson). A format of your own lets it talk to a house that
 /// wraps its messages, or that names its headers otherwise. It maps what a message *says*; what makes delivery
 /// safe stays the bridge's own and is not seen here: attempts, retry copies, dead letters, the reply address,
 /// persistence. A copy for a retry or a dead letter keeps the properties and the body as they came, so whatever

@@ -1,26 +1,24 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use lapin::BasicProperties;
-use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::types::ShortString;
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::format::{IncomingMessage, IncomingWire, Properties, WireFormat};
+use super::headers::{Headers, is_name};
 use super::plain::{LAST_SECOND, PlainJson};
-use super::{Exchanges, names, size, value};
+use super::{Exchanges, names, value};
 use crate::mailbox::History;
 use crate::message::{
     Address, AddressKind, CodecError, CorrelationId, Envelope, MessageId, Metadata, Name, Parcel,
-    coarse_now_ms, validate_key, validate_queue, validate_topic,
+    coarse_now_ms, validate_key,
 };
 
 /// The most headers of one message that a format and a handler see; copies keep all.
 const MOST_HEADERS: usize = 1_000;
-/// The most errors that are read back of a copy, and the most bytes of each.
-const MOST_ERRORS: usize = 16;
-const LONGEST_ERROR: usize = 4 * 1024;
 /// The longest text of a property, and so of a conversation.
 const LONGEST: usize = 255;
 /// What a message is called whose sender, routing key and exchange give it no name that can be.
@@ -73,8 +71,8 @@ pub(in crate::bridge) struct Decoded {
 
 /// Reads a message. Total: any properties and any body give a message, with the reason if it is undecodable.
 ///
-/// Headers of ours are believed where only we publish: attempts on what came by the retry exchange; the first
-/// address there and on the default exchange, by which a dead letter is replayed.
+/// Headers of ours are believed where only we publish: attempts on what came by the retry exchange; the id and
+/// the first address there and on the default exchange, by which a dead letter is replayed.
 pub(in crate::bridge) fn decode_with(
     format: &dyn WireFormat,
     arrived: Arrived,
@@ -114,7 +112,10 @@ pub(in crate::bridge) fn decode_with(
     }
     let known = copied.then(|| headers.address()).flatten();
     let address = known.unwrap_or_else(|| address(&message, &wire));
-    let id = identity(&message, &neutral);
+    let id = copied
+        .then(|| headers.id(names::ID))
+        .flatten()
+        .unwrap_or_else(|| identity(&message, &neutral));
     let reply = reply_address(&neutral, id);
     let (attempts, history) = if retried {
         headers.failures()
@@ -222,13 +223,6 @@ fn address(message: &IncomingMessage, wire: &IncomingWire<'_>) -> Address {
     Address {
         kind,
         name: name.map_or(Name::Static(UNNAMED), |name| Name::Shared(name.into())),
-    }
-}
-
-fn is_name(kind: AddressKind, name: &str) -> bool {
-    match kind {
-        AddressKind::Topic => validate_topic(name).is_ok(),
-        AddressKind::Queue => validate_queue(name).is_ok(),
     }
 }
 
@@ -341,86 +335,4 @@ fn is_traceparent(text: &str) -> bool {
         && !is_zero(trace)
         && !is_zero(parent)
         && end_is_right
-}
-
-/// A message's headers, read as what we write.
-#[derive(Clone, Copy)]
-pub(super) struct Headers<'a>(pub(super) Option<&'a FieldTable>);
-
-impl Headers<'_> {
-    pub(super) fn get(&self, name: &str) -> Option<&AMQPValue> {
-        self.0?.inner().get(name)
-    }
-
-    pub(super) fn string(&self, name: &str) -> Option<String> {
-        match self.get(name)? {
-            AMQPValue::LongString(text) => String::from_utf8(text.as_bytes().to_vec()).ok(),
-            _ => None,
-        }
-    }
-
-    /// Milliseconds since the Unix epoch.
-    pub(super) fn time(&self, name: &str) -> Option<SystemTime> {
-        let ms = value::unsigned(self.get(name)?)?;
-        (ms / 1000 <= LAST_SECOND).then(|| SystemTime::UNIX_EPOCH + Duration::from_millis(ms))
-    }
-
-    pub(super) fn attempts(&self) -> u32 {
-        let attempts = self.get(names::ATTEMPTS).and_then(value::unsigned);
-        attempts
-            .and_then(|attempts| u32::try_from(attempts).ok())
-            .unwrap_or(0)
-    }
-
-    pub(super) fn errors(&self) -> Vec<String> {
-        let Some(AMQPValue::FieldArray(errors)) = self.get(names::ERRORS) else {
-            return Vec::new();
-        };
-        let errors = errors.as_slice().iter().take(MOST_ERRORS);
-        errors
-            .map(|error| size::cut(&value::text(error), LONGEST_ERROR).to_owned())
-            .collect()
-    }
-
-    /// The attempts that have finished, and how they failed.
-    fn failures(&self) -> (u32, Option<Box<History>>) {
-        let attempts = self.attempts();
-        let last = self.time(names::LAST_FAILED);
-        let first = self.time(names::FIRST_FAILED);
-        let history = last.or(first).filter(|_| attempts > 0).map(|known| {
-            Box::new(History {
-                errors: self.errors(),
-                first_failed_at: first.unwrap_or(known),
-                last_failed_at: last.unwrap_or(known),
-            })
-        });
-        (attempts, history)
-    }
-
-    /// The address that a copy was first received on.
-    fn address(&self) -> Option<Address> {
-        let kind = kind_from(&self.string(names::KIND)?)?;
-        let name = self
-            .string(names::ADDRESS)
-            .filter(|name| is_name(kind, name))?;
-        Some(Address {
-            kind,
-            name: Name::Shared(name.into()),
-        })
-    }
-}
-
-pub(super) fn kind_text(kind: AddressKind) -> &'static str {
-    match kind {
-        AddressKind::Topic => "event",
-        AddressKind::Queue => "command",
-    }
-}
-
-fn kind_from(text: &str) -> Option<AddressKind> {
-    match text {
-        "event" => Some(AddressKind::Topic),
-        "command" => Some(AddressKind::Queue),
-        _ => None,
-    }
 }

@@ -12,6 +12,7 @@
 mod copies;
 mod dead;
 mod format;
+mod headers;
 mod incoming;
 mod names;
 mod outgoing;
@@ -70,6 +71,12 @@ impl Exchanges<'_> {
             None
         }
     }
+}
+
+/// Seconds since the Unix epoch. None: before it.
+fn seconds(time: SystemTime) -> Option<u64> {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    since.ok().map(|since| since.as_secs())
 }
 
 /// Milliseconds since the Unix epoch in decimal digits, as a header of ours has them.

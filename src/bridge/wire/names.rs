@@ -12,6 +12,7 @@ pub(super) const EXPIRES: &str = "x-postroom-expires";
 pub(super) const CONVERSATION: &str = "x-postroom-conversation";
 
 // Of a retry copy and of a dead letter.
+pub(super) const ID: &str = "x-postroom-id";
 pub(super) const ADDRESS: &str = "x-postroom-address";
 pub(super) const KIND: &str = "x-postroom-kind";
 pub(super) const EXCHANGE: &str = "x-postroom-exchange";

@@ -4,8 +4,8 @@ use super::format::{
     IncomingMessage, IncomingWire, OutgoingMessage, Properties, WireFormat, WireFormatError,
     WireMessage,
 };
-use super::names;
 use super::value::digits;
+use super::{names, seconds};
 use crate::message::CorrelationId;
 
 pub(super) const JSON: &str = "application/json";
@@ -45,13 +45,12 @@ impl WireFormat for PlainJson {
             .metadata
             .as_ref()
             .and_then(|metadata| metadata.correlation.as_ref());
-        let since = envelope.time().duration_since(SystemTime::UNIX_EPOCH);
         let properties = Properties {
             content_type: Some(JSON.to_owned()),
             message_id: Some(envelope.id.to_string()),
             correlation_id: correlation.map(CorrelationId::to_string),
             message_type: Some(envelope.address().to_owned()),
-            timestamp: since.ok().map(|since| since.as_secs()),
+            timestamp: seconds(envelope.time()),
             app_id: (!message.service.is_empty()).then(|| message.service.to_owned()),
             headers,
             ..Properties::default()

@@ -1,7 +1,8 @@
 use lapin::BasicProperties;
 use lapin::types::FieldTable;
 
-use super::incoming::{Arrived, Headers};
+use super::headers::Headers;
+use super::incoming::Arrived;
 use super::outgoing::basic;
 use super::plain::JSON;
 use super::size::{Way, check, insert, string};

@@ -1,0 +1,90 @@
+mod arbitrary;
+mod copies;
+mod received;
+mod sent;
+
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
+
+use super::*;
+use crate::mailbox::Slot;
+use crate::message::{
+    Address, Envelope, Held, MessageId, Metadata, Name, Parcel, Payload, RawBody,
+};
+
+const EVENTS: &str = "postroom.events";
+const COMMANDS: &str = "postroom.commands";
+const DUE: &str = "postroom.due";
+const FRAME: usize = 131_072;
+const EXCHANGES: Exchanges<'static> = Exchanges {
+    events: EVENTS,
+    commands: COMMANDS,
+    retry: DUE,
+};
+
+fn parcel(kind: AddressKind, name: &str, metadata: Metadata) -> Held {
+    let envelope = Envelope {
+        id: MessageId::new(),
+        address: Address {
+            kind,
+            name: Name::Shared(name.into()),
+        },
+        metadata: Some(Box::new(metadata)),
+    };
+    Parcel::new(envelope, RawBody(serde_json::json!({"order": 7}))).own()
+}
+
+fn arrived(exchange: &str, routing_key: &str, properties: BasicProperties) -> Arrived {
+    Arrived {
+        exchange: exchange.to_owned(),
+        routing_key: routing_key.to_owned(),
+        redelivered: false,
+        properties,
+        body: br#"{"order":7}"#.to_vec(),
+    }
+}
+
+fn read(arrived: Arrived) -> Decoded {
+    decode(arrived, DUE, EVENTS, COMMANDS)
+}
+
+fn table(headers: &[(&str, AMQPValue)]) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in headers {
+        table.insert((*name).into(), value.clone());
+    }
+    table
+}
+
+fn string(text: &str) -> AMQPValue {
+    AMQPValue::LongString(text.into())
+}
+
+fn with_headers(headers: &[(&str, AMQPValue)]) -> BasicProperties {
+    BasicProperties::default().with_headers(table(headers))
+}
+
+fn header<'a>(properties: &'a BasicProperties, name: &str) -> Option<&'a AMQPValue> {
+    properties.headers().as_ref()?.inner().get(name)
+}
+
+fn slot(decoded: Decoded) -> Slot {
+    let mut slot = Slot::new(decoded.parcel.own(), false);
+    slot.attempts = decoded.attempts;
+    slot.history = decoded.history;
+    slot
+}
+
+/// The bytes of a content header's frame, by lapin's own encoder.
+fn encoded(properties: &BasicProperties) -> Vec<u8> {
+    let write = lapin::protocol::basic::gen_properties::<Vec<u8>>(properties);
+    write(Vec::new().into()).unwrap().into_inner().0
+}
+
+/// What a receiver gets: encoded and parsed by lapin.
+fn over_the_wire(properties: &BasicProperties) -> BasicProperties {
+    let bytes = encoded(properties);
+    let (rest, parsed) = lapin::protocol::basic::parse_properties(&bytes[..]).unwrap();
+    assert!(rest.is_empty());
+    parsed
+}
