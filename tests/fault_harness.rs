@@ -126,16 +126,13 @@ async fn messages_pass_the_proxy_and_the_broker_counts_them() {
     }
     assert!(proxy.bytes(Direction::ToServer) > 0);
     let name = queue.clone();
-    let (listed, depth) = rabbit
-        .run(move |rabbit| {
-            // The broker counts every few seconds.
-            let end = std::time::Instant::now() + common::PATIENCE;
-            while rabbit.queue_depth(&name) != 10 && std::time::Instant::now() < end {}
-            (rabbit.list_queues(), rabbit.queue_depth(&name))
-        })
-        .await;
-    assert!(listed.contains(&queue), "{listed:?}");
-    assert_eq!(depth, 10);
+    let listing = rabbit.run(move |rabbit| {
+        rabbit.until("its messages are counted", || {
+            rabbit.queue_depth(&name) == 10
+        });
+        rabbit.list_queues().contains(&name)
+    });
+    assert!(listing.await, "it is listed");
 
     let mut consumer = consume(&channel, &queue).await;
     for _ in 0..10 {
@@ -143,8 +140,10 @@ async fn messages_pass_the_proxy_and_the_broker_counts_them() {
     }
     oracle.check_at_least_once("the proxy alone", &[&queue]);
     let name = queue.clone();
-    let consumers = rabbit.run(move |rabbit| rabbit.consumers(&name)).await;
-    assert_eq!(consumers, 1);
+    let counting = rabbit.run(move |rabbit| {
+        rabbit.until("its consumer is counted", || rabbit.consumers(&name) == 1);
+    });
+    counting.await;
 
     proxy.cut();
     until_broken(&mut consumer).await;

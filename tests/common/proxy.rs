@@ -334,8 +334,9 @@ async fn write(
         }
         let Some((_, bytes)) = chunk else { break };
         let (allowed, last) = shared.allow(direction, bytes.len());
-        to.write_all(&bytes[..allowed]).await?;
+        // Counted first, so that who has received bytes finds them counted.
         shared.bytes[way].fetch_add(allowed as u64, Ordering::SeqCst);
+        to.write_all(&bytes[..allowed]).await?;
         if last {
             shared.allowance[way].store(UNLIMITED, Ordering::SeqCst);
             shared.cut();

@@ -182,12 +182,20 @@ impl Rabbit {
         listed.lines().map(str::to_owned).collect()
     }
 
-    /// The ready and unacknowledged messages of a queue, as last counted: the broker's counts lag behind.
+    /// Waits until `condition` holds.
+    pub(crate) fn until(&self, what: &str, condition: impl Fn() -> bool) {
+        let end = Instant::now() + super::PATIENCE;
+        while !condition() {
+            assert!(Instant::now() < end, "it never came true: {what}");
+        }
+    }
+
+    /// The ready and unacknowledged messages of a queue, as last counted: seconds behind, so see [`Rabbit::until`].
     pub(crate) fn queue_depth(&self, queue: &str) -> u64 {
         self.queue_number(queue, "messages")
     }
 
-    /// The consumers of a queue.
+    /// The consumers of a queue, as last counted.
     pub(crate) fn consumers(&self, queue: &str) -> u64 {
         self.queue_number(queue, "consumers")
     }
