@@ -121,6 +121,7 @@ impl Oracle {
 
     /// Nothing lost and nothing unexpected; duplicates are what a broken connection may cost. Prints one line for
     /// the cell `cell` of the fault matrix.
+    #[allow(clippy::print_stdout, reason = "the line is read in the test's output")]
     pub(crate) fn check_at_least_once(&self, cell: &str, queues: &[&str]) -> Verdict {
         let verdict = self.verdict(queues);
         println!("oracle: {cell}: {verdict}");
