@@ -1,8 +1,8 @@
-//! What the tests of the data path share: waiting on conditions, a door for handlers, the oracle.
+//! What the tests of the data path share: waiting on conditions, a door for handlers, the oracle,
+//! a private RabbitMQ and a proxy that breaks connections.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -10,6 +10,15 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use postroom::{Bus, ManualClock, QueueSnapshot};
+
+mod oracle;
+#[cfg(feature = "amqp")]
+pub(crate) mod proxy;
+#[cfg(feature = "amqp")]
+pub(crate) mod rabbit;
+
+#[allow(unused_imports, reason = "each test binary uses a part of it")]
+pub(crate) use oracle::{Ledger, Oracle, Verdict};
 
 /// The longest that a test waits for what must happen; reached only when it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -155,83 +164,5 @@ impl Door {
     /// From now on nobody waits.
     pub(crate) fn open(&self) {
         self.0.close();
-    }
-}
-
-/// Knows what was attempted, accepted and handled, and so what was lost, unexpected or duplicated.
-#[derive(Clone, Default)]
-pub(crate) struct Oracle(Arc<Mutex<Known>>);
-
-#[derive(Default)]
-struct Known {
-    attempted: BTreeSet<u64>,
-    accepted: BTreeSet<u64>,
-    handled: BTreeMap<(String, u64), u32>,
-}
-
-/// What the oracle says of a run.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Verdict {
-    pub(crate) attempted: usize,
-    pub(crate) accepted: usize,
-    pub(crate) handled: usize,
-    /// Accepted and not handled at this queue.
-    pub(crate) lost: Vec<(String, u64)>,
-    /// Handled and never accepted.
-    pub(crate) unexpected: Vec<(String, u64)>,
-    /// Handled more than once.
-    pub(crate) duplicated: Vec<(String, u64)>,
-}
-
-impl Oracle {
-    pub(crate) fn attempt(&self, id: u64) {
-        assert!(self.0.lock().unwrap().attempted.insert(id), "{id} is new");
-    }
-
-    pub(crate) fn accept(&self, id: u64) {
-        self.0.lock().unwrap().accepted.insert(id);
-    }
-
-    pub(crate) fn handle(&self, queue: &str, id: u64) {
-        let mut known = self.0.lock().unwrap();
-        *known.handled.entry((queue.to_owned(), id)).or_default() += 1;
-    }
-
-    /// Every accepted message was to be handled once at each of the queues.
-    pub(crate) fn verdict(&self, queues: &[&str]) -> Verdict {
-        let known = self.0.lock().unwrap();
-        let mut verdict = Verdict {
-            attempted: known.attempted.len(),
-            accepted: known.accepted.len(),
-            handled: known.handled.len(),
-            ..Verdict::default()
-        };
-        for queue in queues {
-            for id in &known.accepted {
-                let place = ((*queue).to_owned(), *id);
-                if !known.handled.contains_key(&place) {
-                    verdict.lost.push(place);
-                }
-            }
-        }
-        for (place, times) in &known.handled {
-            if !known.accepted.contains(&place.1) {
-                verdict.unexpected.push(place.clone());
-            }
-            if *times > 1 {
-                verdict.duplicated.push(place.clone());
-            }
-        }
-        verdict
-    }
-
-    /// Nothing lost, nothing unexpected, nothing twice.
-    pub(crate) fn check(&self, queues: &[&str]) -> Verdict {
-        let verdict = self.verdict(queues);
-        assert!(verdict.lost.is_empty(), "{verdict:?}");
-        assert!(verdict.unexpected.is_empty(), "{verdict:?}");
-        assert!(verdict.duplicated.is_empty(), "{verdict:?}");
-        assert_eq!(verdict.handled, verdict.accepted * queues.len());
-        verdict
     }
 }
