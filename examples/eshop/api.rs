@@ -5,8 +5,11 @@
 use std::io;
 use std::sync::Arc;
 
+use actix_web::error::InternalError;
 use actix_web::http::StatusCode;
-use actix_web::{App, HttpResponse, HttpServer, get, post, put, rt, web};
+use actix_web::{
+    App, HttpRequest, HttpResponse, HttpServer, ResponseError, get, post, put, rt, web,
+};
 use postroom::{Bus, RequestError};
 use serde::Deserialize;
 use serde_json::json;
@@ -24,6 +27,8 @@ pub async fn serve(shop: &Arc<Shop>, port: u16) -> io::Result<()> {
         App::new()
             .app_data(bus.clone())
             .app_data(front.clone())
+            .app_data(web::JsonConfig::default().error_handler(malformed))
+            .app_data(web::PathConfig::default().error_handler(malformed))
             .service(place_order)
             .service(get_order)
             .service(change_price)
@@ -112,6 +117,9 @@ async fn change_price(
     body: web::Json<NewPrice>,
 ) -> HttpResponse {
     let product = id.into_inner();
+    if let Err(why) = input::check_name("a product's name", &product) {
+        return refusal(StatusCode::BAD_REQUEST, &why);
+    }
     let command = ChangePrice {
         product: product.clone(),
         price: body.price,
@@ -129,6 +137,12 @@ async fn change_price(
 #[get("/snapshot")]
 async fn snapshot(bus: web::Data<Bus>) -> HttpResponse {
     HttpResponse::Ok().json(bus.snapshot())
+}
+
+/// What actix-web itself refuses, in the same form as what the shop refuses.
+fn malformed<E: ResponseError + 'static>(error: E, _request: &HttpRequest) -> actix_web::Error {
+    let response = refusal(error.status_code(), &error.to_string());
+    InternalError::from_response(error, response).into()
 }
 
 fn refusal(status: StatusCode, why: &str) -> HttpResponse {

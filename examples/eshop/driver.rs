@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use postroom::{DeadLetter, Filter};
+use postroom::{DeadLetter, Filter, QueueSnapshot, Snapshot};
 
 use crate::input::NewOrder;
 use crate::messages::{CancelOrder, Cents, ChangePrice, FillBasket};
@@ -22,8 +22,36 @@ const PER_PRICE: usize = 40;
 
 const POLL: Duration = Duration::from_millis(10);
 
-/// How long nothing may change before it is given up.
+/// How long nothing may change before it is given up, beyond the waits that are meant to be.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Notices when nothing moves for longer than [`PATIENCE`].
+struct Stall {
+    moved: u64,
+    since: Instant,
+}
+
+impl Stall {
+    fn new() -> Self {
+        Self {
+            moved: 0,
+            since: Instant::now(),
+        }
+    }
+
+    fn is_over(&mut self, snapshot: &Snapshot) -> bool {
+        let sum = |queue: &QueueSnapshot| queue.accepted + queue.acked + queue.retried;
+        let moved = snapshot.queues.iter().map(sum).sum();
+        // What is scheduled moves when it is due.
+        if moved != self.moved || load(snapshot) == snapshot.scheduled {
+            *self = Self {
+                moved,
+                since: Instant::now(),
+            };
+        }
+        self.since.elapsed() > PATIENCE
+    }
+}
 
 /// Places all orders, and changes a price now and then.
 pub async fn place(
@@ -32,7 +60,11 @@ pub async fn place(
     progress: &Progress,
 ) -> Result<(), Box<dyn Error>> {
     for (count, order) in orders.enumerate() {
+        let mut stall = Stall::new();
         while count % BATCH == 0 && shop.load() > ENOUGH {
+            if stall.is_over(&shop.bus.snapshot()) {
+                return Err("nothing moves any more".into());
+            }
             progress.show(shop);
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -105,17 +137,13 @@ async fn change_a_price(shop: &Shop, order: &NewOrder, count: usize) -> Result<(
 /// Waits until nothing moves any more, or until the deadline. What stays open then is in a dead letter.
 pub async fn settle(shop: &Shop, progress: &Progress, deadline: Option<Instant>) {
     let mut idle = 0;
-    let mut last = (None, Instant::now());
+    let mut stall = Stall::new();
     while idle < 3 && deadline.is_none_or(|deadline| Instant::now() < deadline) {
         progress.show(shop);
         tokio::time::sleep(POLL).await;
         let snapshot = shop.bus.snapshot();
         idle = if load(&snapshot) == 0 { idle + 1 } else { 0 };
-        let sum = |queue: &postroom::QueueSnapshot| queue.accepted + queue.acked + queue.retried;
-        let moved: u64 = snapshot.queues.iter().map(sum).sum();
-        if last.0 != Some(moved) {
-            last = (Some(moved), Instant::now());
-        } else if last.1.elapsed() > PATIENCE {
+        if stall.is_over(&snapshot) {
             return;
         }
     }

@@ -81,8 +81,9 @@ pub fn orders(file: Option<&Path>) -> Result<Vec<NewOrder>, InputError> {
 
 /// Whether an order makes sense.
 pub fn check(order: &NewOrder) -> Result<(), String> {
-    if order.user.is_empty() || order.user.len() > 200 {
-        return Err("a user's name has 1 to 200 bytes".to_owned());
+    check_name("a user's name", &order.user)?;
+    for line in &order.lines {
+        check_name("a product's name", &line.product)?;
     }
     ordering::check(
         order
@@ -92,13 +93,25 @@ pub fn check(order: &NewOrder) -> Result<(), String> {
     )
 }
 
+/// Names are keys of messages, and must be fit for that: found here, a bad one is the user's to mend; found by a
+/// service, it would be a dead letter.
+pub fn check_name(what: &str, name: &str) -> Result<(), String> {
+    if name.is_empty() || name.len() > 200 {
+        return Err(format!("{what} has 1 to 200 bytes"));
+    }
+    if name.contains(char::is_control) {
+        return Err(format!("{what} has no control characters"));
+    }
+    Ok(())
+}
+
 fn lines<T: DeserializeOwned>(
     file: &str,
     text: &str,
     check: impl Fn(&T) -> Result<(), String>,
 ) -> Result<Vec<T>, InputError> {
     let parse = |text| {
-        let value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let value = serde_json::from_str(text).map_err(|error| unlike_json(&error))?;
         check(&value).map(|()| value)
     };
     let numbered = text
@@ -114,6 +127,16 @@ fn lines<T: DeserializeOwned>(
             })
         })
         .collect()
+}
+
+/// The error without serde's own line, which is always the first here, and would contradict the file's.
+fn unlike_json(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let at = format!(" at line {} column {}", error.line(), error.column());
+    match text.strip_suffix(&at) {
+        Some(why) => format!("{why}, at column {}", error.column()),
+        None => text,
+    }
 }
 
 /// Orders without an end, the same for the same seed. Some are for products that do not exist, for more than

@@ -45,7 +45,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{Parser, value_parser};
 
 use crate::accounts::Accounts;
 use crate::input::{MadeUp, Product};
@@ -58,7 +58,7 @@ use crate::shop::{Settings, Shop};
 #[command(name = "eshop")]
 struct Args {
     /// How many orders to place [default: 500, or those of FILE]
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     orders: Option<usize>,
     /// The first orders, as JSON lines [default: the sample]; the rest is made up
     #[arg(long, value_name = "FILE")]
@@ -67,16 +67,22 @@ struct Args {
     #[arg(long, default_value_t = 42)]
     seed: u64,
     /// How likely a delivery meets a fault: its handler fails, panics or hangs
-    #[arg(long, value_name = "RATE", default_value_t = 0.05, value_parser = probability)]
+    #[arg(
+        long,
+        value_name = "RATE",
+        default_value_t = 0.05,
+        value_parser = probability,
+        allow_negative_numbers = true
+    )]
     faults: f64,
-    /// How long an order can still be cancelled, in milliseconds
-    #[arg(long, value_name = "MS", default_value_t = 50)]
+    /// How long an order can still be cancelled, in milliseconds; at most a minute
+    #[arg(long, value_name = "MS", default_value_t = 50, value_parser = value_parser!(u64).range(..=60_000))]
     grace_ms: u64,
     /// Orders above this are not paid, in cents
     #[arg(long, value_name = "CENTS", default_value_t = 50_000)]
     limit: u64,
-    /// How long dead letters are replayed before an order counts as unfinished, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    /// How long dead letters are replayed before an order counts as unfinished, in seconds; at most a day
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = value_parser!(u64).range(..=86_400))]
     patience: u64,
     /// Serve HTTP on this port of 127.0.0.1 until Ctrl-C, instead of placing orders
     #[arg(long, value_name = "PORT")]
@@ -98,7 +104,13 @@ async fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("error: {error}");
+            eprint!("error: {error}");
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                eprint!(": {error}");
+                cause = error.source();
+            }
+            eprintln!();
             ExitCode::from(2)
         }
     }

@@ -65,7 +65,7 @@ impl Charges {
         }
         let charged = total <= limit;
         if charged {
-            tables.income += total;
+            tables.income = tables.income.saturating_add(total);
         }
         tables.answered.insert(order, charged);
         charged

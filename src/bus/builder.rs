@@ -244,7 +244,7 @@ impl Builder {
         self
     }
 
-    /// What a failure does that reaches the root of the supervision tree.
+    /// What a failure does that reaches the root of the supervision tree. Default: [`Escalation::Suspend`].
     #[must_use]
     pub fn on_escalation(mut self, escalation: Escalation) -> Self {
         self.escalation = escalation;

@@ -142,7 +142,8 @@ impl Bus {
     /// At the first that is refused: the receipts before it, and the events from it on.
     ///
     /// # Cancel safety
-    /// Dropped, the events accepted so far stay published.
+    /// Dropped, the events accepted so far stay published; the one that waits and those after it are gone with
+    /// the future.
     pub async fn publish_all<E: Event>(
         &self,
         events: impl IntoIterator<Item = E>,

@@ -123,7 +123,13 @@ impl Bus {
         report
     }
 
-    /// Waits for SIGTERM or Ctrl-C. Run it on the control thread of the bus, so it works from any runtime.
+    /// Waits for SIGTERM or Ctrl-C, on the control thread of the bus, so it works from any runtime.
+    ///
+    /// From the first call on, these signals do not end the process by themselves any more, also when this has
+    /// returned: what follows, such as [`shutdown`](Self::shutdown), needs a deadline of its own.
+    ///
+    /// # Cancel safety
+    /// Dropped, nothing is lost but the wait; the signals stay caught.
     pub async fn until_signal(&self) {
         self.on_control(async {
             #[cfg(unix)]

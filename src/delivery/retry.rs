@@ -119,7 +119,8 @@ impl Retry {
         self
     }
 
-    /// Decides by the error; `None` leaves it to the policy.
+    /// Decides by the error, where the handler itself did not (by [`Failure::reject`](crate::Failure::reject)
+    /// and the like); `None` means: again, by this policy.
     #[must_use]
     pub fn classify(
         mut self,

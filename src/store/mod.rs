@@ -1,4 +1,4 @@
-//! Where messages are kept beside their queues: dead letters here, by a trait that a database implements.
+//! Where messages are kept beside their queues: dead letters here, by a trait that a database can implement.
 
 mod dead_letter;
 mod memory;
