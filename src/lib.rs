@@ -70,6 +70,8 @@ mod supervisor;
 pub mod testing;
 mod time;
 
+#[cfg(feature = "amqp")]
+pub use bridge::{Plan, QueueType, TopologyError, TopologyMode};
 pub use broker::{Schedule, ScheduleLedger};
 pub use bus::{
     Abandoned, Bridged, Builder, Bus, DeadLetters, Escalation, Local, Publish, PublishAllError,
@@ -102,8 +104,10 @@ pub mod contract {
     #![doc = include_str!("../docs/contract.md")]
 }
 
-/// The types that a subscriber builder is made of: named in signatures, seldom in a program.
+/// The types that a subscriber builder or a plan is made of: named in signatures, seldom in a program.
 pub mod parts {
+    #[cfg(feature = "amqp")]
+    pub use crate::bridge::{Argument, ExchangeKind, PlanObject};
     pub use crate::subscriber::{
         ActorSubscriber, Chain, CommandFn, Dispatch, Empty, EventFn, Factory, Fallible, Infallible,
         OnCommand, OnEvent, OnPattern,

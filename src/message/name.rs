@@ -15,13 +15,16 @@ pub enum NameError {
         /// What was named.
         what: &'static str,
     },
-    /// Over 255 bytes, the most that AMQP 0-9-1 carries in a short string.
-    #[error("a {what} has {length} bytes, the most is 255: `{name}…`")]
+    /// Over 255 bytes, the most that AMQP 0-9-1 carries in a short string, or over the part of it that is left
+    /// beside what the bridge adds.
+    #[error("a {what} has {length} bytes, the most is {most}: `{name}…`")]
     TooLong {
         /// What was named.
         what: &'static str,
         /// Its bytes.
         length: usize,
+        /// The most that it may have.
+        most: usize,
         /// How it begins.
         name: String,
     },
@@ -43,20 +46,23 @@ pub enum NameError {
         /// The topic.
         name: String,
     },
+    /// A name that the bridge needs for something of its own.
+    #[error("a {what} must not be named `{name}`: the bridge has that name for {purpose}")]
+    Reserved {
+        /// What was named.
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// What the name is for.
+        purpose: &'static str,
+    },
 }
 
 fn validate(what: &'static str, name: &str) -> Result<(), NameError> {
     if name.is_empty() {
         return Err(NameError::Empty { what });
     }
-    if name.len() > LONGEST {
-        let begin = name.chars().take(40).collect();
-        return Err(NameError::TooLong {
-            what,
-            length: name.len(),
-            name: begin,
-        });
-    }
+    validate_length(what, name, LONGEST)?;
     if let Some((position, _)) = name.char_indices().find(|(_, char)| char.is_control()) {
         return Err(NameError::Control {
             what,
@@ -65,6 +71,29 @@ fn validate(what: &'static str, name: &str) -> Result<(), NameError> {
         });
     }
     Ok(())
+}
+
+/// That a name has at most so many bytes.
+pub(crate) fn validate_length(
+    what: &'static str,
+    name: &str,
+    most: usize,
+) -> Result<(), NameError> {
+    if name.len() <= most {
+        return Ok(());
+    }
+    Err(NameError::TooLong {
+        what,
+        length: name.len(),
+        most,
+        name: name.chars().take(40).collect(),
+    })
+}
+
+/// A part that names of the broker are made of: a prefix, a service.
+#[cfg(feature = "amqp")]
+pub(crate) fn validate_part(what: &'static str, name: &str) -> Result<(), NameError> {
+    validate(what, name)
 }
 
 pub(crate) fn validate_topic(topic: &str) -> Result<(), NameError> {
