@@ -20,9 +20,9 @@ pub(crate) use id::coarse_now_ms;
 pub use id::{MessageId, ParseMessageIdError};
 pub(crate) use metadata::{CorrelationId, Metadata, ReplyPort, ReplyRefusal};
 pub use name::NameError;
+pub(crate) use name::{Name, validate_header, validate_key, validate_queue, validate_topic};
 #[cfg(feature = "amqp")]
 pub(crate) use name::{validate_length, validate_part};
-pub(crate) use name::{Name, validate_header, validate_key, validate_queue, validate_topic};
 pub use parcel::CodecError;
 pub(crate) use parcel::{Held, Parcel, Payload, Recoverable, SharedParcel, encoded, parcel};
 pub use pattern::Pattern;
