@@ -1,5 +1,7 @@
 //! Against a real RabbitMQ, whose address is in `AMQP_URL`.
 
+use std::collections::BTreeMap;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions};
@@ -83,21 +85,23 @@ async fn delayed_messages_come_once_each_in_order_and_not_early() {
     let broker = connect().await;
     for queue_type in [QueueType::Quorum, QueueType::Classic] {
         let stage = Stage::new(&broker, queue_type, 4).await;
-        let delays = [3_000, 100, 1_500, 700, 300];
-        let start = Instant::now();
-        for milliseconds in delays {
+        let mut sent = BTreeMap::new();
+        for milliseconds in [3_000, 100, 1_500, 700, 300] {
             let delay = Duration::from_millis(milliseconds);
+            sent.insert(milliseconds, Instant::now());
             stage.delayed(&milliseconds.to_string(), delay).await;
         }
         let mut late = Vec::new();
-        for expected in [100, 300, 700, 1_500, 3_000_u64] {
+        for (milliseconds, sent) in sent {
             let within = Duration::from_secs(10);
             let body = take(&broker, stage.group.queue(), within).await;
-            let lateness = start.elapsed().checked_sub(Duration::from_millis(expected));
-            assert_eq!(body, Some(expected.to_string()));
+            let lateness = sent
+                .elapsed()
+                .checked_sub(Duration::from_millis(milliseconds));
+            assert_eq!(body, Some(milliseconds.to_string()));
             late.push(lateness.expect("not early"));
         }
-        tracing::info!(?queue_type, ?late, "lateness");
+        writeln!(std::io::stderr(), "late by, {queue_type:?}: {late:.1?}").unwrap();
         assert!(late.iter().all(|late| *late < TOLERANCE), "{late:?}");
         let twice = take(&broker, stage.group.queue(), Duration::from_millis(500)).await;
         assert_eq!(twice, None);
@@ -176,7 +180,7 @@ async fn what_a_message_carries_comes_back_but_for_the_brokers_own_record() {
     );
     let mut came = FieldTable::default();
     for (name, value) in message.properties.headers().as_ref().unwrap() {
-        let own = name.as_str() == "x-death"
+        let own = matches!(name.as_str(), "x-death" | "x-delivery-count")
             || name.as_str().starts_with("x-first-death-")
             || name.as_str().starts_with("x-last-death-");
         if !own {
@@ -240,25 +244,20 @@ async fn messages_for_a_queue_that_is_gone_are_kept_and_hold_up_no_others() {
 #[tokio::test]
 async fn a_message_survives_a_restart_of_the_broker_while_it_waits() {
     let node = Node::start();
-    let delay = Duration::from_secs(5);
-    let start = Instant::now();
+    let delay = Duration::from_secs(20);
     let (queue, sent) = {
         let broker = connect_to(&node.url()).await;
-        let stage = Stage::new(&broker, QueueType::Quorum, 5).await;
+        let stage = Stage::new(&broker, QueueType::Quorum, 7).await;
         let sent = Instant::now();
         stage.delayed("survivor", delay).await;
         (stage.group.queue().to_owned(), sent)
     };
     node.control(&["stop_app"]);
-    assert!(
-        sent.elapsed() < delay,
-        "it was waiting: {:?} after the start",
-        start.elapsed()
-    );
+    assert!(sent.elapsed() < delay, "it was still waiting");
     node.control(&["start_app"]);
     node.control(&["await_startup", "--timeout", "90"]);
     let broker = connect_to(&node.url()).await;
-    let survivor = take(&broker, &queue, Duration::from_secs(30)).await;
+    let survivor = take(&broker, &queue, Duration::from_secs(60)).await;
     assert_eq!(survivor.as_deref(), Some("survivor"));
     assert!(sent.elapsed() >= delay, "not early");
     let twice = take(&broker, &queue, Duration::from_secs(1)).await;

@@ -58,18 +58,25 @@ async fn a_plan_is_declared_verified_and_routes() {
     let broker = connect().await;
     for queue_type in [QueueType::Quorum, QueueType::Classic] {
         let names = names("shop");
-        let group = names.group("mailer").unwrap();
-        let shape = SubscriptionShape {
+        let (group, keyed) = (
+            names.group("mailer").unwrap(),
+            names.group("keyed").unwrap(),
+        );
+        let one_at_a_time = SubscriptionShape {
             single_active_consumer: true,
             ..shape(queue_type)
         };
-        let plan = base_plan(&names).and(subscription_plan(
-            &names,
-            &group,
-            &pattern("ordering.#"),
-            &["mail"],
-            shape,
-        ));
+        let ordering = pattern("ordering.#");
+        let plain = shape(queue_type);
+        let plan = base_plan(&names)
+            .and(subscription_plan(&names, &keyed, &[], &[], one_at_a_time))
+            .and(subscription_plan(
+                &names,
+                &group,
+                &ordering,
+                &["mail"],
+                plain,
+            ));
 
         let missing = apply(&broker, &plan, TopologyMode::Verify)
             .await
@@ -261,8 +268,6 @@ async fn only_what_is_named_is_removed() {
             .await
             .unwrap();
         publish(&broker, &names.events(), "new.thing", "kept").await;
-        let mut unbound = Plan::default();
-        unbound.exchange(names.events(), ExchangeKind::Topic, Vec::new());
         let channel = broker.create_channel().await.unwrap();
         channel
             .confirm_select(ConfirmSelectOptions::default())
