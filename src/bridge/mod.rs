@@ -5,7 +5,11 @@
 mod acks;
 #[cfg_attr(
     not(test),
-    expect(dead_code, reason = "the actors that use it are not there yet")
+    expect(
+        dead_code,
+        unused_imports,
+        reason = "the actors that use it are not there yet"
+    )
 )]
 mod delay;
 mod guard;
@@ -13,7 +17,11 @@ mod guard;
 mod rabbit;
 #[cfg_attr(
     not(test),
-    expect(dead_code, reason = "the actors that use it are not there yet")
+    expect(
+        dead_code,
+        unused_imports,
+        reason = "the actors that use it are not there yet"
+    )
 )]
 mod topology;
 mod wire;
