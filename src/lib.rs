@@ -72,7 +72,7 @@ mod time;
 
 #[cfg(feature = "amqp")]
 pub use bridge::{
-    Amqp, BridgeError, IncomingMessage, IncomingWire, OutgoingMessage, Plan, PlainJson, Properties,
+    Amqp, BridgeError, IncomingMessage, IncomingWire, OutgoingMessage, PlainJson, Plan, Properties,
     QueueType, TopologyError, TopologyMode, WhenDown, WireFormat, WireFormatError, WireMessage,
 };
 pub use broker::{Schedule, ScheduleLedger};

@@ -2,11 +2,6 @@
 //!
 //! Pure: time is passed in, frames are sent by the caller.
 
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the consume link that settles by it comes next")
-)]
-
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 

@@ -127,7 +127,10 @@ impl Amqp {
     /// When it is not set, or empty.
     pub fn from_env() -> Result<Self, BridgeError> {
         let value = std::env::var("AMQP_URL").unwrap_or_default();
-        let mut urls = value.split(',').map(str::trim).filter(|url| !url.is_empty());
+        let mut urls = value
+            .split(',')
+            .map(str::trim)
+            .filter(|url| !url.is_empty());
         let first = urls.next().ok_or(BridgeError::NoUrl("AMQP_URL"))?;
         Ok(urls.fold(Self::new(first), Self::failover))
     }

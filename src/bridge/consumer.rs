@@ -18,7 +18,7 @@ use super::wire::{self, Arrived};
 use super::{Shared, explained};
 use crate::mailbox::{Ending, Slot, halt};
 use crate::message::{Held, Payload};
-use crate::queue::{Backing, QueueCore};
+use crate::queue::QueueCore;
 
 /// How often a consumer looks at what nobody tells it: pauses, and holes that are getting old.
 const LOOK: Duration = Duration::from_millis(250);
@@ -43,16 +43,24 @@ pub(super) async fn live(
     let (Some(connection), Some(core)) = (connection, core.upgrade()) else {
         return Ok(());
     };
-    let plan = shared.base_plan().and(shared.subscription_plan(&amqp.names, &core.spec));
-    let declared = super::topology::apply(&connection, &plan, shared.amqp.topology).await;
+    let plan = shared
+        .base_plan()
+        .and(shared.subscription_plan(&amqp.names, &core.spec));
+    let declared = super::topology::apply(&connection, &plan, shared.amqp.topology);
+    let declared = shared
+        .opened(async { Ok::<_, String>(declared.await) })
+        .await?;
     shared.note_topology(&core.name, declared.as_ref().err());
-    declared.map_err(|error| error.to_string())?;
-    let channel = connection.create_channel().await.map_err(explained)?;
+    declared.map_err(explained)?;
     let prefetch = shared.prefetch(&core.spec);
-    channel
-        .basic_qos(prefetch, BasicQosOptions::default())
-        .await
-        .map_err(explained)?;
+    let channel = shared
+        .opened(async {
+            let channel = connection.create_channel().await?;
+            let options = BasicQosOptions::default();
+            channel.basic_qos(prefetch, options).await?;
+            lapin::Result::Ok(channel)
+        })
+        .await?;
     let mut life = Life {
         epoch: amqp.open(prefetch),
         shared,
@@ -118,7 +126,8 @@ impl Life {
         let end = Instant::now() + LAST_SETTLEMENTS;
         while self.amqp.outstanding() > 0 && Instant::now() < end {
             self.write(true).await?;
-            let _ = tokio::time::timeout(Duration::from_millis(5), self.amqp.changed.notified()).await;
+            let _ =
+                tokio::time::timeout(Duration::from_millis(5), self.amqp.changed.notified()).await;
         }
         self.write(true).await?;
         Ok(())
@@ -284,7 +293,8 @@ async fn next_deliveries(consumer: Option<&mut Consumer>) -> Next {
                     return Poll::Ready(Next::Ended(error.to_string()));
                 }
                 Poll::Ready(None) => {
-                    let why = "RabbitMQ cancelled the consumer: its queue was deleted, or its node went";
+                    let why =
+                        "RabbitMQ cancelled the consumer: its queue was deleted, or its node went";
                     return Poll::Ready(Next::Ended(why.to_owned()));
                 }
                 Poll::Pending if deliveries.is_empty() => return Poll::Pending,

@@ -99,7 +99,8 @@ impl<F: Future> Flights<F> {
                 let Seat { flight, waker } = &mut self.seats[seat];
                 // A seat may be woken late, by a future that has left it.
                 let Some(running) = flight else { continue };
-                if let Poll::Ready(output) = running.as_mut().poll(&mut Context::from_waker(waker)) {
+                if let Poll::Ready(output) = running.as_mut().poll(&mut Context::from_waker(waker))
+                {
                     *flight = None;
                     self.free.push(seat);
                     self.len -= 1;

@@ -84,7 +84,11 @@ impl Link {
 }
 
 /// One life of a connection: made, kept while it lasts, closed when it is asked to.
-pub(super) async fn live(shared: Arc<Shared>, link: Arc<Link>, mut stop: Stop) -> Result<(), String> {
+pub(super) async fn live(
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    mut stop: Stop,
+) -> Result<(), String> {
     let connecting = connect(&shared, &link);
     let connection = tokio::select! {
         connection = connecting => connection,

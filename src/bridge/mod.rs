@@ -7,6 +7,12 @@
 //! waits for what it stands on, works until that fails, and is started again with backoff. What has to outlive
 //! them, the messages that wait for a confirm and the deliveries in hand, is kept beside them.
 
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "dead letters are read, and topology taken down, by what comes next"
+)]
+
 mod acks;
 mod config;
 mod consumer;

@@ -1,7 +1,9 @@
 use std::sync::Arc;
 
 use actix::fut::ActorFutureExt;
-use actix::{Actor, ArbiterHandle, AsyncContext, Context, Handler, Message, SpawnHandle, WrapFuture};
+use actix::{
+    Actor, ArbiterHandle, AsyncContext, Context, Handler, Message, SpawnHandle, WrapFuture,
+};
 use tokio::sync::{oneshot, watch};
 
 use crate::ports::{BoxFuture, Child, Exit, ExitReporter, LocalBoxFuture, Part, SuspendReason};

@@ -205,7 +205,9 @@ impl Publisher {
         jobs.sort_unstable_by_key(|job| job.number);
         jobs.retain(|job| job.stage.load(Ordering::Acquire) != stage::GIVEN_UP);
         if let Some(why) = closed {
-            let (kept, poisonous): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.closed < CLOSED_AT_MOST);
+            let (kept, poisonous): (Vec<_>, Vec<_>) = jobs
+                .into_iter()
+                .partition(|job| job.closed < CLOSED_AT_MOST);
             jobs = kept;
             jobs.iter_mut().for_each(|job| job.closed += 1);
             for job in poisonous {
@@ -290,10 +292,10 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Stri
     let Some(connection) = connection else {
         return Ok(());
     };
-    super::topology::apply(&connection, &shared.base_plan(), shared.amqp.topology)
-        .await
-        .map_err(|error| error.to_string())?;
-    let channel = open(&connection).await.map_err(|error| error.to_string())?;
+    let plan = shared.base_plan();
+    let declared = super::topology::apply(&connection, &plan, shared.amqp.topology);
+    shared.opened(declared).await?;
+    let channel = shared.opened(open(&connection)).await?;
     let mut sky = Sky {
         publisher,
         flights: Flights::new(),
@@ -329,7 +331,13 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Stri
             sky.flights.add(flight);
         }
         sky.flights.pass(|one| landed.push(one));
-        if let Some(error) = settle(publisher, &mut sky.jobs, &mut sky.free, &mut landed, &mut returned) {
+        if let Some(error) = settle(
+            publisher,
+            &mut sky.jobs,
+            &mut sky.free,
+            &mut landed,
+            &mut returned,
+        ) {
             let why = error.to_string();
             sky.closed = error.is_amqp_soft_error().then(|| why.clone());
             return Err(why);
@@ -348,7 +356,9 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Stri
 
 async fn open(connection: &lapin::Connection) -> lapin::Result<Channel> {
     let channel = connection.create_channel().await?;
-    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    channel
+        .confirm_select(ConfirmSelectOptions::default())
+        .await?;
     Ok(channel)
 }
 
@@ -378,7 +388,9 @@ fn settle(
     returned: &mut HashSet<Route>,
 ) -> Option<lapin::Error> {
     for one in landed.iter() {
-        if let Ok(Confirmation::Ack(Some(message)) | Confirmation::Nack(Some(message))) = &one.answer {
+        if let Ok(Confirmation::Ack(Some(message)) | Confirmation::Nack(Some(message))) =
+            &one.answer
+        {
             let (exchange, key) = (message.exchange.as_str(), message.routing_key.as_str());
             returned.insert(route_of(&message.properties, exchange, key));
         }
@@ -395,11 +407,16 @@ fn settle(
                 continue;
             }
         };
-        let Some(job) = jobs[seat].take() else { continue };
+        let Some(job) = jobs[seat].take() else {
+            continue;
+        };
         free.push(seat);
         let publication = &job.publication;
         let was_returned = !returned.is_empty() && {
-            let (exchange, key) = (publication.exchange.as_str(), publication.routing_key.as_str());
+            let (exchange, key) = (
+                publication.exchange.as_str(),
+                publication.routing_key.as_str(),
+            );
             returned.remove(&route_of(&publication.properties, exchange, key))
         };
         let (confirmed, count) = match (confirmed, was_returned) {

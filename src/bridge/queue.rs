@@ -1,5 +1,5 @@
-use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -177,7 +177,11 @@ impl AmqpQueue {
             match self.publish_copy(shared, slot, delay).await {
                 Ok(Confirmed::Routed) => return true,
                 Ok(answer) => {
-                    tracing::warn!(queue = self.names.queue(), ?answer, "a retry copy was not taken");
+                    tracing::warn!(
+                        queue = self.names.queue(),
+                        ?answer,
+                        "a retry copy was not taken"
+                    );
                 }
                 Err(refusal) => {
                     tracing::warn!(queue = self.names.queue(), %refusal, "a retry copy was not published");
@@ -197,7 +201,8 @@ impl AmqpQueue {
         slot: &Slot,
         delay: Duration,
     ) -> Result<Confirmed, Refusal> {
-        let body = wire::copy_body(&slot.parcel).map_err(|error| Refusal::Codec(error.to_string()))?;
+        let body =
+            wire::copy_body(&slot.parcel).map_err(|error| Refusal::Codec(error.to_string()))?;
         let address = self.names.address();
         let names = &shared.names;
         let (exchange, routing_key) = match delay::entry(delay) {

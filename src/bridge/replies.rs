@@ -1,6 +1,5 @@
 use std::any::Any;
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use parking_lot::Mutex;
 use super::part::Stop;
 use super::publisher::{Publication, PublishedBody};
 use super::wire::{self, Arrived, NO_REPLY, ReplyAddress};
-use super::{FRAME_MAX, Shared, explained};
+use super::{FRAME_MAX, Shared};
 use crate::message::{ReplyPort, ReplyRefusal};
 
 /// How long a reply may take to be taken by RabbitMQ.
@@ -76,6 +75,31 @@ impl Drop for Lost<'_> {
     }
 }
 
+async fn open(
+    connection: &lapin::Connection,
+) -> lapin::Result<(lapin::Channel, lapin::Queue, lapin::Consumer)> {
+    let channel = connection.create_channel().await?;
+    let exclusive = QueueDeclareOptions {
+        exclusive: true,
+        auto_delete: true,
+        ..QueueDeclareOptions::default()
+    };
+    let queue = channel
+        .queue_declare("".into(), exclusive, FieldTable::default())
+        .await?;
+    // Replies are acknowledged as they are sent: one that is lost with this process has nobody to read it.
+    let unacknowledged = BasicConsumeOptions {
+        no_ack: true,
+        exclusive: true,
+        ..BasicConsumeOptions::default()
+    };
+    let name = queue.name().clone();
+    let consumer = channel
+        .basic_consume(name, "".into(), unacknowledged, FieldTable::default())
+        .await?;
+    Ok((channel, queue, consumer))
+}
+
 /// One life of the reply queue and its consumer.
 pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), String> {
     let connection = tokio::select! {
@@ -85,42 +109,22 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Stri
     let Some(connection) = connection else {
         return Ok(());
     };
-    let channel = connection.create_channel().await.map_err(explained)?;
-    let exclusive = QueueDeclareOptions {
-        exclusive: true,
-        auto_delete: true,
-        ..QueueDeclareOptions::default()
-    };
-    let queue = channel
-        .queue_declare("".into(), exclusive, FieldTable::default())
-        .await
-        .map_err(explained)?;
-    // Replies are acknowledged as they are sent: one that is lost with this process has nobody to read it.
-    let unacknowledged = BasicConsumeOptions {
-        no_ack: true,
-        exclusive: true,
-        ..BasicConsumeOptions::default()
-    };
-    let mut consumer = channel
-        .basic_consume(
-            queue.name().clone(),
-            "".into(),
-            unacknowledged,
-            FieldTable::default(),
-        )
-        .await
-        .map_err(explained)?;
+    let (channel, queue, mut consumer) = shared.opened(open(&connection)).await?;
     let _lost = Lost(&shared.replies);
     shared.replies.opened(queue.name().as_str().to_owned());
     let mut sweep = tokio::time::interval(SWEEP);
     loop {
         let delivery = tokio::select! {
-            delivery = std::future::poll_fn(|cx| Pin::new(&mut consumer).poll_next(cx)) => delivery,
+            delivery = std::future::poll_fn(|cx| std::pin::Pin::new(&mut consumer).poll_next(cx)) => delivery,
             _ = sweep.tick() => {
                 shared.replies.sweep();
                 continue;
             }
-            () = stop.asked() => return Ok(()),
+            () = stop.asked() => {
+                // Not waited for: the connection is closed next.
+                drop(channel);
+                return Ok(());
+            }
         };
         match delivery {
             Some(Ok(delivery)) => receive(&shared, delivery),

@@ -8,13 +8,13 @@ use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use parking_lot::Mutex;
 
 use super::config::{Amqp, Checked};
+use super::delay;
 use super::link::Link;
 use super::publisher::Publisher;
 use super::queue::AmqpQueue;
 use super::replies::Replies;
 use super::topology::{self, GroupNames, Names, Plan, SubscriptionShape, TopologyError};
 use super::wire::{Exchanges, WireFormat};
-use super::delay;
 use crate::delivery::Order;
 use crate::ports::{ChildId, Refusal};
 use crate::queue::{QueueSpec, Services};
@@ -150,7 +150,8 @@ impl Shared {
             single_active_consumer: matches!(spec.order, Order::Keyed { .. }),
             delivery_limit: self.amqp.delivery_limit,
         };
-        let plan = topology::subscription_plan(&self.names, group, &spec.patterns, &commands, shape);
+        let plan =
+            topology::subscription_plan(&self.names, group, &spec.patterns, &commands, shape);
         plan.and(delay::destination_plan(&self.names, group))
     }
 

@@ -65,7 +65,11 @@ pub(crate) async fn start(
         let name = Arc::clone(&link.name);
         let (link, shared_here) = (Arc::clone(link), Arc::clone(&shared));
         let life = move |stop| -> crate::ports::LocalBoxFuture<'static, Result<(), String>> {
-            Box::pin(link::live(Arc::clone(&shared_here), Arc::clone(&link), stop))
+            Box::pin(link::live(
+                Arc::clone(&shared_here),
+                Arc::clone(&link),
+                stop,
+            ))
         };
         shared.add(name, Arc::new(life)).await;
     }
@@ -103,7 +107,10 @@ async fn connected(shared: &Shared, mut deadline: crate::time::Deadline) -> Resu
     if in_time {
         return Ok(());
     }
-    let trouble = shared.publish_link.trouble().or_else(|| shared.consume_link.trouble());
+    let trouble = shared
+        .publish_link
+        .trouble()
+        .or_else(|| shared.consume_link.trouble());
     Err(trouble.map_or_else(String::new, |why| why.to_string()))
 }
 
@@ -136,17 +143,25 @@ impl Shared {
     ) -> Result<Bridged, Refusal> {
         let envelope = parcel.envelope();
         let id = envelope.id().to_string();
-        let reply = envelope.metadata.as_ref().and_then(|metadata| metadata.reply.as_ref());
+        let reply = envelope
+            .metadata
+            .as_ref()
+            .and_then(|metadata| metadata.reply.as_ref());
         let reply_to = match reply {
             Some(port) => Some(self.replies.expect(id.clone(), port).ok_or_else(|| {
                 let why = self.consume_link.trouble();
                 Refusal::Unreachable {
-                    why: why.map_or_else(|| "replies can not be received now".to_owned(), |why| why.to_string()),
+                    why: why.map_or_else(
+                        || "replies can not be received now".to_owned(),
+                        |why| why.to_string(),
+                    ),
                 }
             })?),
             None => None,
         };
-        let sent = self.publish_to(&parcel, reply_to.as_deref(), patience).await;
+        let sent = self
+            .publish_to(&parcel, reply_to.as_deref(), patience)
+            .await;
         if sent.is_err() && reply_to.is_some() {
             self.replies.forget(&id);
         }
@@ -182,7 +197,10 @@ impl Shared {
             properties,
             body,
         };
-        match (self.publisher.publish(publication, patience).await?, envelope.kind()) {
+        match (
+            self.publisher.publish(publication, patience).await?,
+            envelope.kind(),
+        ) {
             (Confirmed::Routed, _) => Ok(Bridged::Routed),
             (Confirmed::Returned, AddressKind::Topic) => Ok(Bridged::Unrouted),
             (Confirmed::Returned, AddressKind::Queue) => Err(Refusal::NoQueue {
@@ -267,7 +285,10 @@ impl Bridge for Shared {
         });
         let backing: Arc<AmqpQueue> = Arc::clone(&attached.amqp);
         Ok(Foundation {
-            dead_letters: Arc::new(AmqpDeadLetters::new(Arc::clone(&backing), self.this.clone())),
+            dead_letters: Arc::new(AmqpDeadLetters::new(
+                Arc::clone(&backing),
+                self.this.clone(),
+            )),
             backing: backing as Arc<dyn Backing>,
         })
     }
@@ -276,7 +297,9 @@ impl Bridge for Shared {
         let (this, core) = (self.this.upgrade(), Arc::clone(queue));
         Box::pin(async move {
             let Some(this) = this else { return };
-            let Some(amqp) = this.queue(&core.name) else { return };
+            let Some(amqp) = this.queue(&core.name) else {
+                return;
+            };
             amqp.attach();
             let weak = Arc::downgrade(&core);
             let here = Arc::clone(&this);
@@ -297,7 +320,9 @@ impl Bridge for Shared {
                     None => return,
                 }
             }
-            let child = this.add(this.part(&format!("consumer.{}", core.name)), life).await;
+            let child = this
+                .add(this.part(&format!("consumer.{}", core.name)), life)
+                .await;
             if let Some(attached) = this.queues.lock().get_mut(&core.name) {
                 attached.consumer = child;
             }
@@ -329,7 +354,10 @@ impl Bridge for Shared {
     fn detach_all(&self) -> BoxFuture<'static, ()> {
         let queues: Vec<_> = {
             let queues = self.queues.lock();
-            queues.values().map(|attached| Arc::clone(&attached.amqp)).collect()
+            queues
+                .values()
+                .map(|attached| Arc::clone(&attached.amqp))
+                .collect()
         };
         Box::pin(async move {
             for amqp in &queues {

@@ -12,9 +12,9 @@ impl BrokerUrl {
     /// None for a reason: it needs TLS, which this build has not.
     pub(super) fn parse(url: &str, amqp: &Amqp) -> Result<Self, Option<String>> {
         // The parser's own text may repeat the URL.
-        let mut uri: AMQPUri = url
-            .parse()
-            .map_err(|_| Some("it is not of the form amqp://user:password@host:port/vhost".to_owned()))?;
+        let mut uri: AMQPUri = url.parse().map_err(|_| {
+            Some("it is not of the form amqp://user:password@host:port/vhost".to_owned())
+        })?;
         let has_tls = cfg!(any(feature = "amqp-rustls", feature = "amqp-native-tls"));
         if uri.scheme == AMQPScheme::AMQPS && !has_tls {
             return Err(None);

@@ -22,17 +22,17 @@ pub(crate) use id::coarse_now_ms;
 pub use id::{MessageId, ParseMessageIdError};
 pub(crate) use metadata::{CorrelationId, Metadata, ReplyPort, ReplyRefusal};
 pub use name::NameError;
+pub(crate) use name::{Name, validate_header, validate_key, validate_queue, validate_topic};
 #[cfg(feature = "amqp")]
 pub(crate) use name::{validate_length, validate_part};
-pub(crate) use name::{Name, validate_header, validate_key, validate_queue, validate_topic};
 pub use parcel::CodecError;
 pub(crate) use parcel::{Held, Parcel, Payload, Recoverable, SharedParcel, encoded, parcel};
 pub use pattern::Pattern;
 #[cfg(test)]
 pub(crate) use pattern::tests::words as pattern_words;
+pub use raw::{RawBody, RawMessage};
 #[cfg(feature = "amqp")]
 pub(crate) use relation::Relation;
-pub use raw::{RawBody, RawMessage};
 pub(crate) use reply::{EncodedReply, Reply, ReplyCell, TypedReply};
 
 /// Something that happened, told to any number of receivers.

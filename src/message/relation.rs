@@ -115,7 +115,10 @@ mod tests {
 
     #[test]
     fn imports_and_what_subscribers_want() {
-        assert_eq!(relation("ordering.#", "ordering.order-paid"), Relation::Covers);
+        assert_eq!(
+            relation("ordering.#", "ordering.order-paid"),
+            Relation::Covers
+        );
         assert_eq!(relation("ordering.#", "ordering.*"), Relation::Covers);
         assert_eq!(relation("ordering.*", "ordering.#"), Relation::Overlaps);
         assert_eq!(relation("ordering.#", "catalog.#"), Relation::Disjoint);

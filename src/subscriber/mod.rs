@@ -13,9 +13,9 @@ mod release;
 mod shell;
 mod worker;
 
+pub use actix_actor::{ActorSubscriber, Delivery};
 #[cfg(feature = "amqp")]
 pub(crate) use caught::{Caught, Panicked};
-pub use actix_actor::{ActorSubscriber, Delivery};
 pub use context::{Context, Sending};
 pub use dispatch::{Chain, Dispatch, Empty, OnCommand, OnEvent, OnPattern};
 pub use factory::{Factory, Fallible, Infallible};

@@ -87,7 +87,10 @@ mod tests {
                     _ => {}
                 }
             }
-            assert!(queues.len() + exchanges.len() <= 1, "one way: {queues:?} {exchanges:?}");
+            assert!(
+                queues.len() + exchanges.len() <= 1,
+                "one way: {queues:?} {exchanges:?}"
+            );
             if let Some(next) = exchanges.pop() {
                 exchange = next;
             } else if let Some((ttl, next)) = queues.first().and_then(|queue| rung(plan, queue)) {
@@ -110,7 +113,10 @@ mod tests {
             let found = arguments.iter().find(|(name, _)| *name == wanted);
             found.map(|(_, value)| value.clone())
         };
-        match (argument("x-message-ttl")?, argument("x-dead-letter-exchange")?) {
+        match (
+            argument("x-message-ttl")?,
+            argument("x-dead-letter-exchange")?,
+        ) {
             (Argument::Number(ttl), Argument::Text(exchange)) => {
                 Some((Duration::from_millis(ttl.try_into().unwrap()), exchange))
             }
@@ -162,8 +168,13 @@ mod tests {
     #[test]
     fn the_longest_key_is_just_what_the_protocol_carries() {
         let address = Address::new(&"q".repeat(191)).unwrap();
-        assert_eq!(entry(Duration::MAX).unwrap().routing_key(&address).len(), 255);
-        let key = entry(UNIT * 5).unwrap().routing_key(&Address::new("a.b").unwrap());
+        assert_eq!(
+            entry(Duration::MAX).unwrap().routing_key(&address).len(),
+            255
+        );
+        let key = entry(UNIT * 5)
+            .unwrap()
+            .routing_key(&Address::new("a.b").unwrap());
         assert_eq!(key, format!("{}1.0.1.a:b", "0.".repeat(29)));
     }
 }

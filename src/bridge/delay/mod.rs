@@ -24,5 +24,5 @@ mod ladder;
 mod rabbit;
 
 pub(in crate::bridge) use address::Address;
-pub(in crate::bridge) use entry::{Entry, LEVELS, UNIT, entry};
+pub(in crate::bridge) use entry::{LEVELS, UNIT, entry};
 pub(in crate::bridge) use ladder::{destination_plan, ladder_plan};

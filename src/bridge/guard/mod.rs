@@ -4,11 +4,6 @@
 //! overflow that thread's stack and abort the process. A stream of ours lies between it and the socket, and
 //! makes opaque what is nested too deeply before lapin sees it.
 
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the links that connect by it come next")
-)]
-
 mod depth;
 mod stream;
 

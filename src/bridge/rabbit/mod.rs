@@ -14,8 +14,9 @@ use crate::message::MessageId;
 
 /// A connection to the broker of the tests.
 pub(in crate::bridge) async fn connect() -> Connection {
-    let url = std::env::var("AMQP_URL")
-        .expect("AMQP_URL must name a RabbitMQ for the tests of the bridge; scripts/test starts one");
+    let url = std::env::var("AMQP_URL").expect(
+        "AMQP_URL must name a RabbitMQ for the tests of the bridge; scripts/test starts one",
+    );
     connect_to(&url).await
 }
 
@@ -40,11 +41,17 @@ pub(in crate::bridge) async fn clear(broker: &Connection, plan: &Plan) {
         match object {
             PlanObject::Queue { name, .. } => {
                 let options = QueueDeleteOptions::default();
-                channel.queue_delete(name.as_str().into(), options).await.unwrap();
+                channel
+                    .queue_delete(name.as_str().into(), options)
+                    .await
+                    .unwrap();
             }
             PlanObject::Exchange { name, .. } => {
                 let options = ExchangeDeleteOptions::default();
-                channel.exchange_delete(name.as_str().into(), options).await.unwrap();
+                channel
+                    .exchange_delete(name.as_str().into(), options)
+                    .await
+                    .unwrap();
             }
             PlanObject::QueueBinding { .. } | PlanObject::ExchangeBinding { .. } => {}
         }
@@ -53,11 +60,18 @@ pub(in crate::bridge) async fn clear(broker: &Connection, plan: &Plan) {
 }
 
 /// Takes one message out of a queue, waiting for it up to a deadline; its body.
-pub(in crate::bridge) async fn take(broker: &Connection, queue: &str, within: Duration) -> Option<String> {
+pub(in crate::bridge) async fn take(
+    broker: &Connection,
+    queue: &str,
+    within: Duration,
+) -> Option<String> {
     let channel = broker.create_channel().await.unwrap();
     let taking = async {
         loop {
-            let got = channel.basic_get(queue.into(), BasicGetOptions::default()).await.unwrap();
+            let got = channel
+                .basic_get(queue.into(), BasicGetOptions::default())
+                .await
+                .unwrap();
             if let Some(message) = got {
                 message.ack(BasicAckOptions::default()).await.unwrap();
                 return String::from_utf8(message.data.clone()).unwrap();

@@ -50,7 +50,11 @@ impl Node {
 
     /// Runs `rabbitmqctl`, which has to succeed.
     pub(in crate::bridge) fn control(&self, arguments: &[&str]) {
-        let done = self.command("rabbitmqctl").args(arguments).output().unwrap();
+        let done = self
+            .command("rabbitmqctl")
+            .args(arguments)
+            .output()
+            .unwrap();
         assert!(done.status.success(), "rabbitmqctl {arguments:?}: {done:?}");
     }
 
@@ -69,7 +73,10 @@ impl Node {
             .env("RABBITMQ_LOG_BASE", self.directory.join("log"))
             .env("RABBITMQ_CONFIG_FILE", self.directory.join("rabbit"))
             .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
-            .env("RABBITMQ_ENABLED_PLUGINS_FILE", self.directory.join("plugins"))
+            .env(
+                "RABBITMQ_ENABLED_PLUGINS_FILE",
+                self.directory.join("plugins"),
+            )
             .env("RABBITMQ_PID_FILE", self.directory.join("pid"));
         command
     }
@@ -93,5 +100,6 @@ impl Drop for Node {
 /// Three that nobody has now. All are held until all are found.
 fn free_ports() -> [u16; 3] {
     let held = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    held.each_ref().map(|listener| listener.local_addr().unwrap().port())
+    held.each_ref()
+        .map(|listener| listener.local_addr().unwrap().port())
 }

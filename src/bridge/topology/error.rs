@@ -62,7 +62,9 @@ pub(super) fn explain(object: &PlanObject, error: &lapin::Error) -> TopologyErro
     let text = protocol.get_message().as_str();
     let described = object.described();
     match protocol.kind() {
-        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => TopologyError::Missing { object: described },
+        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => {
+            TopologyError::Missing { object: described }
+        }
         AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => match missing_permission(text) {
             Some(permission) => TopologyError::Refused {
                 object: described,
@@ -108,7 +110,9 @@ fn difference(text: &str) -> Option<(String, String, String)> {
 /// `none`, `'V'` or `the value 'V' of type 'T'`.
 fn value(text: &str) -> String {
     let text = text.strip_prefix("the value ").unwrap_or(text);
-    let text = text.rsplit_once(" of type ").map_or(text, |(value, _)| value);
+    let text = text
+        .rsplit_once(" of type ")
+        .map_or(text, |(value, _)| value);
     let text = text.strip_prefix('\'').unwrap_or(text);
     text.strip_suffix('\'').unwrap_or(text).to_owned()
 }
@@ -118,7 +122,9 @@ fn value(text: &str) -> String {
 fn missing_permission(text: &str) -> Option<String> {
     let (before, rest) = text.split_once("access to ")?;
     let (resource, _) = rest.split_once(" refused for user")?;
-    let access = before.rsplit_once(" - ").map_or(before, |(_, access)| access);
+    let access = before
+        .rsplit_once(" - ")
+        .map_or(before, |(_, access)| access);
     let access = match access.trim() {
         "" => "a",
         access => access,
@@ -223,11 +229,17 @@ mod tests {
     #[test]
     fn a_closed_connection_is_no_fault_of_the_object() {
         assert!(matches!(
-            explained(AMQPHardError::CONNECTIONFORCED, "CONNECTION_FORCED - shutdown"),
+            explained(
+                AMQPHardError::CONNECTIONFORCED,
+                "CONNECTION_FORCED - shutdown"
+            ),
             TopologyError::Connection(_)
         ));
         assert!(matches!(
-            explained(AMQPSoftError::NOTFOUND, "NOT_FOUND - no queue 'q' in vhost '/'"),
+            explained(
+                AMQPSoftError::NOTFOUND,
+                "NOT_FOUND - no queue 'q' in vhost '/'"
+            ),
             TopologyError::Missing { .. }
         ));
     }

@@ -18,11 +18,13 @@ mod rabbit;
 mod remove;
 mod subscription;
 
-pub(in crate::bridge) use apply::apply;
 pub use apply::TopologyMode;
+pub(in crate::bridge) use apply::apply;
 pub use error::TopologyError;
 pub(in crate::bridge) use names::{GroupNames, Names};
 pub use plan::{Argument, ExchangeKind, Plan, PlanObject};
 pub(in crate::bridge) use remove::{DeleteOnly, delete, prune};
 pub use subscription::QueueType;
-pub(in crate::bridge) use subscription::{NEVER, SubscriptionShape, at_least_once, base_plan, subscription_plan};
+pub(in crate::bridge) use subscription::{
+    NEVER, SubscriptionShape, at_least_once, base_plan, subscription_plan,
+};

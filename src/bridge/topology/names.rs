@@ -201,7 +201,10 @@ mod tests {
                 "{prefix}"
             );
         }
-        assert!(names.group("dead").is_ok(), "no queue is named as the service alone");
+        assert!(
+            names.group("dead").is_ok(),
+            "no queue is named as the service alone"
+        );
         assert!(names.group("deadline").is_ok() && names.group("delayed").is_ok());
         assert!(Names::new("p", "shop").unwrap().group("delay.3").is_ok());
     }

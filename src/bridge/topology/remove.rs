@@ -61,7 +61,9 @@ pub(in crate::bridge) enum DeleteOnly {
 /// is not there had none.
 ///
 /// The condition is looked at before the deletion and not with it, since quorum queues refuse the protocol's own
-/// flags by closing the connection: what comes in between is lost. Stop the publishers first, or unbind it.
+/// flags by closing the connection: what comes in between is lost. Stop the publishers first, or unbind it. What
+/// others took by polling and hold unacknowledged may not be seen; what was just acknowledged may still count
+/// as use.
 pub(in crate::bridge) async fn delete(
     broker: &Connection,
     queue: &str,

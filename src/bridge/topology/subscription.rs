@@ -79,10 +79,7 @@ pub(in crate::bridge) fn subscription_plan(
     plan
 }
 
-fn queue_arguments(
-    group: &GroupNames,
-    shape: SubscriptionShape,
-) -> Vec<(&'static str, Argument)> {
+fn queue_arguments(group: &GroupNames, shape: SubscriptionShape) -> Vec<(&'static str, Argument)> {
     let mut arguments = vec![
         ("x-queue-type", shape.queue_type.argument()),
         ("x-dead-letter-exchange", "".into()),

@@ -4,11 +4,6 @@
 //! Values of headers are dropped and copied by recursion, here as in lapin: what is nested too deeply for that
 //! must not come so far.
 
-#![allow(
-    dead_code,
-    reason = "the consumer and the publisher are not wired up yet"
-)]
-
 mod copies;
 mod dead;
 mod format;
@@ -30,10 +25,6 @@ pub use format::{
     WireMessage,
 };
 pub use plain::PlainJson;
-#[allow(
-    unused_imports,
-    reason = "the consumer and the publisher are not wired up yet"
-)]
 pub(in crate::bridge) use {
     copies::{dead_letter, replayed, retry_copy},
     dead::{DeadMessage, read_dead_letter},
