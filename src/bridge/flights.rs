@@ -158,15 +158,18 @@ mod tests {
     #[test]
     fn they_are_first_polled_in_the_order_of_their_adding() {
         let order = Arc::new(Mutex::new(Vec::new()));
+        let note = |order: &Arc<Mutex<Vec<u32>>>, number| {
+            let order = Arc::clone(order);
+            async move { order.lock().push(number) }
+        };
         let mut flights = Flights::new();
         for number in 0..10 {
-            let order = Arc::clone(&order);
-            flights.add(async move { order.lock().push(number) });
+            flights.add(note(&order, number));
         }
         flights.pass(|()| {});
         assert_eq!(*order.lock(), (0..10).collect::<Vec<_>>());
         // Seats are used again.
-        flights.add(async {});
+        flights.add(note(&order, 10));
         flights.pass(|()| {});
         assert_eq!(flights.seats.len(), 10);
     }

@@ -3,8 +3,9 @@
 use super::Stage;
 use super::props::{Ask, Count, Effect, Lost, Note, note, poll_once};
 use super::unmet::{Step, Unmet, holds, same};
-use crate::bus::{Bridged, SubscribeError};
+use crate::bus::SubscribeError;
 use crate::delivery::Overflow;
+use crate::ports::Bridged;
 use crate::ports::Refusal;
 use crate::subscriber::Context;
 

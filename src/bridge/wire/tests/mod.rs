@@ -19,7 +19,8 @@ const FRAME: usize = 131_072;
 const EXCHANGES: Exchanges<'static> = Exchanges {
     events: EVENTS,
     commands: COMMANDS,
-    retry: DUE,
+    due: DUE,
+    ladder: "postroom.delay.",
 };
 
 fn parcel(kind: AddressKind, name: &str, metadata: Metadata) -> Held {
@@ -45,7 +46,7 @@ fn arrived(exchange: &str, routing_key: &str, properties: BasicProperties) -> Ar
 }
 
 fn read(arrived: Arrived) -> Decoded {
-    decode(arrived, DUE, EVENTS, COMMANDS)
+    decode_with(&PlainJson, arrived, EXCHANGES)
 }
 
 fn table(headers: &[(&str, AMQPValue)]) -> FieldTable {
