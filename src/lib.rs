@@ -74,8 +74,7 @@ pub use broker::{Schedule, ScheduleLedger};
 pub use bus::{
     Abandoned, Bridged, Builder, Bus, DeadLetters, Escalation, Local, Publish, PublishAllError,
     PublishError, Receipt, ReplayError, Request, ShutdownReport, StartError, StopReport,
-    SubscribeError, SubscriberBuilder, Subscription, SubscriptionState, Supervisor,
-    SupervisorBuilder, Threads,
+    SubscribeError, SubscriberBuilder, Subscription, Supervisor, SupervisorBuilder, Threads,
 };
 pub use delivery::{
     Breaker, BreakerError, Failure, Order, Outcome, Overflow, Reason, Restart, Retry, RetryError,
@@ -87,10 +86,10 @@ pub use message::{
 };
 pub use observe::{QueueSnapshot, Snapshot};
 pub use ports::{
-    Inbound, Interceptor, Lifecycle, LifecycleKind, LocalBoxFuture, Next, Outbound, Refusal,
-    Refused, RequestError,
+    DeadLetter, DeadLetterLedger, DeadLettered, Filter, Inbound, Interceptor, Lifecycle,
+    LifecycleKind, LocalBoxFuture, Next, Outbound, Refusal, Refused, RequestError,
 };
-pub use store::{DeadLetter, DeadLetterLedger, DeadLettered, Filter};
+pub use queue::SubscriptionState;
 pub use subscriber::{CommandHandler, Context, Delivery, RawSubscriber, Sending, Subscriber};
 pub use time::{Clock, ManualClock};
 

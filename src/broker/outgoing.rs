@@ -11,9 +11,9 @@ use crate::message::{
     AddressKind, Envelope, RawMessage, SharedParcel, encoded, validate_header, validate_key,
     validate_queue, validate_topic,
 };
+use crate::ports::Deadline;
 use crate::ports::{BoxFuture, Draft, Offered, Outbound, Outgoing, Own, Refusal};
 use crate::queue::QueueCore;
-use crate::time::Deadline;
 
 impl Broker {
     /// Whether what a publisher chose can be sent at all. Run only for what is not a known constant.

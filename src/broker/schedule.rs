@@ -202,7 +202,7 @@ impl Broker {
                         // A queue that does not let publishers wait is asked again in a while.
                         if !matches!(refusal, Refusal::Timeout { .. }) {
                             let timers = Arc::clone(&broker.services.timers);
-                            crate::time::Deadline::new(timers, AGAIN).await;
+                            crate::ports::Deadline::new(timers, AGAIN).await;
                         }
                         offered = broker.offer_waiting(&mut draft, None, AGAIN).await;
                     }

@@ -9,9 +9,9 @@ use super::threads::{self, Threads};
 use crate::broker::{Broker, Limits};
 use crate::delivery::{Retry, RetryError, Strategy};
 use crate::message::{NameError, validate_queue};
-use crate::ports::{Interceptor, Lifecycle, LifecycleSink, Outgoing, Timers};
+use crate::ports::{DeadLettered, Interceptor, Lifecycle, LifecycleSink, Outgoing, Timers};
 use crate::queue::Services;
-use crate::store::{DeadLettered, MemoryDeadLetters};
+use crate::store::MemoryDeadLetters;
 use crate::supervisor::{OnExceeded, SupervisorActor, SupervisorSpec};
 use crate::time::{Clock, TimerService};
 

@@ -19,6 +19,6 @@ pub use publish::{Bridged, Local, Publish, PublishAllError, PublishError, Receip
 pub use request::Request;
 pub use shutdown::{Abandoned, ShutdownReport};
 pub use subscribe::{SubscribeError, SubscriberBuilder};
-pub use subscription::{StopReport, Subscription, SubscriptionState};
+pub use subscription::{StopReport, Subscription};
 pub use supervise::{Supervisor, SupervisorBuilder};
 pub use threads::Threads;

@@ -7,7 +7,7 @@ use super::{Abandoned, Bus, threads};
 use crate::mailbox::{Ending, halt};
 use crate::observe::QueueSnapshot;
 use crate::ports::{ChildId, LifecycleKind};
-use crate::queue::{CloseQueue, QueueCore};
+use crate::queue::{CloseQueue, QueueCore, SubscriptionState};
 use crate::supervisor::{RemoveChild, ResumeChild, SupervisorActor};
 
 /// A running subscriber. The handle can be dropped: the subscriber runs on.
@@ -25,40 +25,6 @@ pub(super) struct Home {
     pub(super) supervisor: Addr<SupervisorActor>,
     pub(super) child: ChildId,
     pub(super) thread: Option<ArbiterHandle>,
-}
-
-/// Whether a subscriber takes messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum SubscriptionState {
-    /// It hands out messages.
-    Running,
-    /// The user paused it.
-    Paused,
-    /// Its breaker is open.
-    BreakerOpen,
-    /// Its supervisor gave up restarting it; see [`Subscription::resume`].
-    Suspended,
-    /// It was stopped.
-    Stopped,
-}
-
-impl SubscriptionState {
-    pub(crate) fn of(queue: &QueueCore) -> Self {
-        let halted = queue.mailbox.halted();
-        if queue.mailbox.is_closed() {
-            Self::Stopped
-        } else if halted & halt::SUSPENDED != 0 {
-            Self::Suspended
-        } else if halted & halt::PAUSED != 0 {
-            Self::Paused
-        } else if halted & halt::BREAKER != 0 {
-            Self::BreakerOpen
-        } else {
-            Self::Running
-        }
-    }
 }
 
 /// What was left when a subscriber stopped.

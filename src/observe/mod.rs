@@ -5,9 +5,8 @@ use std::sync::atomic::Ordering;
 use serde::Serialize;
 
 use crate::broker::{Broker, ScheduleLedger};
-use crate::bus::SubscriptionState;
-use crate::queue::QueueCore;
-use crate::store::DeadLetterLedger;
+use crate::ports::DeadLetterLedger;
+use crate::queue::{QueueCore, SubscriptionState};
 
 /// The counts and depths of a bus; serialises, for an endpoint or a log.
 ///

@@ -1,5 +1,6 @@
 use serde::{Deserialize, Serialize};
 
+use super::DeadLettered;
 use crate::message::Event;
 
 /// What happened to a subscription or a supervisor.
@@ -52,5 +53,5 @@ impl Event for Lifecycle {
 pub(crate) trait LifecycleSink: Send + Sync {
     fn event(&self, event: Lifecycle);
     /// Announces a dead letter, unless it is itself an announcement of ours.
-    fn dead_letter(&self, announcement: &crate::store::DeadLettered);
+    fn dead_letter(&self, announcement: &DeadLettered);
 }

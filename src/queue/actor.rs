@@ -9,7 +9,6 @@ use crate::delivery::Reason;
 use crate::mailbox::{Ending, Slot};
 use crate::message::MessageId;
 use crate::ports::TimerKey;
-use crate::store::DeadLetter;
 
 /// How long a dead letter that could not be stored waits for the next try; the original stays (rule 5).
 const BURY_AGAIN: Duration = Duration::from_secs(1);
@@ -110,7 +109,7 @@ impl Handler<Bury> for QueueActor {
             return;
         };
         let (slot, parcel) = slot.share();
-        let letter = DeadLetter::new(&core, &slot, parcel, reason);
+        let letter = core.dead_letter(&slot, parcel, reason);
         let stored = core.services.dead_letters.add(letter.clone());
         self.burying += 1;
         ctx.spawn(stored.into_actor(self).map(move |stored, actor, ctx| {

@@ -1,6 +1,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, SystemTime};
 
 use actix::{Actor, Addr, ArbiterHandle};
 
@@ -9,9 +10,11 @@ use super::backing::Memory;
 use super::{Backing, BreakerGate, QueueSpec};
 use crate::delivery::{Failure, NextStep, Reason};
 use crate::mailbox::{Ending, History, Mailbox, Slot, lane_of};
-use crate::message::{Held, ReplyRefusal};
-use crate::ports::{Interceptor, Lifecycle, LifecycleKind, LifecycleSink, Outgoing, Timers};
-use crate::store::{DeadLetter, DeadLetterStore};
+use crate::message::{Held, ReplyRefusal, SharedParcel};
+use crate::ports::{
+    DeadLetter, DeadLetterStore, Interceptor, Lifecycle, LifecycleKind, LifecycleSink, Outgoing,
+    Timers,
+};
 use crate::time::Clock;
 
 /// What the rooms of one bus share.
@@ -153,8 +156,7 @@ impl QueueCore {
 
     /// Keeps the last error of a message, and the times of its first and last failure.
     pub(crate) fn remember(&self, slot: &mut Slot, failure: &Failure) {
-        let now = std::time::SystemTime::UNIX_EPOCH
-            + std::time::Duration::from_millis(self.services.clock.wall_ms());
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(self.services.clock.wall_ms());
         let errors = failure.chain();
         match &mut slot.history {
             Some(history) => {
@@ -180,6 +182,29 @@ impl QueueCore {
                 Ending::Expired => ReplyRefusal::Expired,
                 Ending::Abandoned => ReplyRefusal::Abandoned,
             });
+        }
+    }
+
+    /// The record of a message that is given up.
+    pub(super) fn dead_letter(
+        &self,
+        slot: &Slot,
+        parcel: SharedParcel,
+        reason: Reason,
+    ) -> DeadLetter {
+        let clock = &self.services.clock;
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(clock.wall_ms());
+        let history = slot.history.as_deref();
+        DeadLetter {
+            id: clock.new_id(),
+            queue: Arc::clone(&self.name),
+            reason,
+            errors: history.map_or_else(Vec::new, |history| history.errors.clone()),
+            attempts: slot.attempts,
+            first_failed_at: history.map_or(now, |history| history.first_failed_at),
+            last_failed_at: history.map_or(now, |history| history.last_failed_at),
+            queue_id: self.id,
+            parcel,
         }
     }
 

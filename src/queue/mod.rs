@@ -8,9 +8,11 @@ mod backing;
 mod breaker;
 mod core;
 mod spec;
+mod state;
 
 pub(crate) use self::core::{Failed, QueueCore, Services};
 pub(crate) use actor::CloseQueue;
 pub(crate) use backing::Backing;
 pub(crate) use breaker::BreakerGate;
 pub(crate) use spec::QueueSpec;
+pub use state::SubscriptionState;
