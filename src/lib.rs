@@ -41,7 +41,8 @@
 //! | look at what was given up, and replay it | [`DeadLetters`], [`Filter`] |
 //! | keep subscribers running | [`Supervisor`], [`Restart`], [`Strategy`], [`Lifecycle`] |
 //! | see and change what passes | [`Interceptor`] |
-//! | count | [`Bus::snapshot`], [`Snapshot`] |
+//! | count, and see how fast | [`Bus::snapshot`], [`Snapshot`], [`Rates`] |
+//! | answer a readiness or liveness probe | [`Bus::health`], [`Health`] |
 //! | test without waiting | [`ManualClock`], [`Bus::settle`] |
 //! | know what is guaranteed | [`contract`] |
 //!
@@ -84,10 +85,10 @@ pub use message::{
     AddressKind, CodecError, Command, Envelope, Event, MessageId, NameError, ParseMessageIdError,
     Pattern, RawBody, RawMessage,
 };
-pub use observe::{QueueSnapshot, Snapshot};
+pub use observe::{Health, QueueSnapshot, Rates, Snapshot};
 pub use ports::{
-    DeadLetter, DeadLetterLedger, DeadLettered, Filter, Inbound, Interceptor, Lifecycle,
-    LifecycleKind, LocalBoxFuture, Next, Outbound, Refusal, Refused, RequestError,
+    Condition, DeadLetter, DeadLetterLedger, DeadLettered, Filter, Inbound, Interceptor, Lifecycle,
+    LifecycleKind, LocalBoxFuture, Next, Outbound, Problem, Refusal, Refused, RequestError,
 };
 pub use queue::SubscriptionState;
 pub use subscriber::{CommandHandler, Context, Delivery, RawSubscriber, Sending, Subscriber};

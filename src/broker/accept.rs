@@ -19,7 +19,8 @@ pub(crate) enum Stop {
     Stale,
     /// The target at this place is full and its policy is to wait.
     Wait(usize),
-    Refused(Refusal),
+    /// The target at this place refuses.
+    Refused(usize, Refusal),
 }
 
 /// The most queues whose locks one publish holds at once.
@@ -116,13 +117,13 @@ fn accept_by_policy(
                     continue;
                 }
                 _ if queue.mailbox.halted() & halt::SUSPENDED != 0 => {
-                    Stop::Refused(Refusal::Suspended {
-                        queue: queue.name.to_string(),
-                    })
+                    let queue = queue.name.to_string();
+                    Stop::Refused(place, Refusal::Suspended { queue })
                 }
-                Overflow::Fail => Stop::Refused(Refusal::Full {
-                    queue: queue.name.to_string(),
-                }),
+                Overflow::Fail => {
+                    let queue = queue.name.to_string();
+                    Stop::Refused(place, Refusal::Full { queue })
+                }
                 Overflow::Wait => Stop::Wait(place),
             },
         };

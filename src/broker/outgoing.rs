@@ -154,6 +154,8 @@ impl Broker {
         from: Gate,
         is_replay: bool,
     ) -> Result<Accepted, (Option<Refusal>, SharedParcel)> {
+        // What a handler or a schedule offers is offered again, and a replay is none.
+        let is_outside = from == Gate::Open && !is_replay;
         let mut held: Option<usize> = None;
         loop {
             if !self.admits(from) {
@@ -168,7 +170,12 @@ impl Broker {
             };
             let place = match self.accept(route, key, own, held.take(), make) {
                 Ok(accepted) => return Ok(accepted),
-                Err(Stop::Refused(refusal)) => return Err((Some(refusal), parcel)),
+                Err(Stop::Refused(place, refusal)) => {
+                    if is_outside {
+                        route.targets[place].count_refused();
+                    }
+                    return Err((Some(refusal), parcel));
+                }
                 Err(Stop::Stale) => return Err((None, parcel)),
                 Err(Stop::Wait(place)) => place,
             };
@@ -186,6 +193,9 @@ impl Broker {
                 Some(Acquire::Full) => {}
                 Some(Acquire::Closed) => return Err((None, parcel)),
                 None => {
+                    if is_outside {
+                        queue.count_refused();
+                    }
                     let queue = queue.name.to_string();
                     return Err((Some(Refusal::Timeout { queue }), parcel));
                 }
@@ -235,7 +245,7 @@ impl Broker {
                         queue: route.targets[place].name.to_string(),
                     });
                 }
-                Err(Stop::Refused(refusal)) => return Err(refusal),
+                Err(Stop::Refused(_, refusal)) => return Err(refusal),
             }
         }
     }

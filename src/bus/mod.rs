@@ -3,6 +3,7 @@
 mod builder;
 mod dead_letters;
 mod handle;
+mod health;
 mod publish;
 mod request;
 mod settle;

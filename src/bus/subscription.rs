@@ -87,6 +87,22 @@ impl Subscription {
         }
     }
 
+    /// Throws away what is queued, for the whole group, and answers with the number: counted as `purged`. Senders
+    /// that wait for a reply get [`RequestError::Discarded`](crate::RequestError::Discarded).
+    ///
+    /// What is in flight or waits for a retry stays: it has been begun. So a purge with a worker under way
+    /// may miss what it has taken, up to 64 messages; [`pause`](Self::pause) first to have it put them back
+    /// after the message in hand.
+    pub fn purge(&self) -> usize {
+        let queue = &self.0.queue;
+        let purged = queue.mailbox.take_queued(Ending::Purged);
+        for slot in &purged {
+            queue.refuse_reply(slot, Ending::Purged);
+        }
+        tracing::info!(queue = %queue.name, messages = purged.len(), "purged");
+        purged.len()
+    }
+
     /// Takes this member out of its group. The last one unsubscribes the group first, then handles what is
     /// queued until the deadline; what is left then is abandoned, counted and reported.
     ///

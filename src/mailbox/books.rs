@@ -4,6 +4,7 @@ pub(crate) enum Ending {
     DeadLettered,
     Discarded,
     Expired,
+    Purged,
     Abandoned,
 }
 
@@ -31,6 +32,7 @@ impl Books {
             Ending::DeadLettered => self.dead_lettered += 1,
             Ending::Discarded => self.discarded += 1,
             Ending::Expired => self.expired += 1,
+            Ending::Purged => self.purged += 1,
             Ending::Abandoned => self.abandoned += 1,
         }
     }

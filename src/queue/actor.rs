@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -95,6 +96,8 @@ impl Handler<Due> for QueueActor {
 pub(super) struct Bury {
     pub(super) slot: Slot,
     pub(super) reason: Reason,
+    /// It could not be stored before, which its queue's health tells.
+    pub(super) again: bool,
 }
 
 impl Message for Bury {
@@ -104,7 +107,15 @@ impl Message for Bury {
 impl Handler<Bury> for QueueActor {
     type Result = ();
 
-    fn handle(&mut self, Bury { slot, reason }: Bury, ctx: &mut Self::Context) {
+    fn handle(
+        &mut self,
+        Bury {
+            slot,
+            reason,
+            again,
+        }: Bury,
+        ctx: &mut Self::Context,
+    ) {
         let Some(core) = self.core.upgrade() else {
             return;
         };
@@ -116,6 +127,9 @@ impl Handler<Bury> for QueueActor {
             actor.burying -= 1;
             match stored {
                 Ok(()) => {
+                    if again {
+                        core.not_stored.fetch_sub(1, Ordering::Relaxed);
+                    }
                     core.tell_interceptors(&letter);
                     core.mailbox.end_in_flight(Ending::DeadLettered, slot.key());
                     core.refuse_reply(&slot, Ending::DeadLettered);
@@ -123,7 +137,15 @@ impl Handler<Bury> for QueueActor {
                 }
                 Err(error) => {
                     tracing::warn!(queue = %core.name, %error, "a dead letter could not be stored; the message stays");
-                    ctx.notify_later(Bury { slot, reason }, BURY_AGAIN);
+                    if !again {
+                        core.not_stored.fetch_add(1, Ordering::Relaxed);
+                    }
+                    let bury = Bury {
+                        slot,
+                        reason,
+                        again: true,
+                    };
+                    ctx.notify_later(bury, BURY_AGAIN);
                 }
             }
         }));

@@ -37,7 +37,12 @@ impl Backing for Memory {
     }
 
     fn dead_letter(&self, queue: &QueueCore, slot: Slot, reason: Reason) {
-        queue.actor().do_send(super::actor::Bury { slot, reason });
+        let bury = super::actor::Bury {
+            slot,
+            reason,
+            again: false,
+        };
+        queue.actor().do_send(bury);
     }
 
     fn end(&self, queue: &QueueCore, slot: Slot, ending: Ending) {

@@ -53,6 +53,12 @@ pub(crate) struct QueueCore {
     pub(crate) backing: Arc<dyn Backing>,
     pub(crate) breaker: Option<Box<BreakerGate>>,
     pub(crate) restarts: AtomicU64,
+    /// Messages that it refused for lack of room.
+    pub(crate) refused: AtomicU64,
+    /// Times that a handler was found to block its thread.
+    pub(crate) stuck: AtomicU64,
+    /// Dead letters whose storing failed and is tried again.
+    pub(super) not_stored: AtomicUsize,
     /// Workers whose loop runs, from the making of their handler on.
     pub(crate) workers: AtomicUsize,
     keyed: bool,
@@ -88,6 +94,9 @@ impl QueueCore {
             services,
             backing: Arc::new(Memory),
             restarts: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            stuck: AtomicU64::new(0),
+            not_stored: AtomicUsize::new(0),
             workers: AtomicUsize::new(0),
             actor: OnceLock::new(),
             this: this.clone(),
@@ -178,7 +187,7 @@ impl QueueCore {
         if let Some(reply) = metadata.and_then(|metadata| metadata.reply.as_ref()) {
             reply.refuse(match ending {
                 Ending::DeadLettered => ReplyRefusal::DeadLettered,
-                Ending::Discarded => ReplyRefusal::Discarded,
+                Ending::Discarded | Ending::Purged => ReplyRefusal::Discarded,
                 Ending::Expired => ReplyRefusal::Expired,
                 Ending::Abandoned => ReplyRefusal::Abandoned,
             });
@@ -224,6 +233,11 @@ impl QueueCore {
         if self.breaker.is_some() {
             self.record_with_breaker(success);
         }
+    }
+
+    /// Counts a message from outside that found no room.
+    pub(crate) fn count_refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn count_restart(&self) {

@@ -7,6 +7,7 @@ mod actor;
 mod backing;
 mod breaker;
 mod core;
+mod health;
 mod spec;
 mod state;
 
