@@ -107,7 +107,8 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.timers.close();
-        for thread in &self.own_threads {
+        let subscriber_threads = self.subscriber_threads.get_mut();
+        for thread in self.own_threads.iter().chain(&*subscriber_threads) {
             super::threads::end(thread);
         }
         crate::broker::clear_left_behind();
