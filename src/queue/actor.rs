@@ -183,3 +183,138 @@ fn abandon(core: &Arc<QueueCore>, slot: &Slot) {
     core.mailbox.end_waiting_as(Ending::Abandoned, slot.key());
     core.refuse_reply(slot, Ending::Abandoned);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU64};
+    use std::sync::{OnceLock, Weak};
+
+    use super::*;
+    use crate::delivery::{Order, Overflow, Retry};
+    use crate::mailbox::Take;
+    use crate::message::{Address, AddressKind, Envelope, Held, Name, Payload, RawBody, parcel};
+    use crate::ports::{
+        BoxFuture, DeadLetter, DeadLetterLedger, DeadLetterStore, DeadLettered, Filter,
+        HealthSource, Lifecycle, LifecycleSink, Outgoing, Problem, StoreError,
+    };
+    use crate::queue::{QueueSpec, Services};
+    use crate::time::{Clock, TimerService};
+
+    /// Fails until it is mended.
+    #[derive(Default)]
+    struct Broken {
+        mended: AtomicBool,
+    }
+
+    impl DeadLetterStore for Broken {
+        fn add(&self, _: DeadLetter) -> BoxFuture<'static, Result<(), StoreError>> {
+            let stored = match self.mended.load(Ordering::Relaxed) {
+                true => Ok(()),
+                false => Err(StoreError("no space left".to_owned())),
+            };
+            Box::pin(std::future::ready(stored))
+        }
+        fn list(&self, _: &Filter) -> Vec<DeadLetter> {
+            Vec::new()
+        }
+        fn get(&self, _: MessageId) -> Option<DeadLetter> {
+            None
+        }
+        fn claim(&self, _: MessageId) -> Option<DeadLetter> {
+            None
+        }
+        fn put_back(&self, _: DeadLetter) {}
+        fn replayed(&self, _: MessageId) {}
+        fn discard(&self, _: MessageId) -> bool {
+            false
+        }
+        fn ledger(&self) -> DeadLetterLedger {
+            DeadLetterLedger::default()
+        }
+    }
+
+    struct Nobody;
+
+    impl LifecycleSink for Nobody {
+        fn event(&self, _: Lifecycle) {}
+        fn dead_letter(&self, _: &DeadLettered) {}
+    }
+
+    fn queue(store: &Arc<Broken>) -> Arc<QueueCore> {
+        let clock = Clock::system();
+        let outgoing: OnceLock<Weak<dyn Outgoing>> = OnceLock::new();
+        let services = Services {
+            timers: TimerService::new(clock.clone()),
+            clock,
+            control: actix::Arbiter::current(),
+            dead_letters: Arc::clone(store) as Arc<dyn DeadLetterStore>,
+            lifecycle: Arc::new(Nobody),
+            interceptors: Arc::new([]),
+            outgoing,
+            late_replies: AtomicU64::new(0),
+        };
+        let spec = QueueSpec {
+            patterns: Vec::new(),
+            commands: Vec::new(),
+            order: Order::Fifo,
+            retry: Retry::none(),
+            depth: 1,
+            overflow: Overflow::Wait,
+            timeout: None,
+            release_timeout: Duration::ZERO,
+            breaker: None,
+            shares: false,
+        };
+        QueueCore::new(1, "queue".into(), Arc::new(spec), Arc::new(services))
+    }
+
+    /// A message in the hands of a worker that gives it up.
+    fn in_hand(queue: &QueueCore) -> Slot {
+        let envelope = Envelope {
+            id: queue.services.clock.new_id(),
+            address: Address {
+                kind: AddressKind::Topic,
+                name: Name::Static("topic"),
+            },
+            metadata: None,
+        };
+        let parcel = parcel(envelope, RawBody(serde_json::Value::Null));
+        let seat = queue.mailbox.add_seat();
+        let mailbox = &queue.mailbox;
+        assert_eq!(mailbox.acquire(None), crate::mailbox::Acquire::Taken);
+        mailbox.push(queue.slot(Held::Shared(parcel.shared())), None);
+        let mut batch = std::collections::VecDeque::new();
+        let waker = std::task::Waker::noop();
+        let taken = mailbox.poll_take(seat, &mut Default::default(), &mut batch, waker);
+        assert!(matches!(taken, std::task::Poll::Ready(Take::Batch)));
+        match batch.pop_front() {
+            Some(slot) => slot,
+            None => unreachable!("a batch has a message"),
+        }
+    }
+
+    #[actix::test]
+    async fn a_store_that_fails_keeps_the_message_and_shows_in_the_health() {
+        let store = Arc::new(Broken::default());
+        let queue = queue(&store);
+        let is_told = || {
+            let mut found = Vec::new();
+            queue.examine(&mut found);
+            let mut problems = found.iter().map(|condition| condition.problem);
+            problems.any(|problem| problem == Problem::DeadLettersNotStored)
+        };
+        let slot = in_hand(&queue);
+        assert!(!is_told());
+        queue.backing.dead_letter(&queue, slot, Reason::Rejected);
+        while !is_told() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(queue.mailbox.books().in_flight, 1, "the original stays");
+        store.mended.store(true, Ordering::Relaxed);
+        while is_told() {
+            tokio::task::yield_now().await;
+        }
+        let books = queue.mailbox.books();
+        assert_eq!((books.in_flight, books.dead_lettered), (0, 1));
+    }
+}
