@@ -133,6 +133,9 @@ where
         self.stopping.push(done);
         if self.running.is_none() {
             self.stopped();
+        } else {
+            // A start that was under way when the stop was asked for has cleared the seat.
+            self.member.queue.mailbox.stop_seat(self.seat);
         }
     }
 }
