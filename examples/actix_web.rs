@@ -3,6 +3,7 @@
 //! ```sh
 //! cargo run --example actix_web                    # asks itself once, and stops
 //! cargo run --example actix_web -- --serve 8080    # stays until Ctrl-C
+//! curl localhost:8080/health/ready
 //! curl -d '{"name":"Ann"}' -H 'content-type: application/json' localhost:8080/greetings
 //! ```
 
@@ -13,7 +14,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use actix_web::{App, HttpResponse, HttpServer, post, rt, web};
+use actix_web::{App, HttpResponse, HttpServer, get, post, rt, web};
 use postroom::{Bus, Command, Refusal, RequestError};
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +45,26 @@ async fn greetings(bus: web::Data<Bus>, greet: web::Json<Greet>) -> HttpResponse
     }
 }
 
+/// Whether to send requests here: not while it shuts down, or a subscription is suspended.
+#[get("/health/ready")]
+async fn ready(bus: web::Data<Bus>) -> HttpResponse {
+    let health = bus.health();
+    match health.is_ready() {
+        true => HttpResponse::Ok().json(health),
+        false => HttpResponse::ServiceUnavailable().json(health),
+    }
+}
+
+/// Whether to let this process live.
+#[get("/health/live")]
+async fn live(bus: web::Data<Bus>) -> HttpResponse {
+    let health = bus.health();
+    match health.is_live() {
+        true => HttpResponse::Ok().json(health),
+        false => HttpResponse::InternalServerError().json(health),
+    }
+}
+
 #[actix_web::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -67,7 +88,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     .await?;
 
     let data = web::Data::new(bus.clone());
-    let server = HttpServer::new(move || App::new().app_data(data.clone()).service(greetings))
+    let app = move || {
+        let app = App::new().app_data(data.clone());
+        app.service((greetings, ready, live))
+    };
+    let server = HttpServer::new(app)
         .workers(2)
         .disable_signals() // first the server stops, then the bus
         .bind(("127.0.0.1", port.unwrap_or(0)))?;
@@ -80,10 +105,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
     if port.is_some() {
         bus.until_signal().await;
     } else {
-        let answer = web::block(move || ask(address)).await??;
+        let body = r#"{"name":"Ann"}"#;
+        let answer = web::block(move || ask(address, "POST /greetings", body)).await??;
         println!("{answer}");
         assert!(answer.starts_with("HTTP/1.1 200 OK"));
         assert!(answer.ends_with("Good evening, Ann."));
+        for probe in ["GET /health/ready", "GET /health/live"] {
+            let answer = web::block(move || ask(address, probe, "")).await??;
+            assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        }
     }
 
     handle.stop(true).await; // answers the requests under way
@@ -94,13 +124,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// What curl would do.
-fn ask(address: SocketAddr) -> std::io::Result<String> {
-    let body = r#"{"name":"Ann"}"#;
+fn ask(address: SocketAddr, what: &str, body: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     write!(
         stream,
-        "POST /greetings HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\
+        "{what} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\
          content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     )?;

@@ -41,7 +41,8 @@
 //! | look at what was given up, and replay it | [`DeadLetters`], [`Filter`] |
 //! | keep subscribers running | [`Supervisor`], [`Restart`], [`Strategy`], [`Lifecycle`] |
 //! | see and change what passes | [`Interceptor`] |
-//! | count | [`Bus::snapshot`], [`Snapshot`] |
+//! | count, and see how fast | [`Bus::snapshot`], [`Snapshot`], [`Rates`] |
+//! | answer a readiness or liveness probe | [`Bus::health`], [`Health`] |
 //! | test without waiting | [`ManualClock`], [`Bus::settle`] |
 //! | know what is guaranteed | [`contract`] |
 //!
@@ -79,8 +80,7 @@ pub use broker::{Schedule, ScheduleLedger};
 pub use bus::{
     Abandoned, Builder, Bus, DeadLetters, Escalation, Local, Publish, PublishAllError,
     PublishError, Receipt, ReplayError, Request, ShutdownReport, StartError, StopReport,
-    SubscribeError, SubscriberBuilder, Subscription, SubscriptionState, Supervisor,
-    SupervisorBuilder, Threads,
+    SubscribeError, SubscriberBuilder, Subscription, Supervisor, SupervisorBuilder, Threads,
 };
 pub use delivery::{
     Breaker, BreakerError, Failure, Order, Outcome, Overflow, Reason, Restart, Retry, RetryError,
@@ -90,12 +90,13 @@ pub use message::{
     AddressKind, CodecError, Command, Envelope, Event, MessageId, NameError, ParseMessageIdError,
     Pattern, RawBody, RawMessage,
 };
-pub use observe::{QueueSnapshot, Snapshot};
+pub use observe::{Health, QueueSnapshot, Rates, Snapshot};
 pub use ports::{
-    Bridged, Inbound, Interceptor, Lifecycle, LifecycleKind, LocalBoxFuture, Next, Outbound,
-    Refusal, Refused, RequestError,
+    Bridged, Condition, DeadLetter, DeadLetterLedger, DeadLettered, Filter, Inbound, Interceptor,
+    Lifecycle, LifecycleKind, LocalBoxFuture, Next, Outbound, Problem, Refusal, Refused,
+    RequestError,
 };
-pub use store::{DeadLetter, DeadLetterLedger, DeadLettered, Filter};
+pub use queue::SubscriptionState;
 pub use subscriber::{CommandHandler, Context, Delivery, RawSubscriber, Sending, Subscriber};
 pub use time::{Clock, ManualClock};
 

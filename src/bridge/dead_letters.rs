@@ -6,7 +6,7 @@ use super::queue::AmqpQueue;
 use super::{FRAME_MAX, Shared, wire};
 use crate::message::MessageId;
 use crate::ports::BoxFuture;
-use crate::store::{DeadLetter, DeadLetterLedger, DeadLetterStore, Filter, StoreError};
+use crate::ports::{DeadLetter, DeadLetterLedger, DeadLetterStore, Filter, StoreError};
 
 /// How long one try to store a dead letter may take.
 const PATIENCE: Duration = Duration::from_secs(10);

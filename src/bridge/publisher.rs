@@ -16,8 +16,8 @@ use super::flights::Flights;
 use super::link::{Link, LinkState};
 use super::part::Stop;
 use crate::message::SharedParcel;
+use crate::ports::Deadline;
 use crate::ports::{Refusal, Timers};
-use crate::time::Deadline;
 
 /// A message as it is written.
 pub(super) struct Publication {

@@ -11,9 +11,9 @@ use super::topology::GroupNames;
 use super::{FRAME_MAX, Shared, delay, wire};
 use crate::delivery::{Order, Reason};
 use crate::mailbox::{Ending, Slot};
+use crate::ports::Deadline;
 use crate::ports::Refusal;
 use crate::queue::{Backing, QueueCore};
-use crate::time::Deadline;
 
 /// How many bits of a token are the delivery tag; the others are the epoch of its channel.
 const TAG_BITS: u32 = 40;

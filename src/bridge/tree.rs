@@ -80,7 +80,7 @@ pub(crate) async fn start(
     let life: Arc<Life> = Arc::new(move |stop| Box::pin(replies::live(Arc::clone(&here), stop)));
     shared.add(shared.part("replies"), life).await;
     if when_down == WhenDown::Fail {
-        let deadline = crate::time::Deadline::new(Arc::clone(&services.timers), patience);
+        let deadline = crate::ports::Deadline::new(Arc::clone(&services.timers), patience);
         if let Err(why) = connected(&shared, deadline).await {
             shared.close(Duration::from_millis(200)).await;
             return Err(BridgeError::Unreachable(why));
@@ -90,7 +90,7 @@ pub(crate) async fn start(
 }
 
 /// Waits for both connections.
-async fn connected(shared: &Shared, mut deadline: crate::time::Deadline) -> Result<(), String> {
+async fn connected(shared: &Shared, mut deadline: crate::ports::Deadline) -> Result<(), String> {
     let both = async {
         shared.publish_link.connected().await;
         shared.consume_link.connected().await;

@@ -20,7 +20,8 @@ pub(crate) enum Stop {
     Stale,
     /// The target at this place is full and its policy is to wait.
     Wait(usize),
-    Refused(Refusal),
+    /// The target at this place refuses, or the bridge does.
+    Refused(Option<usize>, Refusal),
 }
 
 /// The most queues whose locks one publish holds at once.
@@ -141,9 +142,9 @@ pub(super) fn reserve<'a>(
                     continue;
                 }
                 _ if queue.mailbox.halted() & halt::SUSPENDED != 0 => {
-                    Stop::Refused(Refusal::Suspended { queue: name() })
+                    Stop::Refused(Some(place), Refusal::Suspended { queue: name() })
                 }
-                Overflow::Fail => Stop::Refused(Refusal::Full { queue: name() }),
+                Overflow::Fail => Stop::Refused(Some(place), Refusal::Full { queue: name() }),
                 Overflow::Wait => Stop::Wait(place),
             },
         });

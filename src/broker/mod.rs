@@ -2,6 +2,7 @@
 
 mod accept;
 mod bridge;
+mod health;
 mod outgoing;
 mod route;
 mod schedule;
@@ -80,6 +81,14 @@ impl Broker {
 
     pub(crate) fn set_gate(&self, gate: Gate) {
         self.gate.store(gate as u8, Ordering::Release);
+    }
+
+    pub(crate) fn gate(&self) -> Gate {
+        match self.gate.load(Ordering::Acquire) {
+            0 => Gate::Open,
+            1 => Gate::Draining,
+            _ => Gate::Closed,
+        }
     }
 
     /// Whether a publish through a gate this wide is still accepted.

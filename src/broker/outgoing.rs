@@ -11,9 +11,10 @@ use crate::message::{
     AddressKind, Envelope, RawMessage, SharedParcel, encoded, validate_header, validate_key,
     validate_queue, validate_topic,
 };
-use crate::ports::{BoxFuture, Bridged, Draft, Offered, Outbound, Outgoing, Own, Refusal};
+use crate::ports::{
+    BoxFuture, Bridged, Deadline, Draft, Offered, Outbound, Outgoing, Own, Refusal,
+};
 use crate::queue::QueueCore;
-use crate::time::Deadline;
 
 /// One message that waits to be accepted.
 struct Waiting {
@@ -177,6 +178,8 @@ impl Broker {
     ) -> Result<Accepted, (Option<Refusal>, SharedParcel)> {
         let shared = Arc::clone(&parcel);
         let key = shared.envelope().key();
+        // What a handler or a schedule offers is offered again, and a replay is none.
+        let is_outside = wait.from == Gate::Open && !wait.is_replay;
         let mut held: Option<usize> = None;
         loop {
             if !self.admits(wait.from) {
@@ -198,7 +201,7 @@ impl Broker {
                             bridged,
                             ..reserved.deliver(key, make)
                         }),
-                        Err(refusal) => Err(Stop::Refused(refusal)),
+                        Err(refusal) => Err(Stop::Refused(None, refusal)),
                     },
                 }
             } else {
@@ -206,7 +209,12 @@ impl Broker {
             };
             let place = match accepted {
                 Ok(accepted) => return Ok(accepted),
-                Err(Stop::Refused(refusal)) => return Err((Some(refusal), parcel)),
+                Err(Stop::Refused(place, refusal)) => {
+                    if let Some(place) = place.filter(|_| is_outside) {
+                        route.targets[place].count_refused();
+                    }
+                    return Err((Some(refusal), parcel));
+                }
                 Err(Stop::Stale) => return Err((None, parcel)),
                 Err(Stop::Wait(place)) => place,
             };
@@ -224,6 +232,9 @@ impl Broker {
                 Some(Acquire::Full) => {}
                 Some(Acquire::Closed) => return Err((None, parcel)),
                 None => {
+                    if is_outside {
+                        queue.count_refused();
+                    }
                     let queue = queue.name.to_string();
                     return Err((Some(Refusal::Timeout { queue }), parcel));
                 }
@@ -286,7 +297,7 @@ impl Broker {
                         queue: route.targets[place].name.to_string(),
                     });
                 }
-                Err(Stop::Refused(refusal)) => return Err(refusal),
+                Err(Stop::Refused(_, refusal)) => return Err(refusal),
             }
         }
     }

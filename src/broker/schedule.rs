@@ -208,7 +208,7 @@ impl Broker {
                         );
                         if !has_waited {
                             let timers = Arc::clone(&broker.services.timers);
-                            crate::time::Deadline::new(timers, AGAIN).await;
+                            crate::ports::Deadline::new(timers, AGAIN).await;
                         }
                         offered = broker.offer_waiting(&mut draft, None, AGAIN).await;
                     }

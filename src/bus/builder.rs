@@ -9,9 +9,11 @@ use super::threads::{self, Threads};
 use crate::broker::{Broker, Limits};
 use crate::delivery::{Retry, RetryError, Strategy};
 use crate::message::{NameError, validate_queue};
-use crate::ports::{Interceptor, Lifecycle, LifecycleSink, Outgoing, Timers};
+use crate::observe::Watchdog;
+use crate::ports::{DeadLettered, Interceptor, Lifecycle, LifecycleSink, Outgoing, Timers};
 use crate::queue::{Memory, Services};
-use crate::store::{DeadLettered, MemoryDeadLetters};
+use crate::store::MemoryDeadLetters;
+use crate::subscriber::WorkerThread;
 use crate::supervisor::{OnExceeded, SupervisorActor, SupervisorSpec};
 use crate::time::{Clock, TimerService};
 
@@ -75,6 +77,7 @@ pub(super) struct Defaults {
 /// | `dead_letter_capacity` | 10,000 | how many failures you want to be able to replay; each keeps its message |
 /// | `schedule_capacity` | 100,000 | how many delayed messages may be in memory |
 /// | `body_limit` | none | only where a peer has one: it makes every body be encoded |
+/// | `stuck_after` | 10 s | longer than any handler may honestly compute without awaiting |
 /// | `on_escalation` | `Suspend` | `StopBus` where a process that cannot do its work should end |
 ///
 /// `mailbox`, `handler_timeout` and `retry` can be set for one subscriber, the publish and request timeouts
@@ -107,6 +110,7 @@ pub struct Builder {
     escalation: Escalation,
     #[cfg(feature = "amqp")]
     amqp: Option<crate::bridge::Amqp>,
+    stuck_after: Duration,
 }
 
 impl Builder {
@@ -133,6 +137,7 @@ impl Builder {
             escalation: Escalation::Suspend,
             #[cfg(feature = "amqp")]
             amqp: None,
+            stuck_after: Duration::from_secs(10),
         }
     }
 
@@ -251,6 +256,23 @@ impl Builder {
         self
     }
 
+    /// How long a handler may keep its thread without awaiting, before it counts as stuck. Default: 10 s.
+    ///
+    /// A stuck handler cannot be ended from outside, and nothing else on its thread goes on. It is told as
+    /// [`LifecycleKind::Stuck`](crate::LifecycleKind::Stuck), counted in
+    /// [`QueueSnapshot::stuck`](crate::QueueSnapshot::stuck), and makes the bus unready
+    /// ([`Bus::health`]) until it lets go; within `stuck_after` and a quarter of it, or a second where that is
+    /// shorter. Choose it longer than the longest computation of an honest handler and shorter than you want
+    /// to stay unaware. A factory that blocks is noticed too. An actix actor is not: it runs beside its
+    /// subscriber, which sees the handler timeout instead when its thread is another one.
+    ///
+    /// By real time also with a manual clock, which does not move by itself while a handler blocks.
+    #[must_use]
+    pub fn stuck_after(mut self, time: Duration) -> Self {
+        self.stuck_after = time;
+        self
+    }
+
     /// Starts the bus: its threads, its root supervisor. Waits only until the threads run.
     ///
     /// # Errors
@@ -265,6 +287,7 @@ impl Builder {
             (self.defaults.mailbox == 0, "mailbox"),
             (self.dead_letter_capacity == 0, "dead_letter_capacity"),
             (self.threads == Threads::Own(0), "threads"),
+            (self.stuck_after.is_zero(), "stuck_after"),
         ];
         if let Some((_, what)) = zeros.iter().find(|(zero, _)| *zero) {
             return Err(StartError::Zero(what));
@@ -273,14 +296,19 @@ impl Builder {
         let mut own_threads = vec![control.clone()];
         let workers = match self.threads {
             Threads::Current => {
-                vec![actix::Arbiter::try_current().ok_or(StartError::NoArbiter)?]
+                let current = actix::Arbiter::try_current().ok_or(StartError::NoArbiter)?;
+                let thread = std::thread::current();
+                let name = thread.name().unwrap_or("of the caller");
+                vec![WorkerThread::new(name, current)]
             }
             Threads::Own(count) => {
                 let mut workers = Vec::new();
                 for index in 0..count {
-                    workers.push(threads::spawn(format!("{}-{index}", self.service)).await?);
+                    let name = format!("{}-{index}", self.service);
+                    let thread = threads::spawn(name.clone()).await?;
+                    own_threads.push(thread.clone());
+                    workers.push(WorkerThread::new(name, thread));
                 }
-                own_threads.extend(workers.iter().cloned());
                 workers
             }
         };
@@ -322,6 +350,11 @@ impl Builder {
             Arc::downgrade(&(Arc::clone(&broker) as Arc<dyn Outgoing>));
         let wired = services.outgoing.set(outgoing).is_ok() && events.set(&broker);
         debug_assert!(wired, "a new bus is wired once");
+        let watchdog = Watchdog::new(self.service.clone(), self.stuck_after, &broker);
+        for thread in &workers {
+            watchdog.watch(thread);
+        }
+        control.spawn(Arc::clone(&watchdog).go_round());
         let failure = Arc::new(OnceLock::new());
         let on_exceeded = match self.escalation {
             Escalation::Suspend => OnExceeded::Suspend,
@@ -356,6 +389,7 @@ impl Builder {
             own_threads,
             timers,
             failure,
+            watchdog,
         ))))
     }
 

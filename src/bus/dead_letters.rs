@@ -2,7 +2,7 @@ use super::Bus;
 use crate::broker::Gate;
 use crate::message::MessageId;
 use crate::ports::Refusal;
-use crate::store::{DeadLetter, DeadLetterLedger, Filter};
+use crate::ports::{DeadLetter, DeadLetterLedger, Filter};
 
 /// The messages that queues gave up: to look at, hand back, or throw away. Had from
 /// [`Bus::dead_letters`](crate::Bus::dead_letters).
@@ -40,7 +40,7 @@ pub enum ReplayError {
 }
 
 impl DeadLetters {
-    fn store(&self) -> &dyn crate::store::DeadLetterStore {
+    fn store(&self) -> &dyn crate::ports::DeadLetterStore {
         &*self.0.0.broker.services.dead_letters
     }
 

@@ -5,12 +5,15 @@ use actix::{Addr, ArbiterHandle};
 use parking_lot::Mutex;
 
 use super::builder::{Builder, Defaults};
+use super::health::Whole;
 use super::publish::Publish;
 use super::request::Request;
 use super::{DeadLetters, PublishAllError, PublishError, Receipt};
 use crate::broker::Broker;
 use crate::message::{AddressKind, Command, Event, RawBody};
-use crate::observe::Snapshot;
+use crate::observe::{Snapshot, Watchdog};
+use crate::ports::HealthSource;
+use crate::subscriber::WorkerThread;
 use crate::supervisor::SupervisorActor;
 use crate::time::TimerService;
 
@@ -45,11 +48,14 @@ pub(super) struct Inner {
     pub(super) broker: Arc<Broker>,
     pub(super) defaults: Defaults,
     pub(super) root: Addr<SupervisorActor>,
-    pub(super) workers: Vec<ArbiterHandle>,
+    pub(super) workers: Vec<WorkerThread>,
     pub(super) next_worker: AtomicUsize,
     pub(super) own_threads: Vec<ArbiterHandle>,
     pub(super) timers: Arc<TimerService>,
     pub(super) failure: Arc<OnceLock<String>>,
+    pub(super) watchdog: Arc<Watchdog>,
+    /// Asked by every probe. What is added to a bus later, such as a bridge, has a source of its own.
+    pub(super) health: Vec<Arc<dyn HealthSource>>,
     /// Threads of single subscribers; those that have ended are taken out when another one is added.
     pub(super) subscriber_threads: Mutex<Vec<ArbiterHandle>>,
 }
@@ -64,12 +70,23 @@ impl Inner {
         broker: Arc<Broker>,
         defaults: Defaults,
         root: Addr<SupervisorActor>,
-        workers: Vec<ArbiterHandle>,
+        workers: Vec<WorkerThread>,
         own_threads: Vec<ArbiterHandle>,
         timers: Arc<TimerService>,
         failure: Arc<OnceLock<String>>,
+        watchdog: Arc<Watchdog>,
     ) -> Self {
         let next_worker = AtomicUsize::new(0);
+        let whole = Whole {
+            service: service.clone(),
+            broker: Arc::clone(&broker),
+            failure: Arc::clone(&failure),
+        };
+        let health: Vec<Arc<dyn HealthSource>> = vec![
+            Arc::new(whole),
+            Arc::clone(&watchdog) as Arc<dyn HealthSource>,
+            Arc::clone(&broker) as Arc<dyn HealthSource>,
+        ];
         Self {
             service,
             broker,
@@ -80,6 +97,8 @@ impl Inner {
             own_threads,
             timers,
             failure,
+            watchdog,
+            health,
             subscriber_threads: Mutex::default(),
         }
     }
@@ -88,7 +107,8 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.timers.close();
-        for thread in &self.own_threads {
+        let subscriber_threads = self.subscriber_threads.get_mut();
+        for thread in self.own_threads.iter().chain(&*subscriber_threads) {
             super::threads::end(thread);
         }
         crate::broker::clear_left_behind();

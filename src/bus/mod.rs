@@ -3,6 +3,7 @@
 mod builder;
 mod dead_letters;
 mod handle;
+mod health;
 mod publish;
 mod request;
 mod settle;
@@ -19,6 +20,6 @@ pub use publish::{Local, Publish, PublishAllError, PublishError, Receipt};
 pub use request::Request;
 pub use shutdown::{Abandoned, ShutdownReport};
 pub use subscribe::{SubscribeError, SubscriberBuilder};
-pub use subscription::{StopReport, Subscription, SubscriptionState};
+pub use subscription::{StopReport, Subscription};
 pub use supervise::{Supervisor, SupervisorBuilder};
 pub use threads::Threads;

@@ -1,5 +1,6 @@
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
@@ -12,6 +13,7 @@ use crate::message::{
     parcel,
 };
 use crate::ports::{BoxFuture, Bridged, Refusal};
+use crate::queue::QueueCore;
 
 /// What became of an accepted message.
 #[derive(Clone, Debug)]
@@ -134,7 +136,7 @@ pub struct Publish<'a, M> {
 #[derive(Default)]
 struct Rare {
     /// An address made at run time, instead of the constant one.
-    address: Option<std::sync::Arc<str>>,
+    address: Option<Arc<str>>,
     delay: Option<Duration>,
     timeout: Option<Duration>,
     /// Of a message that was refused for lack of room.
@@ -173,7 +175,7 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
 
     fn name(&self) -> Name {
         match self.rare.as_ref().and_then(|rare| rare.address.as_ref()) {
-            Some(address) => Name::Shared(std::sync::Arc::clone(address)),
+            Some(address) => Name::Shared(Arc::clone(address)),
             None => Name::Static(self.address),
         }
     }
@@ -234,7 +236,7 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
         self
     }
 
-    pub(super) fn reply_to(mut self, port: std::sync::Arc<dyn crate::message::ReplyPort>) -> Self {
+    pub(super) fn reply_to(mut self, port: Arc<dyn crate::message::ReplyPort>) -> Self {
         self.metadata().reply = Some(port);
         self
     }
@@ -250,7 +252,11 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
         match self.attempt() {
             Ok(receipt) => Ok(receipt),
             Err(Refused::Final(refusal)) => Err(self.refused(refusal)),
-            Err(Refused::Wait(queue)) => Err(self.refused(Refusal::Full { queue })),
+            Err(Refused::Wait(queue)) => {
+                queue.count_refused();
+                let queue = queue.name.to_string();
+                Err(self.refused(Refusal::Full { queue }))
+            }
             Err(Refused::Export) => {
                 let address = self.name().as_str().to_owned();
                 Err(self.refused(Refusal::MustWait { address }))
@@ -395,10 +401,15 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
             envelope = taken(&mut held);
             match stop {
                 Stop::Stale => std::thread::yield_now(),
-                Stop::Refused(refusal) => return Err(Refused::Final(refusal)),
+                Stop::Refused(place, refusal) => {
+                    if let Some(place) = place {
+                        route.targets[place].count_refused();
+                    }
+                    return Err(Refused::Final(refusal));
+                }
                 Stop::Wait(place) => {
                     self.rare().envelope = Some(envelope);
-                    return Err(Refused::Wait(route.targets[place].name.to_string()));
+                    return Err(Refused::Wait(Arc::clone(&route.targets[place])));
                 }
             }
         }
@@ -406,7 +417,8 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
 }
 
 enum Refused {
-    Wait(String),
+    /// For room in this queue.
+    Wait(Arc<QueueCore>),
     /// It leaves the process, which takes a confirm.
     Export,
     Final(Refusal),

@@ -83,7 +83,8 @@ impl Bus {
     /// Lets every thread of the bus come to the end of what it has begun and of what it was told to do: a
     /// worker that has settled a message may not have told its supervisor yet.
     async fn let_threads_finish(&self) {
-        let mut threads = self.0.workers.clone();
+        let workers = self.0.workers.iter();
+        let mut threads: Vec<_> = workers.map(|thread| thread.arbiter.clone()).collect();
         threads.extend(self.0.subscriber_threads.lock().iter().cloned());
         threads.push(self.0.broker.services.control.clone());
         let mut answers = Vec::new();

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -123,42 +124,68 @@ impl Bus {
         report
     }
 
-    /// Waits for SIGTERM or Ctrl-C, on the control thread of the bus, so it works from any runtime.
+    /// Waits until the process is told to end: by SIGTERM or by Ctrl-C (SIGINT); where there is no SIGTERM, by
+    /// Ctrl-C. Works from any runtime, and does nothing about the signal: shut down after it.
     ///
-    /// From the first call on, these signals do not end the process by themselves any more, also when this has
-    /// returned: what follows, such as [`shutdown`](Self::shutdown), needs a deadline of its own.
+    /// From the first call on these signals do not end the process by themselves, and never will again in its
+    /// life; a second Ctrl-C does nothing, so give the shutdown a deadline. Where no signal can be listened to
+    /// that is logged, and this waits for ever.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let bus = postroom::Bus::builder("shop").start().await?;
+    /// // … subscribers …
+    /// bus.until_signal().await;
+    /// let report = bus.shutdown(Duration::from_secs(20)).await;
+    /// println!("{} messages abandoned", report.abandoned.len());
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Cancel safety
-    /// Dropped, nothing is lost but the wait; the signals stay caught.
+    /// Dropped, nothing listens any more; a signal that comes then is not kept for the next call.
     pub async fn until_signal(&self) {
-        self.on_control(async {
-            #[cfg(unix)]
-            {
-                use tokio::signal::unix::{SignalKind, signal};
-                match signal(SignalKind::terminate()) {
-                    Ok(mut terminate) => {
-                        let interrupt = tokio::signal::ctrl_c();
-                        let mut interrupt = std::pin::pin!(interrupt);
-                        std::future::poll_fn(|cx| {
-                            if interrupt.as_mut().poll(cx).is_ready() {
-                                return std::task::Poll::Ready(());
-                            }
-                            terminate.poll_recv(cx).map(|_| ())
-                        })
-                        .await;
-                    }
-                    Err(error) => {
-                        tracing::error!(%error, "no signal handler; stop the bus yourself")
-                    }
-                }
-            }
-            #[cfg(not(unix))]
-            if let Err(error) = tokio::signal::ctrl_c().await {
-                tracing::error!(%error, "no signal handler; stop the bus yourself");
-            }
-        })
-        .await;
+        let (mut told, wait) = tokio::sync::oneshot::channel();
+        self.0.broker.services.control.spawn(async move {
+            let mut signal = std::pin::pin!(signal());
+            std::future::poll_fn(|cx| match told.poll_closed(cx) {
+                Poll::Ready(()) => Poll::Ready(()),
+                Poll::Pending => signal.as_mut().poll(cx),
+            })
+            .await;
+            // Who asked may have gone.
+            let _ = told.send(());
+        });
+        // The control thread lives as long as this handle.
+        let _ = wait.await;
     }
+}
+
+/// Ends at the next signal that tells the process to end.
+async fn signal() {
+    if let Err(error) = told_to_end().await {
+        tracing::error!(%error, "no signal can be listened to; stop the bus yourself");
+        std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(unix)]
+async fn told_to_end() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    std::future::poll_fn(|cx| match terminate.poll_recv(cx) {
+        Poll::Ready(_) => Poll::Ready(()),
+        Poll::Pending => interrupt.poll_recv(cx).map(|_| ()),
+    })
+    .await;
+    Ok(())
+}
+
+#[cfg(not(unix))]
+async fn told_to_end() -> std::io::Result<()> {
+    tokio::signal::ctrl_c().await
 }
 
 /// Waits until the queues hold nothing that can still be handled, or until `end`.

@@ -17,7 +17,7 @@ use crate::queue::{Foundation, QueueSpec};
 use crate::subscriber::{
     ActorSubscriber, Chain, CommandFn, CommandHandler, Context, Delivery, Dispatch, Empty, EventFn,
     Factory, Fallible, Infallible, Member, MemberChild, OnCommand, OnEvent, OnPattern,
-    RawSubscriber, Subscriber,
+    RawSubscriber, Subscriber, WorkerThread,
 };
 use crate::supervisor::{AddChild, ChildSpec};
 
@@ -567,6 +567,8 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
             threads.retain(|thread| thread.spawn_fn(|| {}));
             threads.push(own.clone());
             drop(threads);
+            let own = WorkerThread::new(self.name.clone(), own);
+            inner.watchdog.watch(&own);
             vec![own]
         } else {
             let mut placement = inner.workers.clone();

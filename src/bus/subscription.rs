@@ -7,7 +7,7 @@ use super::{Abandoned, Bus, threads};
 use crate::mailbox::{Ending, halt};
 use crate::observe::QueueSnapshot;
 use crate::ports::{ChildId, LifecycleKind};
-use crate::queue::{CloseQueue, QueueCore};
+use crate::queue::{CloseQueue, QueueCore, SubscriptionState};
 use crate::supervisor::{RemoveChild, ResumeChild, SupervisorActor};
 
 /// A running subscriber. The handle can be dropped: the subscriber runs on.
@@ -25,40 +25,6 @@ pub(super) struct Home {
     pub(super) supervisor: Addr<SupervisorActor>,
     pub(super) child: ChildId,
     pub(super) thread: Option<ArbiterHandle>,
-}
-
-/// Whether a subscriber takes messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum SubscriptionState {
-    /// It hands out messages.
-    Running,
-    /// The user paused it.
-    Paused,
-    /// Its breaker is open.
-    BreakerOpen,
-    /// Its supervisor gave up restarting it; see [`Subscription::resume`].
-    Suspended,
-    /// It was stopped.
-    Stopped,
-}
-
-impl SubscriptionState {
-    pub(crate) fn of(queue: &QueueCore) -> Self {
-        let halted = queue.mailbox.halted();
-        if queue.mailbox.is_closed() {
-            Self::Stopped
-        } else if halted & halt::SUSPENDED != 0 {
-            Self::Suspended
-        } else if halted & halt::PAUSED != 0 {
-            Self::Paused
-        } else if halted & halt::BREAKER != 0 {
-            Self::BreakerOpen
-        } else {
-            Self::Running
-        }
-    }
 }
 
 /// What was left when a subscriber stopped.
@@ -119,6 +85,25 @@ impl Subscription {
                 .services
                 .tell(self.name(), LifecycleKind::Resumed, None);
         }
+    }
+
+    /// Throws away what is queued, for the whole group, and answers with the number: counted as `purged`. Senders
+    /// that wait for a reply get [`RequestError::Discarded`](crate::RequestError::Discarded).
+    ///
+    /// What is in flight or waits for a retry stays: it has been begun. So a purge with a worker under way
+    /// may miss what it has taken, up to 64 messages; [`pause`](Self::pause) first to have it put them back
+    /// after the message in hand.
+    pub fn purge(&self) -> usize {
+        let queue = &self.0.queue;
+        let purged = queue.mailbox.take_queued(Ending::Purged);
+        for slot in &purged {
+            if slot.token != 0 {
+                queue.backing.acked(slot.token);
+            }
+            queue.refuse_reply(slot, Ending::Purged);
+        }
+        tracing::info!(queue = %queue.name, messages = purged.len(), "purged");
+        purged.len()
     }
 
     /// Takes this member out of its group. The last one unsubscribes the group first, then handles what is

@@ -4,6 +4,7 @@ pub(crate) enum Ending {
     DeadLettered,
     Discarded,
     Expired,
+    Purged,
     Abandoned,
     /// Handed back to the broker that it came from, or lost with the channel that it came by: it comes again.
     Returned,
@@ -34,6 +35,7 @@ impl Books {
             Ending::DeadLettered => self.dead_lettered += 1,
             Ending::Discarded => self.discarded += 1,
             Ending::Expired => self.expired += 1,
+            Ending::Purged => self.purged += 1,
             Ending::Abandoned => self.abandoned += 1,
             Ending::Returned => self.returned += 1,
         }

@@ -1,7 +1,6 @@
-use super::LocalBoxFuture;
+use super::{DeadLetter, LocalBoxFuture};
 use crate::delivery::Outcome;
 use crate::message::{Envelope, Metadata, RawMessage};
-use crate::store::DeadLetter;
 
 /// Code around every publish and every handling of a bus, in the order in which it was declared.
 ///

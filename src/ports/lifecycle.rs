@@ -1,5 +1,6 @@
 use serde::{Deserialize, Serialize};
 
+use super::DeadLettered;
 use crate::message::Event;
 
 /// What happened to a subscription or a supervisor.
@@ -21,8 +22,11 @@ pub enum LifecycleKind {
     Ended,
     /// A supervisor handed a failure on to its parent.
     Escalated,
-    /// A handler blocks its thread.
+    /// A handler blocks its thread, see [`Builder::stuck_after`](crate::Builder::stuck_after). A subscriber of
+    /// this event on the same thread sees it only when that has ended.
     Stuck,
+    /// The handler that was [`Stuck`](Self::Stuck) has let go of its thread.
+    Recovered,
     /// The user paused it.
     Paused,
     /// Too many deliveries failed; only probes are handed out.
@@ -60,5 +64,5 @@ impl Event for Lifecycle {
 pub(crate) trait LifecycleSink: Send + Sync {
     fn event(&self, event: Lifecycle);
     /// Announces a dead letter, unless it is itself an announcement of ours.
-    fn dead_letter(&self, announcement: &crate::store::DeadLettered);
+    fn dead_letter(&self, announcement: &DeadLettered);
 }

@@ -1,6 +1,10 @@
 //! The small traits by which lower rooms reach higher ones without importing them. `bus` wires them.
 
 mod child;
+mod dead_letter;
+mod dead_letter_store;
+mod deadline;
+mod health;
 mod interceptor;
 mod lifecycle;
 mod outgoing;
@@ -8,6 +12,12 @@ mod request;
 mod timers;
 
 pub(crate) use child::{Child, ChildId, Exit, ExitReporter, Part, SuspendReason};
+pub use dead_letter::{DeadLetter, DeadLettered, Filter};
+pub use dead_letter_store::DeadLetterLedger;
+pub(crate) use dead_letter_store::{DeadLetterStore, StoreError};
+pub(crate) use deadline::Deadline;
+pub(crate) use health::HealthSource;
+pub use health::{Condition, Problem};
 pub use interceptor::{Inbound, Interceptor, Next, Outbound, Refused};
 pub(crate) use lifecycle::LifecycleSink;
 pub use lifecycle::{Lifecycle, LifecycleKind};

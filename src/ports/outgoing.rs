@@ -167,7 +167,7 @@ pub enum RequestError {
         /// The command's queue.
         queue: String,
     },
-    /// The handler discarded the command, or a full queue dropped it.
+    /// The handler discarded the command, a full queue dropped it, or it was purged.
     #[error("the command to `{queue}` was discarded")]
     Discarded {
         /// The command's queue.

@@ -2,9 +2,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::{RequestError, Timers};
+use super::{Deadline, RequestError, Timers};
 use crate::message::ReplyCell;
-use crate::time::Deadline;
 
 /// A reply that is waited for. Dropped before it came, the reply is late, and counted where it is made.
 pub(crate) struct Awaited<R>(pub(crate) Arc<ReplyCell<R>>);

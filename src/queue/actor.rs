@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -9,7 +10,6 @@ use crate::delivery::Reason;
 use crate::mailbox::{Ending, Slot};
 use crate::message::MessageId;
 use crate::ports::TimerKey;
-use crate::store::DeadLetter;
 
 /// How long a dead letter that could not be stored waits for the next try; the original stays (rule 5).
 const BURY_AGAIN: Duration = Duration::from_secs(1);
@@ -97,6 +97,8 @@ impl Handler<Due> for QueueActor {
 pub(super) struct Bury {
     pub(super) slot: Slot,
     pub(super) reason: Reason,
+    /// It could not be stored before, which its queue's health tells.
+    pub(super) again: bool,
 }
 
 impl Message for Bury {
@@ -106,17 +108,28 @@ impl Message for Bury {
 impl Handler<Bury> for QueueActor {
     type Result = ();
 
-    fn handle(&mut self, Bury { slot, reason }: Bury, ctx: &mut Self::Context) {
+    fn handle(
+        &mut self,
+        Bury {
+            slot,
+            reason,
+            again,
+        }: Bury,
+        ctx: &mut Self::Context,
+    ) {
         let Some(core) = self.core.upgrade() else {
             return;
         };
         let (slot, parcel) = slot.share();
-        let letter = DeadLetter::new(&core, &slot, parcel, reason);
         if !core.backing.is_live(slot.token) {
             // It comes again, and its attempts with it.
+            if again {
+                core.not_stored.fetch_sub(1, Ordering::Relaxed);
+            }
             core.backing.end(&core, slot, Ending::Returned);
             return;
         }
+        let letter = core.dead_letter(&slot, parcel, reason);
         let stored = core.dead_letters.add(letter.clone());
         self.burying += 1;
         ctx.spawn(stored.into_actor(self).map(move |stored, actor, ctx| {
@@ -124,6 +137,9 @@ impl Handler<Bury> for QueueActor {
             match stored {
                 Ok(()) => {
                     core.backing.acked(slot.token);
+                    if again {
+                        core.not_stored.fetch_sub(1, Ordering::Relaxed);
+                    }
                     core.tell_interceptors(&letter);
                     core.mailbox.end_in_flight(Ending::DeadLettered, slot.key());
                     core.refuse_reply(&slot, Ending::DeadLettered);
@@ -131,7 +147,15 @@ impl Handler<Bury> for QueueActor {
                 }
                 Err(error) => {
                     tracing::warn!(queue = %core.name, %error, "a dead letter could not be stored; the message stays");
-                    ctx.notify_later(Bury { slot, reason }, BURY_AGAIN);
+                    if !again {
+                        core.not_stored.fetch_add(1, Ordering::Relaxed);
+                    }
+                    let bury = Bury {
+                        slot,
+                        reason,
+                        again: true,
+                    };
+                    ctx.notify_later(bury, BURY_AGAIN);
                 }
             }
         }));
@@ -168,4 +192,147 @@ impl Handler<CloseQueue> for QueueActor {
 fn give_up(core: &Arc<QueueCore>, slot: &Slot, ending: Ending) {
     core.mailbox.end_waiting_as(ending, slot.key());
     core.refuse_reply(slot, ending);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU64};
+    use std::sync::{OnceLock, Weak};
+
+    use super::*;
+    use crate::delivery::{Order, Overflow, Retry};
+    use crate::mailbox::Take;
+    use crate::message::{Address, AddressKind, Envelope, Held, Name, Payload, RawBody, parcel};
+    use crate::ports::{
+        BoxFuture, DeadLetter, DeadLetterLedger, DeadLetterStore, DeadLettered, Filter,
+        HealthSource, Lifecycle, LifecycleSink, Outgoing, Problem, StoreError,
+    };
+    use crate::queue::{QueueSpec, Services};
+    use crate::time::{Clock, TimerService};
+
+    /// Fails until it is mended.
+    #[derive(Default)]
+    struct Broken {
+        mended: AtomicBool,
+    }
+
+    impl DeadLetterStore for Broken {
+        fn add(&self, _: DeadLetter) -> BoxFuture<'static, Result<(), StoreError>> {
+            let stored = match self.mended.load(Ordering::Relaxed) {
+                true => Ok(()),
+                false => Err(StoreError("no space left".to_owned())),
+            };
+            Box::pin(std::future::ready(stored))
+        }
+        fn list(&self, _: &Filter) -> Vec<DeadLetter> {
+            Vec::new()
+        }
+        fn get(&self, _: MessageId) -> Option<DeadLetter> {
+            None
+        }
+        fn claim(&self, _: MessageId) -> Option<DeadLetter> {
+            None
+        }
+        fn put_back(&self, _: DeadLetter) {}
+        fn replayed(&self, _: MessageId) {}
+        fn discard(&self, _: MessageId) -> bool {
+            false
+        }
+        fn ledger(&self) -> DeadLetterLedger {
+            DeadLetterLedger::default()
+        }
+    }
+
+    struct Nobody;
+
+    impl LifecycleSink for Nobody {
+        fn event(&self, _: Lifecycle) {}
+        fn dead_letter(&self, _: &DeadLettered) {}
+    }
+
+    fn queue(store: &Arc<Broken>) -> Arc<QueueCore> {
+        let clock = Clock::system();
+        let outgoing: OnceLock<Weak<dyn Outgoing>> = OnceLock::new();
+        let services = Services {
+            timers: TimerService::new(clock.clone()),
+            clock,
+            control: actix::Arbiter::current(),
+            dead_letters: Arc::clone(store) as Arc<dyn DeadLetterStore>,
+            memory: Arc::new(crate::queue::Memory),
+            lifecycle: Arc::new(Nobody),
+            interceptors: Arc::new([]),
+            outgoing,
+            late_replies: AtomicU64::new(0),
+        };
+        let spec = QueueSpec {
+            patterns: Vec::new(),
+            commands: Vec::new(),
+            order: Order::Fifo,
+            retry: Retry::none(),
+            depth: 1,
+            overflow: Overflow::Wait,
+            timeout: None,
+            release_timeout: Duration::ZERO,
+            breaker: None,
+            shares: false,
+        };
+        let foundation = services.in_memory();
+        QueueCore::new(
+            1,
+            "queue".into(),
+            Arc::new(spec),
+            Arc::new(services),
+            foundation,
+        )
+    }
+
+    /// A message in the hands of a worker that gives it up.
+    fn in_hand(queue: &QueueCore) -> Slot {
+        let envelope = Envelope {
+            id: queue.services.clock.new_id(),
+            address: Address {
+                kind: AddressKind::Topic,
+                name: Name::Static("topic"),
+            },
+            metadata: None,
+        };
+        let parcel = parcel(envelope, RawBody(serde_json::Value::Null));
+        let seat = queue.mailbox.add_seat();
+        let mailbox = &queue.mailbox;
+        assert_eq!(mailbox.acquire(None), crate::mailbox::Acquire::Taken);
+        mailbox.push(queue.slot(Held::Shared(parcel.shared())), None);
+        let mut batch = std::collections::VecDeque::new();
+        let waker = std::task::Waker::noop();
+        let taken = mailbox.poll_take(seat, &mut Default::default(), &mut batch, waker);
+        assert!(matches!(taken, std::task::Poll::Ready(Take::Batch)));
+        match batch.pop_front() {
+            Some(slot) => slot,
+            None => unreachable!("a batch has a message"),
+        }
+    }
+
+    #[actix::test]
+    async fn a_store_that_fails_keeps_the_message_and_shows_in_the_health() {
+        let store = Arc::new(Broken::default());
+        let queue = queue(&store);
+        let is_told = || {
+            let mut found = Vec::new();
+            queue.examine(&mut found);
+            let mut problems = found.iter().map(|condition| condition.problem);
+            problems.any(|problem| problem == Problem::DeadLettersNotStored)
+        };
+        let slot = in_hand(&queue);
+        assert!(!is_told());
+        queue.backing.dead_letter(&queue, slot, Reason::Rejected);
+        while !is_told() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(queue.mailbox.books().in_flight, 1, "the original stays");
+        store.mended.store(true, Ordering::Relaxed);
+        while is_told() {
+            tokio::task::yield_now().await;
+        }
+        let books = queue.mailbox.books();
+        assert_eq!((books.in_flight, books.dead_lettered), (0, 1));
+    }
 }

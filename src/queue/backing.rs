@@ -4,7 +4,7 @@ use std::time::Duration;
 use super::QueueCore;
 use crate::delivery::Reason;
 use crate::mailbox::{Ending, Slot};
-use crate::store::DeadLetterStore;
+use crate::ports::DeadLetterStore;
 
 /// How a delivery is settled, whatever its queue stands on: memory, a store, RabbitMQ.
 ///
@@ -78,7 +78,11 @@ impl QueueCore {
 
     /// The queue's actor stores a dead letter and then ends the message.
     pub(crate) fn bury(&self, slot: Slot, reason: Reason) {
-        self.actor().do_send(super::actor::Bury { slot, reason });
+        self.actor().do_send(super::actor::Bury {
+            slot,
+            reason,
+            again: false,
+        });
     }
 
     pub(crate) fn end_in_flight(&self, slot: &Slot, ending: Ending) {

@@ -1,6 +1,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, SystemTime};
 
 use actix::{Actor, Addr, ArbiterHandle};
 
@@ -8,9 +9,11 @@ use super::actor::QueueActor;
 use super::{Backing, BreakerGate, Foundation, QueueSpec};
 use crate::delivery::{Failure, NextStep, Reason};
 use crate::mailbox::{Ending, History, Mailbox, Slot, lane_of};
-use crate::message::{Held, ReplyRefusal};
-use crate::ports::{Interceptor, Lifecycle, LifecycleKind, LifecycleSink, Outgoing, Timers};
-use crate::store::{DeadLetter, DeadLetterStore};
+use crate::message::{Held, ReplyRefusal, SharedParcel};
+use crate::ports::{
+    DeadLetter, DeadLetterStore, Interceptor, Lifecycle, LifecycleKind, LifecycleSink, Outgoing,
+    Timers,
+};
 use crate::time::Clock;
 
 /// What the rooms of one bus share.
@@ -61,6 +64,12 @@ pub(crate) struct QueueCore {
     pub(crate) dead_letters: Arc<dyn DeadLetterStore>,
     pub(crate) breaker: Option<Box<BreakerGate>>,
     pub(crate) restarts: AtomicU64,
+    /// Messages that it refused for lack of room.
+    pub(crate) refused: AtomicU64,
+    /// Times that a handler was found to block its thread.
+    pub(crate) stuck: AtomicU64,
+    /// Dead letters whose storing failed and is tried again.
+    pub(super) not_stored: AtomicUsize,
     /// Workers whose loop runs, from the making of their handler on.
     pub(crate) workers: AtomicUsize,
     keyed: bool,
@@ -98,6 +107,9 @@ impl QueueCore {
             backing: foundation.backing,
             dead_letters: foundation.dead_letters,
             restarts: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            stuck: AtomicU64::new(0),
+            not_stored: AtomicUsize::new(0),
             workers: AtomicUsize::new(0),
             actor: OnceLock::new(),
             this: this.clone(),
@@ -166,8 +178,7 @@ impl QueueCore {
 
     /// Keeps the last error of a message, and the times of its first and last failure.
     pub(crate) fn remember(&self, slot: &mut Slot, failure: &Failure) {
-        let now = std::time::SystemTime::UNIX_EPOCH
-            + std::time::Duration::from_millis(self.services.clock.wall_ms());
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(self.services.clock.wall_ms());
         let errors = failure.chain();
         match &mut slot.history {
             Some(history) => {
@@ -189,12 +200,35 @@ impl QueueCore {
         if let Some(reply) = metadata.and_then(|metadata| metadata.reply.as_ref()) {
             reply.refuse(match ending {
                 Ending::DeadLettered => ReplyRefusal::DeadLettered,
-                Ending::Discarded => ReplyRefusal::Discarded,
+                Ending::Discarded | Ending::Purged => ReplyRefusal::Discarded,
                 Ending::Expired => ReplyRefusal::Expired,
                 Ending::Abandoned => ReplyRefusal::Abandoned,
                 // Another delivery of it will be answered.
                 Ending::Returned => return,
             });
+        }
+    }
+
+    /// The record of a message that is given up.
+    pub(super) fn dead_letter(
+        &self,
+        slot: &Slot,
+        parcel: SharedParcel,
+        reason: Reason,
+    ) -> DeadLetter {
+        let clock = &self.services.clock;
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(clock.wall_ms());
+        let history = slot.history.as_deref();
+        DeadLetter {
+            id: clock.new_id(),
+            queue: Arc::clone(&self.name),
+            reason,
+            errors: history.map_or_else(Vec::new, |history| history.errors.clone()),
+            attempts: slot.attempts,
+            first_failed_at: history.map_or(now, |history| history.first_failed_at),
+            last_failed_at: history.map_or(now, |history| history.last_failed_at),
+            queue_id: self.id,
+            parcel,
         }
     }
 
@@ -214,6 +248,11 @@ impl QueueCore {
         if self.breaker.is_some() {
             self.record_with_breaker(success);
         }
+    }
+
+    /// Counts a message from outside that found no room.
+    pub(crate) fn count_refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn count_restart(&self) {

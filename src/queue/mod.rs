@@ -7,10 +7,13 @@ mod actor;
 mod backing;
 mod breaker;
 mod core;
+mod health;
 mod spec;
+mod state;
 
 pub(crate) use self::core::{Failed, QueueCore, Services};
 pub(crate) use actor::CloseQueue;
 pub(crate) use backing::{Backing, Foundation, Memory};
 pub(crate) use breaker::BreakerGate;
 pub(crate) use spec::QueueSpec;
+pub use state::SubscriptionState;

@@ -2,9 +2,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use parking_lot::Mutex;
 
-use super::{DeadLetter, DeadLetterLedger, DeadLetterStore, Filter, StoreError};
 use crate::message::MessageId;
-use crate::ports::BoxFuture;
+use crate::ports::{BoxFuture, DeadLetter, DeadLetterLedger, DeadLetterStore, Filter, StoreError};
 
 /// Dead letters in this process's memory: bounded, the oldest evicted and counted when full.
 pub(crate) struct MemoryDeadLetters {

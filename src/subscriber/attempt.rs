@@ -11,9 +11,9 @@ use super::dispatch::{Dispatch, DispatchFailure, Message};
 use crate::delivery::{Outcome, Reason};
 use crate::mailbox::{Settled, Slot};
 use crate::message::RawMessage;
+use crate::ports::Deadline;
 use crate::ports::{Inbound, Interceptor, LocalBoxFuture, Next};
 use crate::queue::QueueCore;
-use crate::time::Deadline;
 
 /// How one attempt ended, short of a panic; none if it did not finish in time.
 pub(super) type Ended = Option<Result<(), DispatchFailure>>;

@@ -1,11 +1,12 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use actix::{Actor, Addr, ArbiterHandle};
+use actix::{Actor, Addr};
 use tokio::sync::oneshot;
 
 use super::dispatch::Dispatch;
 use super::factory::Factory;
+use super::pulse::WorkerThread;
 use super::shell::{KillWorker, Retire, Shell, StartWorker, StopWorker};
 use crate::mailbox::halt;
 use crate::ports::{BoxFuture, Child, ExitReporter, LifecycleKind, Part, SuspendReason};
@@ -40,14 +41,17 @@ where
     D: Dispatch<H>,
 {
     /// Starts the actors, spread over the threads of `placement`; their workers start when the supervisor says so.
-    pub(crate) fn new(member: Arc<Member<H, F, D>>, placement: &[ArbiterHandle]) -> Self {
+    pub(crate) fn new(member: Arc<Member<H, F, D>>, placement: &[WorkerThread]) -> Self {
         let workers = member.queue.spec.order.workers();
         let workers = (0..workers)
             .zip(placement.iter().cycle())
-            .map(|(_, arbiter)| {
+            .map(|(_, thread)| {
                 let seat = member.queue.mailbox.add_seat();
-                let shell = Shell::new(Arc::clone(&member), seat);
-                (seat, Shell::start_in_arbiter(arbiter, move |_| shell))
+                let shell = Shell::new(Arc::clone(&member), seat, Arc::clone(&thread.pulse));
+                (
+                    seat,
+                    Shell::start_in_arbiter(&thread.arbiter, move |_| shell),
+                )
             })
             .collect();
         Self { member, workers }

@@ -3,9 +3,9 @@ use std::time::Duration;
 
 use super::context::Scratch;
 use crate::mailbox::Slot;
+use crate::ports::Deadline;
 use crate::ports::{Own, Refusal};
 use crate::queue::QueueCore;
-use crate::time::Deadline;
 
 /// The wait before a release is tried again that failed for another reason than a full mailbox.
 const RELEASE_AGAIN: Duration = Duration::from_millis(50);

@@ -9,6 +9,7 @@ use super::caught::{Caught, Panicked};
 use super::dispatch::Dispatch;
 use super::factory::Factory;
 use super::member::Member;
+use super::pulse::{Pulse, Pulsing};
 use super::worker::work;
 use crate::ports::{Exit, ExitReporter};
 use crate::queue::QueueCore;
@@ -20,15 +21,17 @@ use crate::queue::QueueCore;
 pub(super) struct Shell<H, F, D> {
     member: Arc<Member<H, F, D>>,
     seat: u32,
+    pulse: Arc<Pulse>,
     running: Option<SpawnHandle>,
     stopping: Vec<oneshot::Sender<()>>,
 }
 
 impl<H, F, D> Shell<H, F, D> {
-    pub(super) fn new(member: Arc<Member<H, F, D>>, seat: u32) -> Self {
+    pub(super) fn new(member: Arc<Member<H, F, D>>, seat: u32, pulse: Arc<Pulse>) -> Self {
         Self {
             member,
             seat,
+            pulse,
             running: None,
             stopping: Vec::new(),
         }
@@ -77,7 +80,9 @@ where
         self.member.queue.mailbox.restart_seat(self.seat);
         let StartWorker { part, exits } = start;
         let present = Present::new(&self.member.queue);
-        let worker = Caught::new(work(Arc::clone(&self.member), self.seat));
+        let worker = work(Arc::clone(&self.member), self.seat);
+        let worker = Caught::new(worker);
+        let worker = Pulsing::new(worker, self.member.queue.id, Arc::clone(&self.pulse));
         let running = worker.into_actor(self).map(move |ended, shell, _| {
             drop(present);
             let exit = ended.unwrap_or_else(|Panicked(text)| Exit::Failed {
@@ -128,6 +133,9 @@ where
         self.stopping.push(done);
         if self.running.is_none() {
             self.stopped();
+        } else {
+            // A start that was under way when the stop was asked for has cleared the seat.
+            self.member.queue.mailbox.stop_seat(self.seat);
         }
     }
 }

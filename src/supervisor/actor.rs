@@ -11,11 +11,11 @@ use super::{ChildSpec, OnExceeded, SupervisorSpec};
 use crate::delivery::{
     Backoff, Counted, ExitKind, IntensityWindow, Restart, affected, should_restart,
 };
+use crate::ports::Deadline;
 use crate::ports::{
     BoxFuture, Child, ChildId, Exit, ExitReporter, Lifecycle, LifecycleKind, LifecycleSink, Part,
     SuspendReason, Timers,
 };
-use crate::time::Deadline;
 
 /// Keeps its children running by their specs and its strategy.
 pub(crate) struct SupervisorActor {

@@ -6,8 +6,8 @@ use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 
 use crate::message::{AddressKind, CodecError, Command, Envelope, Event, RawMessage, SharedParcel};
+use crate::ports::DeadLetter;
 use crate::ports::{Inbound, Interceptor};
-use crate::store::DeadLetter;
 
 /// How much is kept of each kind, unless it is chosen.
 const KEPT: usize = 100_000;

@@ -9,8 +9,8 @@ use super::size::{Way, fitted, insert, string};
 use super::{millis, names, seconds};
 use crate::mailbox::Slot;
 use crate::message::Parcel;
+use crate::ports::DeadLetter;
 use crate::ports::Refusal;
-use crate::store::DeadLetter;
 
 /// The properties of a copy that waits for a retry: those of the original, with what failed so far.
 ///

@@ -4,7 +4,7 @@ use super::Stage;
 use super::props::{Journal, Note, attempts, note, plain_error};
 use super::unmet::{Step, Unmet, same};
 use crate::delivery::{Outcome, Reason, Retry};
-use crate::store::Filter;
+use crate::ports::Filter;
 use crate::subscriber::Context;
 
 scenarios! {

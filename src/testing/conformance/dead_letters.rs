@@ -7,7 +7,7 @@ use crate::bus::ReplayError;
 use crate::delivery::Retry;
 use crate::message::MessageId;
 use crate::ports::Refusal;
-use crate::store::{DeadLettered, Filter};
+use crate::ports::{DeadLettered, Filter};
 use crate::subscriber::Context;
 
 scenarios! {

@@ -6,8 +6,8 @@ use super::unmet::{Step, Unmet, holds, same};
 use crate::bus::SubscribeError;
 use crate::delivery::{Outcome, Reason};
 use crate::message::RawMessage;
+use crate::ports::Filter;
 use crate::ports::Refusal;
-use crate::store::Filter;
 use crate::subscriber::{Context, RawSubscriber, Subscriber};
 
 scenarios! {

@@ -6,7 +6,7 @@ use super::unmet::{Step, Unmet, holds, same};
 use crate::bus::Bus;
 use crate::delivery::{Overflow, Reason};
 use crate::message::MessageId;
-use crate::store::Filter;
+use crate::ports::Filter;
 use crate::subscriber::Context;
 
 scenarios! {

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 use super::Stage;
 use super::props::{Ask, Count, Journal, Note, attempts, note, plain_error};
 use super::unmet::{Step, Unmet, same};
-use crate::bus::SubscriptionState;
 use crate::ports::{Refusal, RequestError};
+use crate::queue::SubscriptionState;
 use crate::subscriber::Context;
 
 scenarios! {

@@ -3,9 +3,9 @@
 use super::Stage;
 use super::props::{Count, Journal, Note, attempts, note};
 use super::unmet::{Step, Unmet, same};
-use crate::bus::SubscriptionState;
 use crate::delivery::Outcome;
 use crate::ports::Refusal;
+use crate::queue::SubscriptionState;
 use crate::subscriber::{Context, Subscriber};
 
 scenarios! {

@@ -6,7 +6,7 @@ use super::Stage;
 use super::props::{Count, Journal, Note, attempts, note, plain_error};
 use super::unmet::{Step, Unmet, holds, same};
 use crate::delivery::{Breaker, Failure, Reason, Retry, Verdict};
-use crate::store::Filter;
+use crate::ports::Filter;
 use crate::subscriber::Context;
 
 scenarios! {

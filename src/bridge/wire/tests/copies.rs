@@ -3,7 +3,7 @@ use std::time::{Duration, SystemTime};
 use super::*;
 use crate::delivery::Reason;
 use crate::mailbox::History;
-use crate::store::DeadLetter;
+use crate::ports::DeadLetter;
 
 fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)

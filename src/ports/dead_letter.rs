@@ -1,13 +1,11 @@
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 use crate::delivery::Reason;
-use crate::mailbox::Slot;
 use crate::message::{CodecError, Envelope, Event, MessageId, SharedParcel};
-use crate::queue::QueueCore;
 
 /// A message given up: kept with the reason until it is replayed or discarded.
 #[derive(Clone)]
@@ -31,28 +29,6 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
-    pub(crate) fn new(
-        queue: &QueueCore,
-        slot: &Slot,
-        parcel: SharedParcel,
-        reason: Reason,
-    ) -> Self {
-        let clock = &queue.services.clock;
-        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(clock.wall_ms());
-        let history = slot.history.as_deref();
-        Self {
-            id: clock.new_id(),
-            queue: Arc::clone(&queue.name),
-            reason,
-            errors: history.map_or_else(Vec::new, |history| history.errors.clone()),
-            attempts: slot.attempts,
-            first_failed_at: history.map_or(now, |history| history.first_failed_at),
-            last_failed_at: history.map_or(now, |history| history.last_failed_at),
-            queue_id: queue.id,
-            parcel,
-        }
-    }
-
     /// The message's envelope: its id, topic, key and headers.
     #[must_use]
     pub fn envelope(&self) -> &Envelope {
