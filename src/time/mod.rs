@@ -5,4 +5,4 @@ mod clock;
 mod timers;
 
 pub use clock::{Clock, ManualClock};
-pub(crate) use timers::{Deadline, TimerService};
+pub(crate) use timers::{Deadline, TimerService, within};

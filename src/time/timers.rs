@@ -205,6 +205,23 @@ impl Future for Deadline {
     }
 }
 
+/// Waits for a future; false if it took longer than `timeout`.
+pub(crate) async fn within(
+    future: impl Future<Output = ()>,
+    timeout: Duration,
+    timers: &Arc<dyn Timers>,
+) -> bool {
+    let mut future = std::pin::pin!(future);
+    let mut deadline = Deadline::new(Arc::clone(timers), timeout);
+    std::future::poll_fn(|cx| {
+        if future.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(true);
+        }
+        Pin::new(&mut deadline).poll(cx).map(|()| false)
+    })
+    .await
+}
+
 impl Drop for Deadline {
     fn drop(&mut self) {
         if let Some((key, _)) = self.armed.take() {
