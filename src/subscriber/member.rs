@@ -80,8 +80,10 @@ where
     }
 
     fn start(&mut self, part: Part, exits: &ExitReporter) {
-        for (index, (_, shell)) in (0u32..).zip(&*self.workers) {
+        for (index, (seat, shell)) in (0u32..).zip(&*self.workers) {
             if part == Part::All || part == Part::One(index) {
+                // Here and not on the worker's thread: a stop that follows at once must not be undone there.
+                self.queue().mailbox.restart_seat(*seat);
                 shell.do_send(StartWorker {
                     part: index,
                     exits: exits.clone(),
