@@ -203,3 +203,10 @@ impl Drop for Clerk {
         assert!(!self.sharp || unwinds, "on purpose, in drop");
     }
 }
+
+/// An event for a function.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Task(pub(crate) u32);
+impl postroom::Event for Task {
+    const TOPIC: &'static str = "staff.task";
+}
