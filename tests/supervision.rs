@@ -238,15 +238,12 @@ async fn a_siblings_failure_lets_the_message_in_hand_finish() {
     assert_eq!(staff.take_log(), expected, "the others wait for it");
     staff.door.open();
     staff.pass(Duration::ZERO).await;
-    let expected = [
-        "a1 waited",
-        "a1 gone",
-        "a2 made",
-        "b2 made",
-        "c2 made",
-        "a2 works",
-    ];
-    assert_eq!(staff.take_log(), expected);
+    let log = staff.take_log();
+    assert_eq!(log[..3], ["a1 waited", "a1 gone", "a2 made"]);
+    // It may be at work again before the next one is made.
+    for entry in ["b2 made", "c2 made", "a2 works"] {
+        assert!(log[3..].contains(&entry.to_owned()), "{log:?}");
+    }
     assert_eq!(queue(&staff.bus, "a").acked, 2);
     staff.end().await;
 }
@@ -265,8 +262,12 @@ async fn a_sibling_that_does_not_stop_in_time_is_cut_off_uncounted() {
     staff.pass(3 * SECOND - Duration::from_millis(1)).await;
     assert_eq!(staff.take_log(), [""; 0]);
     staff.pass(Duration::from_millis(1)).await;
-    let expected = ["a1 gone", "a2 made", "b2 made", "a2 hangs at attempt 1"];
-    assert_eq!(staff.take_log(), expected);
+    // It may be at work again before the next one is made.
+    let log = staff.take_log();
+    assert_eq!(log[..2], ["a1 gone", "a2 made"]);
+    for entry in ["b2 made", "a2 hangs at attempt 1"] {
+        assert!(log[2..].contains(&entry.to_owned()), "{log:?}");
+    }
     let books = queue(&staff.bus, "a");
     assert_eq!((books.in_flight, books.dead_lettered), (1, 0));
     office.stop(Duration::ZERO).await;
@@ -277,9 +278,6 @@ async fn a_sibling_that_does_not_stop_in_time_is_cut_off_uncounted() {
 async fn two_that_fail_together_are_one_restart_of_all() {
     let staff = Staff::new().await;
     three(&staff, Strategy::OneForAll, Restart::Permanent).await;
-    for name in ["a", "c"] {
-        staff.order(name, "wait panic").await;
-    }
     let [first, second] = ["a", "c"].map(|name| staff.bus.publish_raw(name, "panic".into()));
     first.await.unwrap();
     second.await.unwrap();
