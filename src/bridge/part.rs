@@ -6,7 +6,9 @@ use actix::{
 };
 use tokio::sync::{oneshot, watch};
 
-use crate::ports::{BoxFuture, Child, Exit, ExitReporter, LocalBoxFuture, Part, SuspendReason};
+use crate::ports::{
+    Child, Exit, ExitReporter, LocalBoxFuture, Part, StopFor, SuspendReason, Timers, within,
+};
 use crate::subscriber::{Caught, Panicked};
 
 /// One life of a part: it ends well when it was asked to stop, and otherwise says why.
@@ -116,17 +118,27 @@ impl Handler<Kill> for PartActor {
 pub(super) struct PartChild {
     name: Arc<str>,
     actor: actix::Addr<PartActor>,
+    timers: Arc<dyn Timers>,
 }
 
 impl PartChild {
     /// Starts the actor on the bridge's thread; its life begins when the supervisor says so.
-    pub(super) fn new(name: Arc<str>, thread: &ArbiterHandle, life: Arc<Life>) -> Self {
+    pub(super) fn new(
+        name: Arc<str>,
+        thread: &ArbiterHandle,
+        timers: Arc<dyn Timers>,
+        life: Arc<Life>,
+    ) -> Self {
         let actor = PartActor::start_in_arbiter(thread, move |_| PartActor {
             life,
             running: None,
             waiting: Vec::new(),
         });
-        Self { name, actor }
+        Self {
+            name,
+            actor,
+            timers,
+        }
     }
 }
 
@@ -139,19 +151,28 @@ impl Child for PartChild {
         self.actor.do_send(Start(exits.clone()));
     }
 
-    /// Nothing is asked before the future is polled: parts stop one after another.
-    fn stop(&mut self) -> BoxFuture<'static, ()> {
-        let actor = self.actor.clone();
-        Box::pin(async move {
-            let (done, wait) = oneshot::channel();
-            actor.do_send(AskToStop(done));
-            // An actor that is gone has stopped.
-            let _ = wait.await;
+    fn stop(&mut self, _: StopFor) -> crate::ports::Stop {
+        let (name, actor) = (Arc::clone(&self.name), self.actor.clone());
+        let timers = Arc::clone(&self.timers);
+        Box::new(move |timeout| {
+            Box::pin(async move {
+                let (done, wait) = oneshot::channel();
+                actor.do_send(AskToStop(done));
+                let ended = async {
+                    // An actor that is gone has stopped.
+                    let _ = wait.await;
+                };
+                if within(ended, timeout, &timers).await {
+                    return Vec::new();
+                }
+                actor.do_send(Kill);
+                vec![name.to_string()]
+            })
         })
     }
 
-    fn kill(&mut self) {
-        self.actor.do_send(Kill);
+    fn parts(&self) -> u32 {
+        1
     }
 
     fn restarted(&mut self) {}

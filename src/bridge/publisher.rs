@@ -1,8 +1,6 @@
 use std::collections::{HashSet, VecDeque};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
@@ -140,7 +138,7 @@ impl Publisher {
     ) -> Result<Confirmed, Refusal> {
         let mut deadline = Deadline::new(Arc::clone(&self.timers), patience);
         let place = Arc::clone(&self.window).acquire_owned();
-        let place = match before(&mut deadline, place).await {
+        let place = match deadline.bound(place).await {
             Some(Ok(place)) => place,
             Some(Err(_)) => return Err(Refusal::Closed),
             None => return Err(self.unreachable()),
@@ -156,7 +154,7 @@ impl Publisher {
             closed: 0,
         });
         self.wake.notify_one();
-        match before(&mut deadline, answer).await {
+        match deadline.bound(answer).await {
             Some(Ok(Ok(confirmed))) => Ok(confirmed),
             Some(Ok(Err(why))) => Err(Refusal::Rejected { why }),
             Some(Err(_)) if claim.give_up() => Err(self.unconfirmed("the bridge was closed")),
@@ -232,18 +230,6 @@ impl Publisher {
         self.window.close();
         self.waiting.lock().clear();
     }
-}
-
-/// None: the deadline was first.
-async fn before<T>(deadline: &mut Deadline, future: impl Future<Output = T>) -> Option<T> {
-    let mut future = std::pin::pin!(future);
-    std::future::poll_fn(|cx| {
-        if let Poll::Ready(output) = future.as_mut().poll(cx) {
-            return Poll::Ready(Some(output));
-        }
-        Pin::new(&mut *deadline).poll(cx).map(|()| None)
-    })
-    .await
 }
 
 /// What is on its way on one channel. Dropped for whatever reason, it goes back to be written again.

@@ -95,16 +95,7 @@ async fn connected(shared: &Shared, mut deadline: crate::ports::Deadline) -> Res
         shared.publish_link.connected().await;
         shared.consume_link.connected().await;
     };
-    let mut both = std::pin::pin!(both);
-    let in_time = std::future::poll_fn(|cx| {
-        use std::task::Poll;
-        if both.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(true);
-        }
-        std::pin::Pin::new(&mut deadline).poll(cx).map(|()| false)
-    })
-    .await;
-    if in_time {
+    if deadline.bound(both).await.is_some() {
         return Ok(());
     }
     let trouble = shared
@@ -130,7 +121,12 @@ impl Shared {
             backoff_cap,
             stop_timeout: STOP_TIMEOUT,
         };
-        let child = Box::new(PartChild::new(name, &self.thread, life));
+        let child = Box::new(PartChild::new(
+            name,
+            &self.thread,
+            Arc::clone(&self.services.timers),
+            life,
+        ));
         let spec = Arc::new(spec);
         // A supervisor that is gone was stopped.
         self.supervisor.send(AddChild { child, spec }).await.ok()?

@@ -419,7 +419,10 @@ impl SystemEvents {
 impl LifecycleSink for SystemEvents {
     fn event(&self, event: Lifecycle) {
         tracing::info!(subject = %event.subject, kind = ?event.kind, why = event.why.as_deref(), "lifecycle");
-        if let Some(broker) = self.broker() {
+        // At the end of the bus nobody is left to read it, and it would be counted as abandoned.
+        if let Some(broker) = self.broker()
+            && broker.admits(crate::broker::Gate::Draining)
+        {
             broker.emit(event);
         }
     }

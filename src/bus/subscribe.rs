@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use actix::{Actor, Addr, Handler};
 
-use super::subscription::Home;
+use super::subscription::{Home, abandon};
 use super::{Bus, Subscription, Supervisor, threads};
 use crate::broker::{Gate, SubscribeRefusal};
 use crate::delivery::{
@@ -93,8 +93,8 @@ pub enum SubscribeError {
         /// What the operating system said.
         why: String,
     },
-    /// The bus is shut down, or its supervisor is being stopped.
-    #[error("the bus is shut down")]
+    /// The bus is shut down, or the supervisor is stopped.
+    #[error("the bus is shut down, or the supervisor is stopped")]
     Closed,
 }
 
@@ -543,7 +543,7 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
     /// factory fails is not seen here but in the [lifecycle](crate::Lifecycle).
     ///
     /// # Errors
-    /// When a setting makes no sense, the group runs with others, or the bus is shut down.
+    /// When a setting makes no sense, the group runs with others, or the bus or the supervisor is stopped.
     ///
     /// # Cancel safety
     /// Not safe: dropped while it waits, the queue may exist and accept without a worker.
@@ -627,7 +627,13 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
                 ))
             }
             Ok(None) | Err(_) => {
-                inner.broker.table.leave(&queue);
+                if inner.broker.table.leave(&queue) {
+                    // It may have accepted something since it joined.
+                    abandon(&queue).await;
+                }
+                if let Some(thread) = &thread {
+                    threads::end(thread);
+                }
                 Err(SubscribeError::Closed)
             }
         }

@@ -141,7 +141,8 @@ impl Subscription {
             id: home.child,
             timeout,
         };
-        let in_time = home.supervisor.send(remove).await.unwrap_or(false);
+        let late = home.supervisor.send(remove).await;
+        let in_time = late.is_ok_and(|late| late.is_empty());
         let abandoned = if is_last {
             abandon(queue).await
         } else {

@@ -6,8 +6,10 @@ use actix::{Actor, Addr};
 use super::{Bus, SubscribeError};
 use crate::delivery::{Restart, Strategy};
 use crate::message::validate_queue;
+use crate::ports::ChildId;
 use crate::supervisor::{
-    AddChild, ChildSpec, NestedChild, OnExceeded, StopAll, SupervisorActor, SupervisorSpec,
+    AddChild, ChildSpec, NestedChild, OnExceeded, RemoveChild, ResumeChild, SupervisorActor,
+    SupervisorSpec,
 };
 
 /// A running supervisor: give it to [`SubscriberBuilder::under`](super::SubscriberBuilder::under).
@@ -32,6 +34,8 @@ use crate::supervisor::{
 pub struct Supervisor {
     name: Arc<str>,
     actor: Addr<SupervisorActor>,
+    parent: Addr<SupervisorActor>,
+    child: ChildId,
 }
 
 /// A supervisor about to be started. Made by [`Bus::supervisor`].
@@ -55,6 +59,8 @@ impl Bus {
             escalates: false,
             child: ChildSpec {
                 restart: Restart::Permanent,
+                // Its children have timeouts of their own.
+                stop_timeout: Duration::MAX,
                 ..ChildSpec::default()
             },
             parent: None,
@@ -92,7 +98,7 @@ impl SupervisorBuilder {
     /// Starts it.
     ///
     /// # Errors
-    /// When its name is not valid, or the bus is shut down.
+    /// When its name is not valid, or the bus or the parent is stopped.
     pub async fn start(self) -> Result<Supervisor, SubscribeError> {
         validate_queue(&self.name)?;
         let services = &self.bus.0.broker.services;
@@ -128,7 +134,12 @@ impl SupervisorBuilder {
             })
             .await
         {
-            Ok(Some(_)) => Ok(Supervisor { name, actor }),
+            Ok(Some(child)) => Ok(Supervisor {
+                name,
+                actor,
+                parent,
+                child,
+            }),
             Ok(None) | Err(_) => Err(SubscribeError::Closed),
         }
     }
@@ -145,13 +156,31 @@ impl Supervisor {
         self.actor.clone()
     }
 
-    /// Stops its children in reverse order of starting. Their queues keep their messages. Answers with the
-    /// names of those that had to be cut off.
+    /// Starts it again after it escalated too often and its parent gave it up: its subscriptions, which were
+    /// suspended with it, take messages again, and all failures are forgotten. Of one that runs it is a no-op.
+    /// (A single one of them is started again by its own [`resume`](super::Subscription::resume).)
+    ///
+    /// # Cancel safety
+    /// Dropped, the resumption goes on behind it.
+    pub async fn resume(&self) {
+        // A parent that is gone has stopped this supervisor.
+        let _ = self.parent.send(ResumeChild(self.child)).await;
+    }
+
+    /// Stops its children for good, in reverse order of starting, one after another: each within its
+    /// `stop_timeout`, all of them within `deadline`. Supervisors among them stop theirs in the same way. The
+    /// queues keep their messages, and go on accepting up to their bounds. Answers with the names of those that
+    /// had to be cut off. Nothing can be added under it afterwards.
+    ///
+    /// # Cancel safety
+    /// Dropped, the stop goes on behind it.
     pub async fn stop(&self, deadline: Duration) -> Vec<String> {
-        self.actor
-            .send(StopAll { deadline })
-            .await
-            .unwrap_or_default()
+        let remove = RemoveChild {
+            id: self.child,
+            timeout: deadline,
+        };
+        // A parent that is gone has stopped this supervisor.
+        self.parent.send(remove).await.unwrap_or_default()
     }
 }
 

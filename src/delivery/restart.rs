@@ -8,15 +8,17 @@ pub enum Restart {
     Permanent,
     /// Only after a failure.
     Transient,
-    /// Never.
+    /// Never: neither after a failure of its own, nor when a sibling's failure stops it.
     Temporary,
 }
 
 /// Which children a supervisor restarts when one of them fails.
 ///
-/// The others are asked to stop after the message in hand, in reverse order of starting, each within its
-/// `stop_timeout`; what is cut off goes back to its queue, its attempt uncounted. All start again in the order
-/// in which they were first started. Queues keep their messages.
+/// The others are asked to stop after the message in hand, one after another in reverse order of starting, each
+/// within its `stop_timeout`; what is cut off goes back to its queue, its attempt uncounted. Then all start
+/// again in the order in which they were first started. Queues keep their messages. A temporary child is stopped
+/// with the others and has ended then; one that ended or is suspended stays so. A temporary child's own failure
+/// concerns nobody else. A failure in the middle of a restart is taken into it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Strategy {
     /// The one that failed.

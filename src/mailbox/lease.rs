@@ -51,7 +51,7 @@ impl<Q: AsRef<Mailbox>> Lease<Q> {
 impl<Q: AsRef<Mailbox>> Drop for Lease<Q> {
     fn drop(&mut self) {
         let mut settled = std::mem::take(&mut self.settled);
-        self.mailbox().settle(&mut settled);
         self.put_down();
+        self.mailbox().settle_last(&mut settled);
     }
 }

@@ -124,6 +124,21 @@ impl Mailbox {
         bells.ring();
     }
 
+    /// Like [`settle`](Self::settle), of a worker that goes.
+    pub(crate) fn settle_last(&self, settled: &mut Settled) {
+        let bells = {
+            let mut state = self.lock();
+            state.book(settled);
+            let mut bells = state.serve_line(self.capacity);
+            // It may have been woken for a message that it has not taken: another one looks.
+            if state.store.ready() > 0 {
+                bells.0.extend(state.seats.wake_one());
+            }
+            bells
+        };
+        bells.ring();
+    }
+
     /// Messages that were handed out and not started go back to the front, uncounted.
     pub(crate) fn give_back(&self, slots: impl DoubleEndedIterator<Item = Slot>) {
         let wakers = {

@@ -1,5 +1,6 @@
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::BoxFuture;
 use crate::message::MessageId;
@@ -43,15 +44,27 @@ impl fmt::Display for SuspendReason {
     }
 }
 
+/// Why a child is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StopFor {
+    /// It may be started again.
+    Restart,
+    /// It may not.
+    Good,
+}
+
+/// Stops a child within the time that it is given, and cuts off what has not ended by then; answers with the
+/// names of what was cut off. Nothing happens before it is called.
+pub(crate) type Stop = Box<dyn FnOnce(Duration) -> BoxFuture<'static, Vec<String>> + Send>;
+
 /// What a supervisor starts, restarts and stops. Nothing here waits; the child lives elsewhere.
 pub(crate) trait Child: Send {
     fn name(&self) -> &Arc<str>;
-    /// Begins to start. Each part started reports exactly one exit, unless it is killed.
+    /// How many workers it has.
+    fn parts(&self) -> u32;
+    /// Begins to start. Each part started reports exactly one exit, unless it is cut off.
     fn start(&mut self, part: Part, exits: &ExitReporter);
-    /// Asks all parts to stop; done when they have.
-    fn stop(&mut self) -> BoxFuture<'static, ()>;
-    /// Cuts off what did not stop in time.
-    fn kill(&mut self);
+    fn stop(&mut self, why: StopFor) -> Stop;
     fn restarted(&mut self);
     fn suspended(&mut self, why: &SuspendReason);
     fn resumed(&mut self);

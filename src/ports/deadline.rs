@@ -32,6 +32,30 @@ impl Deadline {
     }
 }
 
+impl Deadline {
+    /// Waits for a future; none if this deadline was first. Cancel safe where the future is.
+    pub(crate) async fn bound<T>(&mut self, future: impl Future<Output = T>) -> Option<T> {
+        let mut future = std::pin::pin!(future);
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Some(output));
+            }
+            Pin::new(&mut *self).poll(cx).map(|()| None)
+        })
+        .await
+    }
+}
+
+/// Waits for a future; false if it took longer than `timeout`.
+pub(crate) async fn within(
+    future: impl Future<Output = ()>,
+    timeout: Duration,
+    timers: &Arc<dyn Timers>,
+) -> bool {
+    let mut deadline = Deadline::new(Arc::clone(timers), timeout);
+    deadline.bound(future).await.is_some()
+}
+
 impl Future for Deadline {
     type Output = ();
 

@@ -10,7 +10,7 @@ use crate::message::Event;
 pub enum LifecycleKind {
     /// It takes messages.
     Started,
-    /// A worker failed and runs again, with a fresh handler.
+    /// A worker failed, or was stopped because a sibling failed, and is started again with a fresh handler.
     Restarted,
     /// The supervisor gave up restarting it; it keeps its messages until `resume()`.
     Suspended,
@@ -18,7 +18,7 @@ pub enum LifecycleKind {
     Resumed,
     /// It was stopped on request.
     Stopped,
-    /// It ended by itself and its restart type does not start it again.
+    /// All of its workers have ended, and its restart type does not start them again.
     Ended,
     /// A supervisor handed a failure on to its parent.
     Escalated,

@@ -9,7 +9,8 @@ use super::factory::Factory;
 use super::pulse::WorkerThread;
 use super::shell::{KillWorker, Retire, Shell, StartWorker, StopWorker};
 use crate::mailbox::halt;
-use crate::ports::{BoxFuture, Child, ExitReporter, LifecycleKind, Part, SuspendReason};
+use crate::ports::within;
+use crate::ports::{Child, ExitReporter, LifecycleKind, Part, Stop, StopFor, SuspendReason};
 use crate::queue::QueueCore;
 
 /// One subscriber as it was declared: what its workers share.
@@ -28,7 +29,9 @@ where
     D: Dispatch<H>,
 {
     member: Arc<Member<H, F, D>>,
-    workers: Vec<Worker<H, F, D>>,
+    /// Shared with nobody: a stop that outlives this child sees that it is gone.
+    workers: Arc<[Worker<H, F, D>]>,
+    suspended: bool,
 }
 
 /// A worker's seat at the mailbox, and its actor.
@@ -54,7 +57,11 @@ where
                 )
             })
             .collect();
-        Self { member, workers }
+        Self {
+            member,
+            workers,
+            suspended: false,
+        }
     }
 
     fn queue(&self) -> &QueueCore {
@@ -72,9 +79,15 @@ where
         &self.member.queue.name
     }
 
+    fn parts(&self) -> u32 {
+        u32::try_from(self.workers.len()).unwrap_or(u32::MAX)
+    }
+
     fn start(&mut self, part: Part, exits: &ExitReporter) {
-        for (index, (_, shell)) in (0u32..).zip(&self.workers) {
+        for (index, (seat, shell)) in (0u32..).zip(&*self.workers) {
             if part == Part::All || part == Part::One(index) {
+                // Here and not on the worker's thread: a stop that follows at once must not be undone there.
+                self.queue().mailbox.restart_seat(*seat);
                 shell.do_send(StartWorker {
                     part: index,
                     exits: exits.clone(),
@@ -83,29 +96,39 @@ where
         }
     }
 
-    fn stop(&mut self) -> BoxFuture<'static, ()> {
-        let waits: Vec<_> = self
-            .workers
-            .iter()
-            .map(|(seat, shell)| {
-                self.queue().mailbox.stop_seat(*seat);
-                let (done, wait) = oneshot::channel();
-                shell.do_send(StopWorker { done });
-                wait
+    fn stop(&mut self, _: StopFor) -> Stop {
+        let child = Arc::downgrade(&self.workers);
+        let queue = Arc::clone(&self.member.queue);
+        Box::new(move |timeout| {
+            Box::pin(async move {
+                let Some(workers) = child.upgrade() else {
+                    return Vec::new();
+                };
+                let waits: Vec<_> = workers
+                    .iter()
+                    .map(|(seat, shell)| {
+                        queue.mailbox.stop_seat(*seat);
+                        let (done, wait) = oneshot::channel();
+                        shell.do_send(StopWorker { done });
+                        wait
+                    })
+                    .collect();
+                drop(workers);
+                let all = async {
+                    for wait in waits {
+                        // An actor that is gone has stopped.
+                        let _ = wait.await;
+                    }
+                };
+                if within(all, timeout, &queue.services.timers).await {
+                    return Vec::new();
+                }
+                for (_, shell) in child.upgrade().iter().flat_map(|workers| workers.iter()) {
+                    shell.do_send(KillWorker);
+                }
+                vec![queue.name.to_string()]
             })
-            .collect();
-        Box::pin(async move {
-            for wait in waits {
-                // An actor that is gone has stopped.
-                let _ = wait.await;
-            }
         })
-    }
-
-    fn kill(&mut self) {
-        for (_, shell) in &self.workers {
-            shell.do_send(KillWorker);
-        }
     }
 
     fn restarted(&mut self) {
@@ -113,6 +136,7 @@ where
     }
 
     fn suspended(&mut self, why: &SuspendReason) {
+        self.suspended = true;
         self.queue().mailbox.set_halt(halt::SUSPENDED);
         self.queue()
             .services
@@ -120,6 +144,7 @@ where
     }
 
     fn resumed(&mut self) {
+        self.suspended = false;
         self.queue().mailbox.clear_halt(halt::SUSPENDED);
         self.queue()
             .services
@@ -134,7 +159,11 @@ where
     D: Dispatch<H>,
 {
     fn drop(&mut self) {
-        for (seat, shell) in &self.workers {
+        if self.suspended {
+            // The other members of its group go on without it.
+            self.member.queue.mailbox.clear_halt(halt::SUSPENDED);
+        }
+        for (seat, shell) in &*self.workers {
             self.member.queue.mailbox.remove_seat(*seat);
             shell.do_send(KillWorker);
             shell.do_send(Retire);

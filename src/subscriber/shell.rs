@@ -77,7 +77,6 @@ where
         if let Some(running) = self.running.take() {
             ctx.cancel_future(running);
         }
-        self.member.queue.mailbox.restart_seat(self.seat);
         let StartWorker { part, exits } = start;
         let present = Present::new(&self.member.queue);
         let worker = work(Arc::clone(&self.member), self.seat);

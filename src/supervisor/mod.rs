@@ -3,9 +3,12 @@
 //! They run on the control thread, where no code of the user's runs, so none can hold them up.
 
 mod actor;
+mod exits;
 mod nested;
 mod spec;
+mod stop;
 
-pub(crate) use actor::{AddChild, RemoveChild, ResumeChild, StopAll, SupervisorActor};
+pub(crate) use actor::{AddChild, RemoveChild, ResumeChild, SupervisorActor};
 pub(crate) use nested::NestedChild;
 pub(crate) use spec::{ChildSpec, OnExceeded, SupervisorSpec};
+pub(crate) use stop::StopAll;

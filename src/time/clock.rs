@@ -28,6 +28,8 @@ struct Manual {
 #[derive(Default)]
 struct ManualState {
     elapsed: Duration,
+    /// What the wall clock was set to, and how far the clock had been moved by then.
+    wall_set: Option<(u64, Duration)>,
     services: Vec<Weak<TimerService>>,
 }
 
@@ -92,8 +94,9 @@ impl fmt::Debug for Clock {
 
 impl Manual {
     fn wall_ms(&self) -> u64 {
-        let elapsed = self.state.lock().elapsed;
-        self.started_ms.saturating_add(millis(elapsed))
+        let state = self.state.lock();
+        let (set_ms, set_at) = state.wall_set.unwrap_or((self.started_ms, Duration::ZERO));
+        set_ms.saturating_add(millis(state.elapsed.saturating_sub(set_at)))
     }
 }
 
@@ -192,6 +195,23 @@ impl ManualClock {
         for service in &services {
             service.fire_due();
         }
+    }
+
+    /// The time of day, by which messages expire and are stamped.
+    #[must_use]
+    pub fn wall_time(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_millis(self.0.wall_ms())
+    }
+
+    /// Sets the time of day forwards or back, as an operator or a time service does with the machine's. It goes
+    /// on from there with [`advance`](Self::advance). Waits do not go by it, so none is cut short or drawn out;
+    /// the expiry of a message does. Kept in milliseconds; a time before 1970 is taken for 1970.
+    pub fn set_wall_time(&self, time: SystemTime) {
+        let set_ms = time
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, millis);
+        let mut state = self.0.state.lock();
+        state.wall_set = Some((set_ms, state.elapsed));
     }
 
     /// How long until the next timer of any bus on this clock; none when nothing waits for a time.

@@ -3,6 +3,9 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
 
+#[cfg(feature = "testing")]
+pub(crate) mod staff;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
