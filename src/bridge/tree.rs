@@ -138,27 +138,25 @@ impl Shared {
         patience: Duration,
     ) -> Result<Bridged, Refusal> {
         let envelope = parcel.envelope();
-        let id = envelope.id().to_string();
-        let reply = envelope
-            .metadata
-            .as_ref()
-            .and_then(|metadata| metadata.reply.as_ref());
-        let reply_to = match reply {
-            Some(port) => Some(self.replies.expect(id.clone(), port).ok_or_else(|| {
-                let why = self.consume_link.trouble();
-                Refusal::Unreachable {
-                    why: why.map_or_else(
-                        || "replies can not be received now".to_owned(),
-                        |why| why.to_string(),
-                    ),
-                }
-            })?),
-            None => None,
+        let metadata = envelope.metadata.as_ref();
+        let Some(port) = metadata.and_then(|metadata| metadata.reply.as_ref()) else {
+            return self.publish_to(&parcel, None, patience).await;
         };
-        let sent = self
-            .publish_to(&parcel, reply_to.as_deref(), patience)
-            .await;
-        if sent.is_err() && reply_to.is_some() {
+        let timers = &self.services.timers;
+        let begun = timers.now();
+        let mut deadline = crate::ports::Deadline::new(Arc::clone(timers), patience);
+        let id = envelope.id().to_string();
+        let Some(reply_to) = deadline.bound(self.replies.expect(&id, port)).await else {
+            let trouble = self.consume_link.trouble();
+            let why = trouble.map_or_else(
+                || "replies can not be received".to_owned(),
+                |why| why.to_string(),
+            );
+            return Err(Refusal::Unreachable { why });
+        };
+        let left = patience.saturating_sub(timers.now().saturating_duration_since(begun));
+        let sent = self.publish_to(&parcel, Some(&reply_to), left).await;
+        if sent.is_err() {
             self.replies.forget(&id);
         }
         sent
