@@ -82,8 +82,9 @@ impl CommandHandler<Job> for Counter {
 }
 
 fn live_bytes(change: &Stats) -> usize {
-    (change.bytes_allocated + change.bytes_reallocated.max(0) as usize)
-        .saturating_sub(change.bytes_deallocated + change.bytes_reallocated.min(0).unsigned_abs())
+    change
+        .bytes_allocated
+        .saturating_sub(change.bytes_deallocated)
 }
 
 async fn bus(threads: Threads) -> Bus {

@@ -12,7 +12,7 @@ use crate::message::{NameError, validate_queue};
 use crate::ports::{Interceptor, Lifecycle, LifecycleSink, Outgoing, Timers};
 use crate::queue::Services;
 use crate::store::{DeadLettered, MemoryDeadLetters};
-use crate::supervisor::{OnExceeded, SupervisorActor, SupervisorSpec};
+use crate::supervisor::{ChildSpec, OnExceeded, SupervisorActor, SupervisorSpec};
 use crate::time::{Clock, TimerService};
 
 /// What a failure does that reaches the root of the supervision tree.
@@ -54,7 +54,8 @@ pub(super) struct Defaults {
     pub(super) request_timeout: Duration,
     pub(super) handler_timeout: Option<Duration>,
     pub(super) release_timeout: Duration,
-    pub(super) retry: Retry,
+    pub(super) retry: Arc<Retry>,
+    pub(super) child: Arc<ChildSpec>,
 }
 
 /// Makes a [`Bus`]. Made by [`Bus::builder`].
@@ -114,7 +115,8 @@ impl Builder {
                 request_timeout: Duration::from_secs(30),
                 handler_timeout: Some(Duration::from_secs(30)),
                 release_timeout: Duration::from_secs(5),
-                retry: Retry::default(),
+                retry: Arc::default(),
+                child: Arc::default(),
             },
             limits: Limits {
                 schedule_capacity: 100_000,
@@ -176,7 +178,7 @@ impl Builder {
     /// The default retry policy.
     #[must_use]
     pub fn retry(mut self, retry: Retry) -> Self {
-        self.defaults.retry = retry;
+        self.defaults.retry = Arc::new(retry);
         self
     }
 
@@ -314,7 +316,7 @@ impl Builder {
             self.service,
             broker,
             self.defaults,
-            root,
+            Arc::new(root),
             workers,
             own_threads,
             timers,

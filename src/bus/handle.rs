@@ -44,7 +44,8 @@ pub(super) struct Inner {
     pub(super) service: String,
     pub(super) broker: Arc<Broker>,
     pub(super) defaults: Defaults,
-    pub(super) root: Addr<SupervisorActor>,
+    /// Shared, since each address is some allocations of its own.
+    pub(super) root: Arc<Addr<SupervisorActor>>,
     pub(super) workers: Vec<ArbiterHandle>,
     pub(super) next_worker: AtomicUsize,
     pub(super) own_threads: Vec<ArbiterHandle>,
@@ -63,7 +64,7 @@ impl Inner {
         service: String,
         broker: Arc<Broker>,
         defaults: Defaults,
-        root: Addr<SupervisorActor>,
+        root: Arc<Addr<SupervisorActor>>,
         workers: Vec<ArbiterHandle>,
         own_threads: Vec<ArbiterHandle>,
         timers: Arc<TimerService>,

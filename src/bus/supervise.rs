@@ -31,7 +31,7 @@ use crate::supervisor::{
 #[derive(Clone)]
 pub struct Supervisor {
     name: Arc<str>,
-    actor: Addr<SupervisorActor>,
+    actor: Arc<Addr<SupervisorActor>>,
 }
 
 /// A supervisor about to be started. Made by [`Bus::supervisor`].
@@ -115,7 +115,7 @@ impl SupervisorBuilder {
         let parent = self
             .parent
             .as_ref()
-            .map_or_else(|| self.bus.0.root.clone(), Supervisor::address);
+            .map_or_else(|| Arc::clone(&self.bus.0.root), Supervisor::address);
         let child = Box::new(NestedChild {
             name: Arc::clone(&name),
             supervisor: actor.clone(),
@@ -128,7 +128,10 @@ impl SupervisorBuilder {
             })
             .await
         {
-            Ok(Some(_)) => Ok(Supervisor { name, actor }),
+            Ok(Some(_)) => Ok(Supervisor {
+                name,
+                actor: Arc::new(actor),
+            }),
             Ok(None) | Err(_) => Err(SubscribeError::Closed),
         }
     }
@@ -141,8 +144,8 @@ impl Supervisor {
         &self.name
     }
 
-    pub(super) fn address(&self) -> Addr<SupervisorActor> {
-        self.actor.clone()
+    pub(super) fn address(&self) -> Arc<Addr<SupervisorActor>> {
+        Arc::clone(&self.actor)
     }
 
     /// Stops its children in reverse order of starting. Their queues keep their messages. Answers with the

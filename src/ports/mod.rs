@@ -7,7 +7,7 @@ mod outgoing;
 mod request;
 mod timers;
 
-pub(crate) use child::{Child, ChildId, Exit, ExitReporter, Part, SuspendReason};
+pub(crate) use child::{Child, ChildId, Exit, ExitReporter, Part, Report, SuspendReason};
 pub use interceptor::{Inbound, Interceptor, Next, Outbound, Refused};
 pub(crate) use lifecycle::LifecycleSink;
 pub use lifecycle::{Lifecycle, LifecycleKind};

@@ -27,7 +27,8 @@ where
     D: Dispatch<H>,
 {
     member: Arc<Member<H, F, D>>,
-    workers: Vec<Worker<H, F, D>>,
+    /// Exactly as long as it must be, as everything that each of many idle subscribers has.
+    workers: Box<[Worker<H, F, D>]>,
 }
 
 /// A worker's seat at the mailbox, and its actor.

@@ -13,7 +13,7 @@ use crate::delivery::{
 };
 use crate::ports::{
     BoxFuture, Child, ChildId, Exit, ExitReporter, Lifecycle, LifecycleKind, LifecycleSink, Part,
-    SuspendReason, Timers,
+    Report, SuspendReason, Timers,
 };
 use crate::time::Deadline;
 
@@ -23,6 +23,8 @@ pub(crate) struct SupervisorActor {
     children: BTreeMap<ChildId, Entry>,
     next: u64,
     stopping: bool,
+    /// Where the children report to; the same for all of them.
+    reports: Option<Arc<Report>>,
     timers: Arc<dyn Timers>,
     lifecycle: Arc<dyn LifecycleSink>,
 }
@@ -61,6 +63,7 @@ impl SupervisorActor {
             children: BTreeMap::new(),
             next: 0,
             stopping: false,
+            reports: None,
             timers,
             lifecycle,
         }
@@ -78,18 +81,24 @@ impl SupervisorActor {
         let Some(entry) = self.children.get_mut(&id) else {
             return;
         };
-        let actor = ctx.address();
+        let reports = self.reports.get_or_insert_with(|| {
+            // Weak, so that it does not keep itself alive.
+            let supervisor = ctx.address().downgrade();
+            Arc::new(move |child, incarnation, part, exit| {
+                if let Some(supervisor) = supervisor.upgrade() {
+                    supervisor.do_send(Exited {
+                        child,
+                        incarnation,
+                        part,
+                        exit,
+                    });
+                }
+            })
+        });
         let exits = ExitReporter {
             child: id,
             incarnation: entry.incarnation,
-            to: Arc::new(move |child, incarnation, part, exit| {
-                actor.do_send(Exited {
-                    child,
-                    incarnation,
-                    part,
-                    exit,
-                });
-            }),
+            to: Arc::clone(reports),
         };
         entry.state = State::Running;
         entry.child.start(part, &exits);
