@@ -149,6 +149,12 @@ impl Mailbox {
         self.lock().closed
     }
 
+    /// Whether it is closed and no credit is held: nothing is in it, and nothing can come.
+    pub(crate) fn is_spent(&self) -> bool {
+        let state = self.lock();
+        state.closed && state.used == 0
+    }
+
     pub(crate) fn books(&self) -> Books {
         let state = self.lock();
         Books {
