@@ -165,61 +165,46 @@ async fn start(bus: &Bus, count: u64, patterns: bool) -> Vec<Subscription> {
     subscriptions
 }
 
-async fn idle_subscribers(counts: &[u64]) {
-    let mut memory = Vec::new();
-    let mut times = Vec::new();
+/// Bytes and resident bytes of each of `count` idle subscribers.
+async fn idle_subscribers(count: u64, patterns: bool) -> [Option<u64>; 2] {
+    let bus = bus(Threads::Own(1)).await;
+    let taken = Taken::now();
+    let subscriptions = start(&bus, count, patterns).await;
+    let each = [Some(taken.bytes()), taken.resident("VmRSS:")];
+    drop(subscriptions);
+    end(bus).await;
+    each.map(|bytes| bytes.map(|bytes| bytes / count))
+}
+
+async fn starts_and_stops(counts: &[u64]) {
+    let mut rows = Vec::new();
     let mut first: Option<[f64; 3]> = None;
-    // The allocator's arenas and the threads' stacks are there before anything is counted.
-    let warm = bus(Threads::Own(1)).await;
-    drop(start(&warm, 1_000, false).await);
-    end(warm).await;
     for &count in counts {
-        for patterns in [false, true] {
-            let bus = bus(Threads::Own(1)).await;
-            let taken = Taken::now();
-            let begun = Instant::now();
-            let subscriptions = start(&bus, count, patterns).await;
-            let started = begun.elapsed();
-            memory.push(vec![
-                format!(
-                    "{count} of {}",
-                    if patterns {
-                        "a pattern each"
-                    } else {
-                        "one topic"
-                    }
-                ),
-                (taken.bytes() / count).to_string(),
-                text(taken.resident("VmRSS:").map(|bytes| bytes / count)),
-            ]);
-            if patterns {
-                end(bus).await;
-                continue;
-            }
-            let begun = Instant::now();
-            for subscription in &subscriptions {
-                assert!(subscription.stop(LONG).await.in_time);
-            }
-            let stopped = begun.elapsed();
-            drop(subscriptions);
-            let again = start(&bus, count, false).await;
-            let begun = Instant::now();
-            end(bus).await;
-            let shut_down = begun.elapsed();
-            drop(again);
-            let each = [started, stopped, shut_down]
-                .map(|elapsed| elapsed.as_secs_f64() * 1e6 / count as f64);
-            let base = *first.get_or_insert(each);
-            let mut row = vec![count.to_string()];
-            for (each, base) in each.into_iter().zip(base) {
-                row.push(format!("{each:.1}"));
-                row.push(format!("{:.2}", each / base));
-            }
-            times.push(row);
+        let bus = bus(Threads::Own(1)).await;
+        let begun = Instant::now();
+        let subscriptions = start(&bus, count, false).await;
+        let started = begun.elapsed();
+        let begun = Instant::now();
+        for subscription in &subscriptions {
+            assert!(subscription.stop(LONG).await.in_time);
         }
+        let stopped = begun.elapsed();
+        drop(subscriptions);
+        let again = start(&bus, count, false).await;
+        let begun = Instant::now();
+        end(bus).await;
+        let shut_down = begun.elapsed();
+        drop(again);
+        let each =
+            [started, stopped, shut_down].map(|elapsed| elapsed.as_secs_f64() * 1e6 / count as f64);
+        let base = *first.get_or_insert(each);
+        let mut row = vec![count.to_string()];
+        for (each, base) in each.into_iter().zip(base) {
+            row.push(format!("{each:.1}"));
+            row.push(format!("{:.2}", each / base));
+        }
+        rows.push(row);
     }
-    let header = ["idle subscribers", "bytes each", "resident bytes each"];
-    table("memory of idle subscribers", &header, memory);
     let header = [
         "subscribers",
         "start, µs each",
@@ -229,11 +214,8 @@ async fn idle_subscribers(counts: &[u64]) {
         "shutdown, µs each",
         "ratio",
     ];
-    table(
-        "start, stop one by one, shutdown of all (ratio to the first row; linear is 1)",
-        &header,
-        times,
-    );
+    let title = "start, stop one by one, shutdown of all (ratio to the first row; linear is 1)";
+    table(title, &header, rows);
 }
 
 /// The most that is taken while `publishes` messages are published.
@@ -280,32 +262,57 @@ async fn slow_consumers(publishes: u64) {
     table(&title, &header, rows);
 }
 
-async fn queued_messages(counts: &[u64]) {
-    let mut rows = Vec::new();
-    for &count in counts {
-        let bus = bus(Threads::Own(1)).await;
-        let queue = bus.subscriber("paused", Counter::default).on::<Small>();
-        let queue = queue.mailbox(count as usize).start().await.unwrap();
-        queue.pause();
-        let taken = Taken::now();
-        for id in 0..count {
-            bus.try_publish(small(id)).unwrap();
-        }
-        let beyond = |bytes: u64| (bytes / count).saturating_sub(size_of::<Small>() as u64);
-        rows.push(vec![
-            count.to_string(),
-            beyond(taken.bytes()).to_string(),
-            text(taken.resident("VmRSS:").map(beyond)),
-        ]);
-        queue.resume().await;
-        end(bus).await;
+/// Bytes and resident bytes of each of `count` queued messages, beyond their payload.
+async fn queued_messages(count: u64) -> [Option<u64>; 2] {
+    let bus = bus(Threads::Own(1)).await;
+    let queue = bus.subscriber("paused", Counter::default).on::<Small>();
+    let queue = queue.mailbox(count as usize).start().await.unwrap();
+    queue.pause();
+    let taken = Taken::now();
+    for id in 0..count {
+        bus.try_publish(small(id)).unwrap();
     }
-    let header = ["queued", "bytes each", "resident bytes each"];
-    table(
-        "a queued message of 16 bytes: memory beyond its payload",
-        &header,
-        rows,
-    );
+    let each = [Some(taken.bytes()), taken.resident("VmRSS:")];
+    queue.resume().await;
+    end(bus).await;
+    let beyond = |bytes: u64| (bytes / count).saturating_sub(size_of::<Small>() as u64);
+    each.map(|bytes| bytes.map(beyond))
+}
+
+/// What is measured in a process of its own: memory that was used before would not be taken anew.
+const APART: [(&str, &str); 3] = [
+    ("--idle", "idle subscriber of one topic"),
+    ("--idle-patterns", "idle subscriber of a pattern of its own"),
+    ("--queued", "queued message of 16 bytes, beyond its payload"),
+];
+
+async fn measured_apart(what: &str, count: u64) {
+    let [bytes, resident] = match what {
+        "--queued" => queued_messages(count).await,
+        _ => idle_subscribers(count, what == "--idle-patterns").await,
+    };
+    println!("{} {}", text(bytes), text(resident));
+}
+
+fn memory(counts: &[u64]) {
+    let program = std::env::current_exe().unwrap();
+    let mut rows = Vec::new();
+    for (what, name) in APART {
+        for &count in counts {
+            let mut process = std::process::Command::new(&program);
+            let output = process.args([what, &count.to_string()]).output().unwrap();
+            let output = String::from_utf8(output.stdout).unwrap();
+            let figures = output.split_whitespace().map(str::to_owned);
+            rows.push(
+                [name.to_owned(), count.to_string()]
+                    .into_iter()
+                    .chain(figures)
+                    .collect(),
+            );
+        }
+    }
+    let header = ["what", "how many", "bytes each", "resident bytes each"];
+    table("memory", &header, rows);
 }
 
 /// Published in bursts that a mailbox has room for, and handled.
@@ -335,18 +342,19 @@ async fn allocations(threads: Threads, receivers: u64, bursts: u64) -> (u64, u64
 }
 
 fn main() {
-    // Without `cargo bench` it only shows that it runs.
-    let is_bench = std::env::args().any(|argument| argument == "--bench");
-    let less = if is_bench { 1 } else { 1_000 };
+    let arguments: Vec<String> = std::env::args().collect();
     let system = actix::System::new();
+    if let [_, what, count] = &arguments[..]
+        && APART.iter().any(|(known, _)| known == what)
+    {
+        system.block_on(measured_apart(what, count.parse().unwrap()));
+        return;
+    }
+    // Without `cargo bench` it only shows that it runs.
+    let is_bench = arguments.iter().any(|argument| argument == "--bench");
+    let less = if is_bench { 1 } else { 1_000 };
+    memory(&[10_000 / less, 100_000 / less]);
     system.block_on(async {
-        idle_subscribers(if is_bench {
-            &[1_000, 10_000, 100_000]
-        } else {
-            &[100]
-        })
-        .await;
-        queued_messages(&[100_000 / less, 1_000_000 / less]).await;
         slow_consumers(1_000_000 / less).await;
         let mut rows = Vec::new();
         for (thread, threads) in [
@@ -364,5 +372,7 @@ fn main() {
         }
         let header = ["published and handled", "messages", "allocations"];
         table("allocations of the happy path", &header, rows);
+        let counts = [1_000, 10_000, 100_000].map(|count| (count / less).max(1));
+        starts_and_stops(&counts).await;
     });
 }
