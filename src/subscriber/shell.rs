@@ -128,6 +128,9 @@ where
         self.stopping.push(done);
         if self.running.is_none() {
             self.stopped();
+        } else {
+            // A start that was still on its way when the stop was asked for has taken the request back.
+            self.member.queue.mailbox.stop_seat(self.seat);
         }
     }
 }
