@@ -409,3 +409,14 @@ async fn two_buses_do_not_know_each_other() {
         (10, 1)
     );
 }
+
+#[tokio::test]
+async fn a_subscriber_that_is_stopped_while_it_starts_ends_at_once() {
+    let bus = bus().await;
+    for _ in 0..500 {
+        let brief = bus.subscriber("brief", || Clerk(Log::new())).on::<Paid>();
+        let brief = brief.start().await.unwrap();
+        assert!(brief.stop(PATIENCE).await.in_time);
+    }
+    end(&bus).await;
+}

@@ -14,7 +14,7 @@ use crate::ports::{DeadLettered, Interceptor, Lifecycle, LifecycleSink, Outgoing
 use crate::queue::{Memory, Services};
 use crate::store::MemoryDeadLetters;
 use crate::subscriber::WorkerThread;
-use crate::supervisor::{OnExceeded, SupervisorActor, SupervisorSpec};
+use crate::supervisor::{ChildSpec, OnExceeded, SupervisorActor, SupervisorSpec};
 use crate::time::{Clock, TimerService};
 
 /// What a failure does that reaches the root of the supervision tree.
@@ -60,7 +60,8 @@ pub(super) struct Defaults {
     pub(super) request_timeout: Duration,
     pub(super) handler_timeout: Option<Duration>,
     pub(super) release_timeout: Duration,
-    pub(super) retry: Retry,
+    pub(super) retry: Arc<Retry>,
+    pub(super) child: Arc<ChildSpec>,
 }
 
 /// Makes a [`Bus`]. Made by [`Bus::builder`].
@@ -124,7 +125,8 @@ impl Builder {
                 request_timeout: Duration::from_secs(30),
                 handler_timeout: Some(Duration::from_secs(30)),
                 release_timeout: Duration::from_secs(5),
-                retry: Retry::default(),
+                retry: Arc::default(),
+                child: Arc::default(),
             },
             limits: Limits {
                 schedule_capacity: 100_000,
@@ -189,7 +191,7 @@ impl Builder {
     /// The default retry policy.
     #[must_use]
     pub fn retry(mut self, retry: Retry) -> Self {
-        self.defaults.retry = retry;
+        self.defaults.retry = Arc::new(retry);
         self
     }
 
@@ -384,7 +386,7 @@ impl Builder {
             self.service,
             broker,
             self.defaults,
-            root,
+            Arc::new(root),
             workers,
             own_threads,
             timers,

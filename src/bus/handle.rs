@@ -47,7 +47,8 @@ pub(super) struct Inner {
     pub(super) service: String,
     pub(super) broker: Arc<Broker>,
     pub(super) defaults: Defaults,
-    pub(super) root: Addr<SupervisorActor>,
+    /// Shared, since each address is some allocations of its own.
+    pub(super) root: Arc<Addr<SupervisorActor>>,
     pub(super) workers: Vec<WorkerThread>,
     pub(super) next_worker: AtomicUsize,
     pub(super) own_threads: Vec<ArbiterHandle>,
@@ -69,7 +70,7 @@ impl Inner {
         service: String,
         broker: Arc<Broker>,
         defaults: Defaults,
-        root: Addr<SupervisorActor>,
+        root: Arc<Addr<SupervisorActor>>,
         workers: Vec<WorkerThread>,
         own_threads: Vec<ArbiterHandle>,
         timers: Arc<TimerService>,

@@ -147,12 +147,12 @@ pub struct SubscriberBuilder<H, F, D> {
     patterns: Vec<Result<Pattern, NameError>>,
     commands: Vec<Name>,
     order: Order,
-    retry: Retry,
+    retry: Arc<Retry>,
     depth: usize,
     overflow: Overflow,
     timeout: Option<Duration>,
     breaker: Option<Breaker>,
-    child: ChildSpec,
+    child: Arc<ChildSpec>,
     supervisor: Option<Supervisor>,
     own_thread: bool,
     shares: bool,
@@ -307,12 +307,12 @@ impl<H: 'static, F: Factory<H>> SubscriberBuilder<H, F, Empty> {
             patterns: Vec::new(),
             commands: Vec::new(),
             order: Order::Fifo,
-            retry: defaults.retry.clone(),
+            retry: Arc::clone(&defaults.retry),
             depth: defaults.mailbox,
             overflow: Overflow::Wait,
             timeout: defaults.handler_timeout,
             breaker: None,
-            child: ChildSpec::default(),
+            child: Arc::clone(&defaults.child),
             supervisor: None,
             own_thread: false,
             shares: false,
@@ -383,7 +383,7 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
 
     /// How failed deliveries are redelivered. Default: the bus's policy.
     pub fn retry(mut self, retry: Retry) -> Self {
-        self.retry = retry;
+        self.retry = Arc::new(retry);
         self
     }
 
@@ -438,29 +438,31 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
 
     /// Whether a worker that ended is started again. Default: always.
     pub fn restart(mut self, restart: Restart) -> Self {
-        self.child.restart = restart;
+        self.child().restart = restart;
         self
     }
 
     /// More than this many restarts in `period` suspend the subscription. Default: 10 in 30 s. Failures on
     /// one message count once.
     pub fn intensity(mut self, restarts: u32, period: Duration) -> Self {
-        self.child.intensity = restarts;
-        self.child.period = period;
+        let child = self.child();
+        child.intensity = restarts;
+        child.period = period;
         self
     }
 
     /// The waits between restarts, after a first one at once. Default: 10 ms, doubling up to 5 s.
     pub fn restart_backoff(mut self, waits: Range<Duration>) -> Self {
-        self.child.backoff_initial = waits.start;
-        self.child.backoff_cap = waits.end;
+        let child = self.child();
+        child.backoff_initial = waits.start;
+        child.backoff_cap = waits.end;
         self
     }
 
     /// How long a worker may take to finish the message in hand when a sibling's failure or a shutdown stops
     /// it; then it is cut off, and the attempt does not count. Default: 5 s.
     pub fn stop_timeout(mut self, timeout: Duration) -> Self {
-        self.child.stop_timeout = timeout;
+        self.child().stop_timeout = timeout;
         self
     }
 
@@ -476,13 +478,18 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
         self
     }
 
+    /// The default is shared until something is changed.
+    fn child(&mut self) -> &mut ChildSpec {
+        Arc::make_mut(&mut self.child)
+    }
+
     fn spec(&mut self) -> Result<QueueSpec, SubscribeError> {
         validate_queue(&self.name)?;
         self.retry.validate()?;
         if let Some(breaker) = &self.breaker {
             breaker.validate()?;
         }
-        let patterns: Vec<Pattern> = self.patterns.drain(..).collect::<Result<_, _>>()?;
+        let patterns: Box<[Pattern]> = self.patterns.drain(..).collect::<Result<_, _>>()?;
         for command in &self.commands {
             validate_queue(command.as_str())?;
         }
@@ -510,14 +517,14 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
         }
         Ok(QueueSpec {
             patterns,
-            commands: std::mem::take(&mut self.commands),
+            commands: std::mem::take(&mut self.commands).into(),
             order: self.order,
-            retry: self.retry.clone(),
+            retry: Arc::clone(&self.retry),
             depth: self.depth,
             overflow: self.overflow,
             timeout: self.timeout,
             release_timeout: self.bus.0.defaults.release_timeout,
-            breaker: self.breaker.clone(),
+            breaker: self.breaker.clone().map(Box::new),
             shares: self.shares,
         })
     }
@@ -604,10 +611,10 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
         let supervisor = self
             .supervisor
             .as_ref()
-            .map_or_else(|| inner.root.clone(), Supervisor::address);
+            .map_or_else(|| Arc::clone(&inner.root), Supervisor::address);
         let add = AddChild {
             child: Box::new(MemberChild::new(member, &placement)),
-            spec: Arc::new(self.child),
+            spec: self.child,
         };
         match supervisor.send(add).await {
             Ok(Some(child)) => {

@@ -22,7 +22,7 @@ struct Inner {
 
 /// Where a subscriber runs and who keeps it.
 pub(super) struct Home {
-    pub(super) supervisor: Addr<SupervisorActor>,
+    pub(super) supervisor: Arc<Addr<SupervisorActor>>,
     pub(super) child: ChildId,
     pub(super) thread: Option<ArbiterHandle>,
 }

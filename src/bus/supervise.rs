@@ -33,8 +33,8 @@ use crate::supervisor::{
 #[derive(Clone)]
 pub struct Supervisor {
     name: Arc<str>,
-    actor: Addr<SupervisorActor>,
-    parent: Addr<SupervisorActor>,
+    actor: Arc<Addr<SupervisorActor>>,
+    parent: Arc<Addr<SupervisorActor>>,
     child: ChildId,
 }
 
@@ -121,7 +121,7 @@ impl SupervisorBuilder {
         let parent = self
             .parent
             .as_ref()
-            .map_or_else(|| self.bus.0.root.clone(), Supervisor::address);
+            .map_or_else(|| Arc::clone(&self.bus.0.root), Supervisor::address);
         let child = Box::new(NestedChild {
             name: Arc::clone(&name),
             supervisor: actor.clone(),
@@ -136,7 +136,7 @@ impl SupervisorBuilder {
         {
             Ok(Some(child)) => Ok(Supervisor {
                 name,
-                actor,
+                actor: Arc::new(actor),
                 parent,
                 child,
             }),
@@ -152,8 +152,8 @@ impl Supervisor {
         &self.name
     }
 
-    pub(super) fn address(&self) -> Addr<SupervisorActor> {
-        self.actor.clone()
+    pub(super) fn address(&self) -> Arc<Addr<SupervisorActor>> {
+        Arc::clone(&self.actor)
     }
 
     /// Starts it again after it escalated too often and its parent gave it up: its subscriptions, which were

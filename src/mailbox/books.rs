@@ -10,9 +10,20 @@ pub(crate) enum Ending {
     Returned,
 }
 
-/// What happened at one queue, in messages.
+/// What happened at one queue, and what it holds, in messages, as of one instant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Books {
+    pub(crate) counts: Counts,
+    pub(crate) queued: u64,
+    pub(crate) in_flight: u64,
+    pub(crate) waiting: u64,
+    /// Times that hand-over stopped for waiting retries.
+    pub(crate) stalls: u64,
+}
+
+/// What happened at one queue, in messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
     pub(crate) accepted: u64,
     pub(crate) acked: u64,
     pub(crate) dead_lettered: u64,
@@ -23,13 +34,9 @@ pub(crate) struct Books {
     pub(crate) abandoned: u64,
     pub(crate) returned: u64,
     pub(crate) retried: u64,
-    pub(crate) stalls: u64,
-    pub(crate) queued: u64,
-    pub(crate) in_flight: u64,
-    pub(crate) waiting: u64,
 }
 
-impl Books {
+impl Counts {
     pub(crate) fn count(&mut self, ending: Ending) {
         match ending {
             Ending::DeadLettered => self.dead_lettered += 1,

@@ -29,6 +29,7 @@ use std::task::Waker;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::delivery::{Order, Overflow};
+use books::Counts;
 use line::Line;
 use seat::Seats;
 use store::Store;
@@ -56,9 +57,11 @@ pub(crate) struct Mailbox {
     state: Hot,
 }
 
-/// On cache lines of its own.
+/// On cache lines of its own: three of them, of which every idle queue has its own too.
 #[repr(align(64))]
 struct Hot(Mutex<State>);
+
+const _: () = assert!(size_of::<Hot>() <= 192);
 
 struct State {
     store: Store,
@@ -70,7 +73,9 @@ struct State {
     /// Publishers that wait for a credit; none most of the time.
     line: Option<Box<Line>>,
     closed: bool,
-    books: Books,
+    /// Beside `closed`, where it takes no room of its own.
+    stalls: u32,
+    books: Counts,
 }
 
 impl Mailbox {
@@ -87,7 +92,8 @@ impl Mailbox {
                 seats: Seats::default(),
                 line: None,
                 closed: false,
-                books: Books::default(),
+                stalls: 0,
+                books: Counts::default(),
             })),
         }
     }
@@ -146,13 +152,21 @@ impl Mailbox {
         self.lock().closed
     }
 
+    /// Whether it is closed and no credit is held: nothing is in it, and nothing can come.
+    pub(crate) fn is_spent(&self) -> bool {
+        let state = self.lock();
+        state.closed && state.used == 0
+    }
+
     pub(crate) fn books(&self) -> Books {
         let state = self.lock();
-        let mut books = state.books;
-        books.queued = state.store.queued() as u64;
-        books.in_flight = state.in_flight as u64;
-        books.waiting = state.waiting as u64;
-        books
+        Books {
+            counts: state.books,
+            queued: state.store.queued() as u64,
+            in_flight: state.in_flight as u64,
+            waiting: state.waiting as u64,
+            stalls: u64::from(state.stalls),
+        }
     }
 }
 

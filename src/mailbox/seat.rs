@@ -3,7 +3,7 @@ use std::task::Waker;
 /// The workers of a queue, and which of them wait for a message.
 #[derive(Default)]
 pub(super) struct Seats {
-    seats: Vec<Seat>,
+    seats: Box<[Seat]>,
     idle: usize,
 }
 
@@ -19,8 +19,10 @@ impl Seats {
     pub(super) fn add(&mut self) -> u32 {
         let free = self.seats.iter().position(|seat| !seat.taken);
         let index = free.unwrap_or_else(|| {
-            self.seats.reserve_exact(1);
-            self.seats.push(Seat::default());
+            let mut seats = std::mem::take(&mut self.seats).into_vec();
+            seats.reserve_exact(1);
+            seats.push(Seat::default());
+            self.seats = seats.into_boxed_slice();
             self.seats.len() - 1
         });
         self.seats[index] = Seat {

@@ -107,7 +107,7 @@ impl Mailbox {
             self.halt.fetch_and(!halt::STALLED, Ordering::Relaxed)
         };
         if stalled && before & halt::STALLED == 0 {
-            state.books.stalls += 1;
+            state.stalls = state.stalls.saturating_add(1);
         }
     }
 }

@@ -70,7 +70,7 @@ pub(crate) trait Child: Send {
     fn resumed(&mut self);
 }
 
-type Report = dyn Fn(ChildId, u64, u32, Exit) + Send + Sync;
+pub(crate) type Report = dyn Fn(ChildId, u64, u32, Exit) + Send + Sync;
 
 /// How a child tells its supervisor of an exit. Reports of an earlier incarnation are ignored there.
 #[derive(Clone)]

@@ -11,7 +11,9 @@ mod outgoing;
 mod request;
 mod timers;
 
-pub(crate) use child::{Child, ChildId, Exit, ExitReporter, Part, Stop, StopFor, SuspendReason};
+pub(crate) use child::{
+    Child, ChildId, Exit, ExitReporter, Part, Report, Stop, StopFor, SuspendReason,
+};
 pub use dead_letter::{DeadLetter, DeadLettered, Filter};
 pub use dead_letter_store::DeadLetterLedger;
 pub(crate) use dead_letter_store::{DeadLetterStore, StoreError};

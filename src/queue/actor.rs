@@ -265,10 +265,10 @@ mod tests {
             late_replies: AtomicU64::new(0),
         };
         let spec = QueueSpec {
-            patterns: Vec::new(),
-            commands: Vec::new(),
+            patterns: Box::default(),
+            commands: Box::default(),
             order: Order::Fifo,
-            retry: Retry::none(),
+            retry: Arc::new(Retry::none()),
             depth: 1,
             overflow: Overflow::Wait,
             timeout: None,
@@ -333,6 +333,6 @@ mod tests {
             tokio::task::yield_now().await;
         }
         let books = queue.mailbox.books();
-        assert_eq!((books.in_flight, books.dead_lettered), (0, 1));
+        assert_eq!((books.in_flight, books.counts.dead_lettered), (0, 1));
     }
 }

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::delivery::{Breaker, Order, Overflow, Retry};
@@ -6,15 +7,16 @@ use crate::message::{Name, Pattern};
 /// What all members of a group agree on.
 #[derive(Clone, Debug)]
 pub(crate) struct QueueSpec {
-    pub(crate) patterns: Vec<Pattern>,
-    pub(crate) commands: Vec<Name>,
+    pub(crate) patterns: Box<[Pattern]>,
+    pub(crate) commands: Box<[Name]>,
     pub(crate) order: Order,
-    pub(crate) retry: Retry,
+    /// Shared by all queues that keep the default of their bus.
+    pub(crate) retry: Arc<Retry>,
     pub(crate) depth: usize,
     pub(crate) overflow: Overflow,
     pub(crate) timeout: Option<Duration>,
     pub(crate) release_timeout: Duration,
-    pub(crate) breaker: Option<Breaker>,
+    pub(crate) breaker: Option<Box<Breaker>>,
     /// A handler passes messages on by reference count, as the one that feeds an actix actor does.
     pub(crate) shares: bool,
 }

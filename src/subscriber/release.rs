@@ -3,8 +3,7 @@ use std::time::Duration;
 
 use super::context::Scratch;
 use crate::mailbox::Slot;
-use crate::ports::Deadline;
-use crate::ports::{Own, Refusal};
+use crate::ports::{BoxFuture, Deadline, Draft, Offered, Outgoing, Own, Refusal};
 use crate::queue::QueueCore;
 
 /// The wait before a release is tried again that failed for another reason than a full mailbox.
@@ -13,61 +12,114 @@ const RELEASE_AGAIN: Duration = Duration::from_millis(50);
 /// Sends what the handler recorded, in order. True: the credit of the message in hand went with one.
 ///
 /// What was already released stays released when a later one fails, and may repeat (contract, rule 9).
-pub(super) async fn release(
-    queue: &QueueCore,
-    scratch: &mut Scratch,
+///
+/// Only what has to wait is boxed, so that a worker's loop, which every idle subscriber holds, stays small.
+pub(super) fn release<'a>(
+    queue: &'a QueueCore,
+    scratch: &'a mut Scratch,
     slot: &Slot,
-) -> Result<bool, Refusal> {
-    let mut reused = false;
-    let released = release_drafts(queue, scratch, slot, &mut reused).await;
-    if released.is_err() && reused {
-        queue.mailbox.take_over_bound();
+) -> Released<'a> {
+    let Some(outgoing) = queue.services.outgoing() else {
+        return Released::Done(Err(Refusal::Closed));
+    };
+    let mut release = Release {
+        queue,
+        outgoing,
+        drafts: &mut scratch.drafts,
+        // Only of a message that has not been continued by an earlier attempt.
+        may_reuse: slot.token == 0,
+        sent: 0,
+        reused: false,
+    };
+    match release.offer_all() {
+        Err(refusal) if !is_final(&refusal) => Released::Waits(Box::pin(release.wait())),
+        result => Released::Done(release.end(result)),
     }
-    released.map(|()| reused)
 }
 
-async fn release_drafts(
-    queue: &QueueCore,
-    scratch: &mut Scratch,
-    slot: &Slot,
-    reused: &mut bool,
-) -> Result<(), Refusal> {
-    let Some(outgoing) = queue.services.outgoing() else {
-        return Err(Refusal::Closed);
-    };
-    let timers = &queue.services.timers;
-    let begun = timers.now();
-    let time_left = || {
-        let used = timers.now().saturating_duration_since(begun);
-        queue.spec.release_timeout.saturating_sub(used)
-    };
-    for draft in &mut scratch.drafts {
-        // Only the first send to the handler's own queue may have the credit, and only of a message that
-        // has not been continued by an earlier attempt.
-        let own = (!*reused && slot.token == 0).then_some(Own { queue: queue.id });
-        let offered = match outgoing.offer(draft, own) {
-            Ok(offered) => offered,
-            Err(refusal) if is_final(&refusal) => return Err(refusal),
-            Err(_) => {
-                let mut last;
-                loop {
-                    let patience = time_left();
-                    match outgoing.offer_waiting(draft, own, patience).await {
-                        Ok(offered) => break offered,
-                        Err(refusal) => last = refusal,
-                    }
-                    let left = time_left();
-                    if is_final(&last) || left.is_zero() {
-                        return Err(last);
-                    }
-                    Deadline::new(Arc::clone(timers), RELEASE_AGAIN.min(left)).await;
-                }
-            }
-        };
-        *reused |= offered.reused_own;
+/// How far a release came without waiting.
+pub(super) enum Released<'a> {
+    Done(Result<bool, Refusal>),
+    Waits(BoxFuture<'a, Result<bool, Refusal>>),
+}
+
+struct Release<'a> {
+    queue: &'a QueueCore,
+    outgoing: Arc<dyn Outgoing>,
+    drafts: &'a mut Vec<Draft>,
+    may_reuse: bool,
+    sent: usize,
+    reused: bool,
+}
+
+impl Release<'_> {
+    /// The first send to the handler's own queue may have the credit.
+    fn own(&self) -> Option<Own> {
+        (self.may_reuse && !self.reused).then_some(Own {
+            queue: self.queue.id,
+        })
     }
-    scratch.drafts.clear();
-    Ok(())
+
+    fn count(&mut self, offered: &Offered) {
+        self.reused |= offered.reused_own;
+        self.sent += 1;
+    }
+
+    /// Offers one after another, up to the first that is refused.
+    fn offer_all(&mut self) -> Result<(), Refusal> {
+        while self.sent < self.drafts.len() {
+            let own = self.own();
+            let offered = self.outgoing.offer(&mut self.drafts[self.sent], own)?;
+            self.count(&offered);
+        }
+        Ok(())
+    }
+
+    async fn wait(mut self) -> Result<bool, Refusal> {
+        let result = self.offer_all_waiting().await;
+        self.end(result)
+    }
+
+    async fn offer_all_waiting(&mut self) -> Result<(), Refusal> {
+        let timers = &self.queue.services.timers;
+        let begun = timers.now();
+        let time_left = || {
+            let used = timers.now().saturating_duration_since(begun);
+            self.queue.spec.release_timeout.saturating_sub(used)
+        };
+        while self.sent < self.drafts.len() {
+            let own = self.own();
+            let draft = &mut self.drafts[self.sent];
+            let offered = loop {
+                let patience = time_left();
+                let refusal = match self.outgoing.offer_waiting(draft, own, patience).await {
+                    Ok(offered) => break offered,
+                    Err(refusal) => refusal,
+                };
+                let left = time_left();
+                if is_final(&refusal) || left.is_zero() {
+                    return Err(refusal);
+                }
+                Deadline::new(Arc::clone(timers), RELEASE_AGAIN.min(left)).await;
+            };
+            self.count(&offered);
+            match self.offer_all() {
+                Err(refusal) if is_final(&refusal) => return Err(refusal),
+                // The next one waits.
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn end(self, result: Result<(), Refusal>) -> Result<bool, Refusal> {
+        match result {
+            Ok(()) => self.drafts.clear(),
+            Err(_) if self.reused => self.queue.mailbox.take_over_bound(),
+            Err(_) => {}
+        }
+        result.map(|()| self.reused)
+    }
 }
 
 /// Refusals that waiting does not mend.

@@ -10,7 +10,7 @@ use super::context::{Context, Scratch};
 use super::dispatch::{Dispatch, DispatchFailure, Message};
 use super::factory::Factory;
 use super::member::Member;
-use super::release::release;
+use super::release::{Released, release};
 use crate::delivery::{Failure, NextStep, Reason, next_step};
 use crate::mailbox::{Ending, Lease, Slot, Take};
 use crate::message::RawMessage;
@@ -179,7 +179,11 @@ impl Hands {
             // A release may wait for room.
             queue.mailbox.settle(&mut self.lease.settled);
             if let Some(slot) = self.lease.batch.front() {
-                match release(queue, &mut self.scratch, slot).await {
+                let released = match release(queue, &mut self.scratch, slot) {
+                    Released::Done(result) => result,
+                    Released::Waits(rest) => rest.await,
+                };
+                match released {
                     Ok(reused) => self.lease.settled.reused += usize::from(reused),
                     Err(refusal) => {
                         let why = format!("its messages were not released: {refusal}");

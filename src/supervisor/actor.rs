@@ -12,7 +12,7 @@ use super::exits::Exited;
 use super::{ChildSpec, SupervisorSpec};
 use crate::delivery::{Backoff, IntensityWindow, Restart};
 use crate::ports::{
-    Child, ChildId, ExitReporter, Lifecycle, LifecycleKind, LifecycleSink, Part, StopFor,
+    Child, ChildId, ExitReporter, Lifecycle, LifecycleKind, LifecycleSink, Part, Report, StopFor,
     SuspendReason, Timers,
 };
 
@@ -27,6 +27,8 @@ pub(crate) struct SupervisorActor {
     pub(super) suspended: bool,
     /// What it does to several children at once. One at a time: the next one takes over.
     pub(super) under_way: Option<UnderWay>,
+    /// Where the children report to; the same for all of them.
+    reports: Option<Arc<Report>>,
     pub(super) timers: Arc<dyn Timers>,
     pub(super) lifecycle: Arc<dyn LifecycleSink>,
 }
@@ -79,6 +81,7 @@ impl SupervisorActor {
             stopping: false,
             suspended: false,
             under_way: None,
+            reports: None,
             timers,
             lifecycle,
         }
@@ -96,18 +99,24 @@ impl SupervisorActor {
         let Some(entry) = self.children.get_mut(&id) else {
             return;
         };
-        let actor = ctx.address();
+        let reports = self.reports.get_or_insert_with(|| {
+            // Weak, so that it does not keep itself alive.
+            let supervisor = ctx.address().downgrade();
+            Arc::new(move |child, incarnation, part, exit| {
+                if let Some(supervisor) = supervisor.upgrade() {
+                    supervisor.do_send(Exited {
+                        child,
+                        incarnation,
+                        part,
+                        exit,
+                    });
+                }
+            })
+        });
         let exits = ExitReporter {
             child: id,
             incarnation: entry.incarnation,
-            to: Arc::new(move |child, incarnation, part, exit| {
-                actor.do_send(Exited {
-                    child,
-                    incarnation,
-                    part,
-                    exit,
-                });
-            }),
+            to: Arc::clone(reports),
         };
         if part == Part::All {
             entry.ended = 0;
