@@ -50,9 +50,11 @@
 //!
 //! | feature | brings |
 //! |---|---|
+//! | `amqp` | the bridge to RabbitMQ |
+//! | `amqp-rustls`, `amqp-native-tls` | `amqps` for it, by rustls with ring or by the system's library |
 //! | `testing` | the testing kit |
 //!
-//! There are no default features. Queues are in memory: RabbitMQ and databases are not in this version.
+//! There are no default features. Databases are not in this version.
 
 #[cfg(feature = "amqp")]
 mod bridge;
@@ -100,7 +102,7 @@ pub use queue::SubscriptionState;
 pub use subscriber::{CommandHandler, Context, Delivery, RawSubscriber, Sending, Subscriber};
 pub use time::{Clock, ManualClock};
 
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "amqp"))]
 #[doc = include_str!("../README.md")]
 mod readme {}
 
