@@ -36,6 +36,7 @@ pub(super) async fn live(
     core: Weak<QueueCore>,
     mut stop: Stop,
 ) -> Result<(), String> {
+    let declaring = amqp.declaring();
     let connection = tokio::select! {
         connection = shared.consume_link.connected() => connection,
         () = stop.asked() => return Ok(()),
@@ -52,6 +53,7 @@ pub(super) async fn live(
         .await?;
     shared.note_topology(&core.name, declared.as_ref().err());
     declared.map_err(explained)?;
+    declaring.is_done();
     let prefetch = shared.prefetch(&core.spec);
     let channel = shared
         .opened(async {

@@ -7,6 +7,7 @@ use futures_core::Stream;
 use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use super::part::Stop;
 use super::publisher::{Publication, PublishedBody};
@@ -24,38 +25,50 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// The queue is exclusive to its connection, and gone with it: then every pending request is told at once that
 /// its reply path is lost.
 #[derive(Default)]
-pub(super) struct Replies(Mutex<Pending>);
-
-#[derive(Default)]
-struct Pending {
-    /// None while there is no queue.
-    address: Option<String>,
-    requests: HashMap<String, Arc<dyn ReplyPort>>,
+pub(super) struct Replies {
+    requests: Mutex<HashMap<String, Arc<dyn ReplyPort>>>,
+    /// None while there is no queue. Changed under the lock of the requests.
+    address: watch::Sender<Option<String>>,
 }
 
 impl Replies {
-    /// Where the reply to this request is to go. None: replies can not be received now.
-    pub(super) fn expect(&self, request: String, port: &Arc<dyn ReplyPort>) -> Option<String> {
-        let mut pending = self.0.lock();
-        let address = pending.address.clone()?;
-        pending.requests.insert(request, Arc::clone(port));
-        Some(address)
+    /// Where the reply to this request is to go. Waits until replies can be received; none: they never can.
+    ///
+    /// Dropped while it waits, the request is not known.
+    pub(super) async fn expect(
+        &self,
+        request: String,
+        port: &Arc<dyn ReplyPort>,
+    ) -> Option<String> {
+        let mut opened = self.address.subscribe();
+        loop {
+            {
+                let mut requests = self.requests.lock();
+                let address = opened.borrow_and_update().clone();
+                if address.is_some() {
+                    requests.insert(request, Arc::clone(port));
+                    return address;
+                }
+            }
+            opened.changed().await.ok()?;
+        }
     }
 
     /// A request that was not sent, or has its reply.
     pub(super) fn forget(&self, request: &str) -> Option<Arc<dyn ReplyPort>> {
-        self.0.lock().requests.remove(request)
+        self.requests.lock().remove(request)
     }
 
     fn opened(&self, address: String) {
-        self.0.lock().address = Some(address);
+        let _requests = self.requests.lock();
+        self.address.send_replace(Some(address));
     }
 
     fn lost(&self) {
         let requests = {
-            let mut pending = self.0.lock();
-            pending.address = None;
-            std::mem::take(&mut pending.requests)
+            let mut requests = self.requests.lock();
+            self.address.send_replace(None);
+            std::mem::take(&mut *requests)
         };
         for port in requests.into_values() {
             port.refuse(ReplyRefusal::Abandoned);
@@ -63,7 +76,7 @@ impl Replies {
     }
 
     fn sweep(&self) {
-        self.0.lock().requests.retain(|_, port| port.is_awaited());
+        self.requests.lock().retain(|_, port| port.is_awaited());
     }
 }
 

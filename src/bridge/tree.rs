@@ -143,25 +143,33 @@ impl Shared {
             .metadata
             .as_ref()
             .and_then(|metadata| metadata.reply.as_ref());
+        let timers = &self.services.timers;
+        let begun = timers.now();
         let reply_to = match reply {
-            Some(port) => Some(self.replies.expect(id.clone(), port).ok_or_else(|| {
-                let why = self.consume_link.trouble();
-                Refusal::Unreachable {
-                    why: why.map_or_else(
-                        || "replies can not be received now".to_owned(),
-                        |why| why.to_string(),
-                    ),
-                }
-            })?),
+            Some(port) => {
+                let mut deadline = crate::ports::Deadline::new(Arc::clone(timers), patience);
+                let expecting = self.replies.expect(id.clone(), port);
+                let address = deadline.bound(expecting).await.flatten();
+                Some(address.ok_or_else(|| self.no_replies())?)
+            }
             None => None,
         };
-        let sent = self
-            .publish_to(&parcel, reply_to.as_deref(), patience)
-            .await;
+        let left = patience.saturating_sub(timers.now().saturating_duration_since(begun));
+        let sent = self.publish_to(&parcel, reply_to.as_deref(), left).await;
         if sent.is_err() && reply_to.is_some() {
             self.replies.forget(&id);
         }
         sent
+    }
+
+    fn no_replies(&self) -> Refusal {
+        let why = self.consume_link.trouble();
+        Refusal::Unreachable {
+            why: why.map_or_else(
+                || "replies can not be received now".to_owned(),
+                |why| why.to_string(),
+            ),
+        }
     }
 
     async fn publish_to(
@@ -206,6 +214,46 @@ impl Shared {
                 why: "a queue is full and rejects, or failed".to_owned(),
             }),
         }
+    }
+
+    /// Starts the consumer of a queue, unless another member of its group has.
+    async fn start_consumer(self: &Arc<Self>, core: &Arc<QueueCore>, amqp: &Arc<AmqpQueue>) {
+        let (weak, here, amqp) = (Arc::downgrade(core), Arc::clone(self), Arc::clone(amqp));
+        let life: Arc<Life> = Arc::new(move |stop| {
+            Box::pin(consumer::live(
+                Arc::clone(&here),
+                Arc::clone(&amqp),
+                weak.clone(),
+                stop,
+            ))
+        });
+        match self.queues.lock().get_mut(&core.name) {
+            Some(attached) if attached.consumer.is_none() => {
+                attached.consumer = Some(ChildId(u64::MAX));
+            }
+            _ => return,
+        }
+        let child = self
+            .add(self.part(&format!("consumer.{}", core.name)), life)
+            .await;
+        if let Some(attached) = self.queues.lock().get_mut(&core.name) {
+            attached.consumer = child;
+        }
+    }
+
+    /// Waits until a queue is declared and bound, so that what is published from then on finds it. Not while
+    /// RabbitMQ cannot be reached, and no longer than a connection may take.
+    async fn declared(&self, amqp: &AmqpQueue) {
+        let timers = Arc::clone(&self.services.timers);
+        let mut deadline = crate::ports::Deadline::new(timers, self.amqp.connect_timeout);
+        let known = async {
+            tokio::select! {
+                () = amqp.declared() => {}
+                () = self.consume_link.is_down() => {}
+            }
+        };
+        // Its health says what it still waits for.
+        let _ = deadline.bound(known).await;
     }
 
     async fn detach_queue(amqp: Arc<AmqpQueue>) {
@@ -274,6 +322,10 @@ impl Bridge for Shared {
 
     fn foundation(&self, group: &str) -> Result<Foundation, crate::message::NameError> {
         let names = self.names.group(group)?;
+        #[cfg(feature = "testing")]
+        if let Some(sweep) = &self.amqp.sweep {
+            sweep.note(group);
+        }
         let mut queues = self.queues.lock();
         let attached = queues.entry(group.into()).or_insert_with(|| Attached {
             amqp: Arc::new(AmqpQueue::new(names, self.this.clone())),
@@ -297,31 +349,8 @@ impl Bridge for Shared {
                 return;
             };
             amqp.attach();
-            let weak = Arc::downgrade(&core);
-            let here = Arc::clone(&this);
-            let life: Arc<Life> = Arc::new(move |stop| {
-                Box::pin(consumer::live(
-                    Arc::clone(&here),
-                    Arc::clone(&amqp),
-                    weak.clone(),
-                    stop,
-                ))
-            });
-            {
-                let mut queues = this.queues.lock();
-                match queues.get_mut(&core.name) {
-                    // Another member of the group has started it.
-                    Some(attached) if attached.consumer.is_some() => return,
-                    Some(attached) => attached.consumer = Some(ChildId(u64::MAX)),
-                    None => return,
-                }
-            }
-            let child = this
-                .add(this.part(&format!("consumer.{}", core.name)), life)
-                .await;
-            if let Some(attached) = this.queues.lock().get_mut(&core.name) {
-                attached.consumer = child;
-            }
+            this.start_consumer(&core, &amqp).await;
+            this.declared(&amqp).await;
         })
     }
 
