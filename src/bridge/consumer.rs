@@ -38,6 +38,7 @@ pub(super) async fn live(
     core: Weak<QueueCore>,
     mut stop: Stop,
 ) -> Result<(), String> {
+    let declaring = amqp.declaring();
     let connection = tokio::select! {
         connection = shared.consume_link.connected() => connection,
         () = stop.asked() => return Ok(()),
@@ -54,6 +55,7 @@ pub(super) async fn live(
         .await?;
     shared.note_topology(&core.name, declared.as_ref().err());
     declared.map_err(explained)?;
+    declaring.is_done();
     let prefetch = shared.prefetch(&core.spec);
     let channel = shared
         .opened(async {

@@ -1,6 +1,6 @@
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_core::Stream;
@@ -23,6 +23,8 @@ pub(super) struct Link {
     pub(super) name: Arc<str>,
     state: watch::Sender<LinkState>,
     pub(super) connects: AtomicU64,
+    /// It was connected once, or could not be.
+    is_tried: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -54,6 +56,7 @@ impl Link {
             name: name.into(),
             state: watch::Sender::new(LinkState::Down { why }),
             connects: AtomicU64::new(0),
+            is_tried: AtomicBool::new(false),
         }
     }
 
@@ -95,6 +98,16 @@ impl Link {
         }
     }
 
+    /// Waits until it is known not to be connected: not while the first try is under way. Cancel safe.
+    pub(super) async fn is_down(&self) {
+        let mut watch = self.state.subscribe();
+        let is_down = |state: &LinkState| {
+            matches!(state, LinkState::Down { .. }) && self.is_tried.load(Ordering::Acquire)
+        };
+        // An error means that the bridge is gone.
+        let _ = watch.wait_for(is_down).await;
+    }
+
     fn set_blocked(&self, why: Option<Arc<str>>) {
         self.state.send_modify(|state| {
             if let LinkState::Up { blocked, .. } = state {
@@ -104,6 +117,7 @@ impl Link {
     }
 
     fn set_down(&self, why: &str) {
+        self.is_tried.store(true, Ordering::Release);
         self.state.send_replace(LinkState::Down { why: why.into() });
     }
 }

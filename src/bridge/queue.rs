@@ -3,7 +3,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::acks::{Acks, Flush, Stray, Wake};
 use super::publisher::{Confirmed, Publication, PublishedBody};
@@ -38,6 +38,37 @@ pub(super) struct AmqpQueue {
     pub(super) at_rest: Notify,
     /// Settlements whose channel was gone: RabbitMQ hands those messages out again.
     pub(super) lost: AtomicU64,
+    declared: watch::Sender<Declared>,
+}
+
+/// Whether a queue is on RabbitMQ, bound to what it wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Declared {
+    NotYet,
+    Yes,
+    /// It could not be declared so far: its health says why.
+    Failed,
+}
+
+/// The first declaration is under way. Dropped, it is known how that ended.
+pub(super) struct Declaring<'a>(&'a AmqpQueue);
+
+impl Declaring<'_> {
+    pub(super) fn is_done(self) {
+        self.0.declared.send_replace(Declared::Yes);
+    }
+}
+
+impl Drop for Declaring<'_> {
+    fn drop(&mut self) {
+        self.0.declared.send_if_modified(|declared| {
+            let is_failed = *declared == Declared::NotYet;
+            if is_failed {
+                *declared = Declared::Failed;
+            }
+            is_failed
+        });
+    }
 }
 
 #[derive(Default)]
@@ -65,7 +96,21 @@ impl AmqpQueue {
             detached: AtomicBool::new(false),
             at_rest: Notify::new(),
             lost: AtomicU64::new(0),
+            declared: watch::Sender::new(Declared::NotYet),
         }
+    }
+
+    pub(super) fn declaring(&self) -> Declaring<'_> {
+        Declaring(self)
+    }
+
+    /// Waits until it was declared, or could not be. Cancel safe.
+    pub(super) async fn declared(&self) {
+        let mut watch = self.declared.subscribe();
+        // An error means that the queue is gone.
+        let _ = watch
+            .wait_for(|declared| *declared != Declared::NotYet)
+            .await;
     }
 
     /// A new channel: from now on only its deliveries can be settled.

@@ -218,6 +218,48 @@ impl Shared {
         }
     }
 
+    /// Starts the consumer of a queue, unless another member of its group has.
+    async fn start_consumer(self: &Arc<Self>, core: &Arc<QueueCore>, amqp: &Arc<AmqpQueue>) {
+        let (weak, here, amqp) = (Arc::downgrade(core), Arc::clone(self), Arc::clone(amqp));
+        let life: Arc<Life> = Arc::new(move |stop| {
+            let (here, amqp, weak) = (Arc::clone(&here), Arc::clone(&amqp), weak.clone());
+            Box::pin(async move {
+                let live = || {
+                    let (here, amqp) = (Arc::clone(&here), Arc::clone(&amqp));
+                    consumer::live(here, amqp, weak.clone(), stop.clone())
+                };
+                here.consume_link.on_each(live).await
+            })
+        });
+        match self.queues.lock().get_mut(&core.name) {
+            Some(attached) if attached.consumer.is_none() => {
+                attached.consumer = Some(ChildId(u64::MAX));
+            }
+            _ => return,
+        }
+        let child = self
+            .add(self.part(&format!("consumer.{}", core.name)), life)
+            .await;
+        if let Some(attached) = self.queues.lock().get_mut(&core.name) {
+            attached.consumer = child;
+        }
+    }
+
+    /// Waits until a queue is declared and bound, so that what is published from then on finds it. Not while
+    /// RabbitMQ cannot be reached, and no longer than a connection may take.
+    async fn declared(&self, amqp: &AmqpQueue) {
+        let timers = Arc::clone(&self.services.timers);
+        let mut deadline = crate::ports::Deadline::new(timers, self.amqp.connect_timeout);
+        let known = async {
+            tokio::select! {
+                () = amqp.declared() => {}
+                () = self.consume_link.is_down() => {}
+            }
+        };
+        // Its health says what it still waits for.
+        let _ = deadline.bound(known).await;
+    }
+
     async fn detach_queue(amqp: Arc<AmqpQueue>) {
         let at_rest = amqp.at_rest.notified();
         amqp.detach();
@@ -284,6 +326,10 @@ impl Bridge for Shared {
 
     fn foundation(&self, group: &str) -> Result<Foundation, crate::message::NameError> {
         let names = self.names.group(group)?;
+        #[cfg(feature = "testing")]
+        if let Some(sweep) = &self.amqp.sweep {
+            sweep.note(group);
+        }
         let mut queues = self.queues.lock();
         let attached = queues.entry(group.into()).or_insert_with(|| Attached {
             amqp: Arc::new(AmqpQueue::new(names, self.this.clone())),
@@ -307,33 +353,8 @@ impl Bridge for Shared {
                 return;
             };
             amqp.attach();
-            let weak = Arc::downgrade(&core);
-            let here = Arc::clone(&this);
-            let life: Arc<Life> = Arc::new(move |stop| {
-                let (here, amqp, weak) = (Arc::clone(&here), Arc::clone(&amqp), weak.clone());
-                Box::pin(async move {
-                    let live = || {
-                        let (here, amqp) = (Arc::clone(&here), Arc::clone(&amqp));
-                        consumer::live(here, amqp, weak.clone(), stop.clone())
-                    };
-                    here.consume_link.on_each(live).await
-                })
-            });
-            {
-                let mut queues = this.queues.lock();
-                match queues.get_mut(&core.name) {
-                    // Another member of the group has started it.
-                    Some(attached) if attached.consumer.is_some() => return,
-                    Some(attached) => attached.consumer = Some(ChildId(u64::MAX)),
-                    None => return,
-                }
-            }
-            let child = this
-                .add(this.part(&format!("consumer.{}", core.name)), life)
-                .await;
-            if let Some(attached) = this.queues.lock().get_mut(&core.name) {
-                attached.consumer = child;
-            }
+            this.start_consumer(&core, &amqp).await;
+            this.declared(&amqp).await;
         })
     }
 
