@@ -1,15 +1,13 @@
 //! Adds up what happened, from the bus's own books and from the services' data.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
-use postroom::Snapshot;
 use serde::Serialize;
 
-use crate::catalog::Stock;
-use crate::messages::{Because, OrderId, State};
+use crate::books::{Books, QueueBooks};
+use crate::messages::{Because, State};
 use crate::notifications::News;
 use crate::ordering::Order;
-use crate::shop::Shop;
 
 /// The last line of the output.
 #[derive(Clone, Debug, Serialize)]
@@ -40,32 +38,23 @@ pub struct Solved {
 pub struct Accounts {
     pub summary: Summary,
     pub solved: Vec<Solved>,
-    pub snapshot: Snapshot,
-    pub orders: HashMap<OrderId, Order>,
-    pub stock: BTreeMap<String, Stock>,
+    pub books: Books,
 }
 
 impl Accounts {
-    /// Of a shop in which nothing moves any more.
-    pub fn of(shop: &Shop) -> Self {
-        let snapshot = shop.bus.snapshot();
-        let orders = shop.orders.all();
-        let stock = shop.catalog.stock();
-        let summary = summary(shop.front.placed(), &snapshot, &orders, &stock);
+    pub fn of(books: Books) -> Self {
         let mut accounts = Self {
-            summary,
+            summary: summary(&books),
             solved: Vec::new(),
-            snapshot,
-            orders,
-            stock,
+            books,
         };
         accounts.solved = vec![
-            accounts.acknowledged_on_failure(shop),
+            accounts.acknowledged_on_failure(),
             accounts.given_up_for_good(),
             accounts.oversold(),
-            accounts.taken_twice(shop),
+            accounts.taken_twice(),
             accounts.unknown_in_stock(),
-            accounts.untold(shop),
+            accounts.untold(),
         ];
         accounts
     }
@@ -80,21 +69,27 @@ impl Accounts {
             && self.solved.iter().all(|fault| fault.solved)
     }
 
-    fn acknowledged_on_failure(&self, shop: &Shop) -> Solved {
-        let failed = shop.faults.counts().all();
+    fn acknowledged_on_failure(&self) -> Solved {
+        let failed = self.books.injected.all();
         let (retried, dead) = (self.summary.retries, self.summary.dead_letters);
-        let acknowledged = failed.saturating_sub(retried + dead);
+        // What went back to RabbitMQ in the middle comes again with the attempts that it had before.
+        let returned = self.books.sum(|queue| queue.returned);
+        let acknowledged = failed.saturating_sub(retried + dead + returned);
+        let again = match returned {
+            0 => String::new(),
+            _ => format!(" + up to {returned} handed out again"),
+        };
         Solved {
             fault: "acknowledges on an exception",
             here: format!(
-                "{failed} attempts failed: {retried} retried + {dead} dead letters, {acknowledged} acknowledged"
+                "{failed} attempts failed: {retried} retried + {dead} dead letters{again}, {acknowledged} acknowledged"
             ),
             solved: acknowledged == 0,
         }
     }
 
     fn given_up_for_good(&self) -> Solved {
-        let letters = &self.snapshot.dead_letters;
+        let letters = &self.books.letters;
         Solved {
             fault: "never republishes what failed to be published",
             here: format!(
@@ -106,17 +101,10 @@ impl Accounts {
     }
 
     fn oversold(&self) -> Solved {
-        let oversold = self
-            .stock
-            .values()
-            .filter(|stock| stock.least_free < 0 || stock.on_hand < 0);
-        let (oversold, scarce) = (
-            oversold.count(),
-            self.stock
-                .values()
-                .filter(|stock| stock.least_free == 0)
-                .count(),
-        );
+        let stock = || self.books.stock.values();
+        let oversold = stock().filter(|stock| stock.least_free < 0 || stock.on_hand < 0);
+        let scarce = stock().filter(|stock| stock.least_free == 0).count();
+        let oversold = oversold.count();
         Solved {
             fault: "oversells for lack of a reservation",
             here: format!("{scarce} products promised to the last one, {oversold} oversold"),
@@ -124,9 +112,10 @@ impl Accounts {
         }
     }
 
-    fn taken_twice(&self, shop: &Shop) -> Solved {
-        let due = due(&self.orders);
+    fn taken_twice(&self) -> Solved {
+        let due = due(&self.books);
         let taken: i64 = self
+            .books
             .stock
             .iter()
             .map(|(id, stock)| (stock.sold - due.get(id).copied().unwrap_or_default()).max(0))
@@ -135,8 +124,7 @@ impl Accounts {
             fault: "takes stock twice on a duplicate order-paid",
             here: format!(
                 "{} published twice, {} repeated deliveries, {taken} units taken twice",
-                shop.copies.count(),
-                shop.catalog.repeated(),
+                self.books.copies, self.books.repeated,
             ),
             solved: taken == 0,
         }
@@ -147,9 +135,9 @@ impl Accounts {
             order
                 .lines
                 .iter()
-                .any(|line| !self.stock.contains_key(&line.product))
+                .any(|line| !self.books.stock.contains_key(&line.product))
         };
-        let orders: Vec<_> = self.orders.values().filter(unknown).collect();
+        let orders: Vec<_> = self.books.orders.values().filter(unknown).collect();
         let passed = orders
             .iter()
             .filter(|order| order.state != State::Cancelled)
@@ -164,8 +152,9 @@ impl Accounts {
         }
     }
 
-    fn untold(&self, shop: &Shop) -> Solved {
+    fn untold(&self) -> Solved {
         let cancelled = self
+            .books
             .orders
             .iter()
             .filter(|(_, order)| order.state == State::Cancelled);
@@ -174,7 +163,7 @@ impl Accounts {
             .filter(|(_, order)| order.because == Some(Because::Stock));
         let told = cancelled
             .clone()
-            .filter(|(id, _)| shop.told.has(**id, News::Cancelled))
+            .filter(|(id, _)| self.books.told.contains(&(**id, News::Cancelled)))
             .count();
         let (cancelled, stock) = (cancelled.count(), stock.count());
         Solved {
@@ -188,9 +177,9 @@ impl Accounts {
 }
 
 /// What the paid orders took, by product.
-fn due(orders: &HashMap<OrderId, Order>) -> HashMap<String, i64> {
+fn due(books: &Books) -> HashMap<String, i64> {
     let mut due = HashMap::new();
-    for order in orders.values() {
+    for order in books.orders.values() {
         if matches!(order.state, State::Paid | State::Shipped) {
             for line in &order.lines {
                 *due.entry(line.product.clone()).or_default() += i64::from(line.units);
@@ -200,41 +189,35 @@ fn due(orders: &HashMap<OrderId, Order>) -> HashMap<String, i64> {
     due
 }
 
-fn summary(
-    placed: u64,
-    snapshot: &Snapshot,
-    orders: &HashMap<OrderId, Order>,
-    stock: &BTreeMap<String, Stock>,
-) -> Summary {
-    let in_state = |state| orders.values().filter(|order| order.state == state).count() as u64;
+fn summary(books: &Books) -> Summary {
+    let in_state = |state| {
+        let orders = books.orders.values();
+        orders.filter(|order| order.state == state).count() as u64
+    };
     let (shipped, cancelled) = (in_state(State::Shipped), in_state(State::Cancelled));
-    let unfinished = placed.saturating_sub(shipped + cancelled);
-    let queues = &snapshot.queues;
-    let sum = |of: fn(&postroom::QueueSnapshot) -> u64| -> u64 { queues.iter().map(of).sum() };
-    let accepted = sum(|queue| queue.accepted);
-    let safe = sum(|queue| {
-        queue.acked + queue.dead_lettered + queue.in_flight + queue.queued + queue.waiting
-    });
-    let due = due(orders);
-    let conserved = stock.iter().all(|(id, stock)| {
+    let unfinished = books.placed.saturating_sub(shipped + cancelled);
+    let accepted = books.sum(|queue| queue.accepted);
+    let safe = books.sum(|queue| queue.acked + queue.dead_lettered + queue.held + queue.returned);
+    let due = due(books);
+    let conserved = books.stock.iter().all(|(id, stock)| {
         stock.before == stock.on_hand + stock.sold
             && stock.on_hand >= 0
             && stock.reserved == 0
             && stock.sold == due.get(id).copied().unwrap_or_default()
     });
     Summary {
-        orders: placed,
+        orders: books.placed,
         shipped,
         cancelled,
         unfinished,
         accepted,
-        acked: sum(|queue| queue.acked),
-        dead_letters: sum(|queue| queue.dead_lettered),
-        retries: sum(|queue| queue.retried),
-        restarts: sum(|queue| queue.restarts),
+        acked: books.sum(|queue| queue.acked),
+        dead_letters: books.sum(|queue| queue.dead_lettered),
+        retries: books.sum(|queue| queue.retried),
+        restarts: books.sum(|queue| queue.restarts),
         // Nothing here is meant to be discarded, to expire, to be dropped, purged or abandoned.
-        lost: accepted.abs_diff(safe) + snapshot.dead_letters.evicted + unfinished,
-        books_balance: snapshot.books_balance(),
+        lost: accepted.abs_diff(safe) + books.letters.evicted + unfinished,
+        books_balance: books.queues.iter().all(|queue: &QueueBooks| queue.balances),
         stock_conserved: conserved,
     }
 }

@@ -1,6 +1,7 @@
 //! Basket: what users mean to buy, at the prices of today.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -8,7 +9,9 @@ use parking_lot::Mutex;
 use postroom::{
     Bus, CommandHandler, Context, Failure, Outcome, SubscribeError, Subscriber, Subscription,
 };
+use serde::{Deserialize, Serialize};
 
+use crate::journal::{self, Journaled, Journals};
 use crate::messages::*;
 use crate::policy::{self, BACKOFF};
 
@@ -58,8 +61,8 @@ impl Subscriber<ProductPriceChanged> for Keeper {
 }
 
 /// Basket's database (see [`Orders`](crate::ordering::Orders) for what becomes of it with the store feature).
-#[derive(Clone, Default)]
-pub struct Baskets(Arc<Mutex<Tables>>);
+#[derive(Clone)]
+pub struct Baskets(Arc<Mutex<Journaled<Tables>>>);
 
 #[derive(Default)]
 struct Tables {
@@ -74,52 +77,90 @@ struct Basket {
     from: SystemTime,
 }
 
-impl Baskets {
-    fn set(&self, user: &str, lines: Vec<Line>, from: SystemTime) {
-        let mut tables = self.0.lock();
-        let tables = &mut *tables;
-        if tables
+#[derive(Serialize, Deserialize)]
+enum Change {
+    Set {
+        user: String,
+        lines: Vec<Line>,
+        from: SystemTime,
+    },
+    Repriced {
+        product: String,
+        price: Cents,
+        time: SystemTime,
+    },
+}
+
+impl journal::Tables for Tables {
+    type Change = Change;
+
+    fn apply(&mut self, change: Change) {
+        match change {
+            Change::Set { user, lines, from } => self.set(user, lines, from),
+            Change::Repriced {
+                product,
+                price,
+                time,
+            } => self.reprice(product, price, time),
+        }
+    }
+}
+
+impl Tables {
+    fn set(&mut self, user: String, mut lines: Vec<Line>, from: SystemTime) {
+        if self
             .baskets
-            .get(user)
+            .get(&user)
             .is_some_and(|basket| basket.from > from)
         {
             return;
         }
-        let lines = lines.into_iter().map(|mut line| {
+        for line in &mut lines {
             // The user saw a price that has been changed since.
-            if let Some((price, changed)) = tables.prices.get(&line.product)
+            if let Some((price, changed)) = self.prices.get(&line.product)
                 && *changed >= from
             {
                 line.price = *price;
             }
-            line
-        });
-        tables.baskets.insert(
-            user.to_owned(),
-            Basket {
-                lines: lines.collect(),
-                from,
-            },
-        );
+        }
+        self.baskets.insert(user, Basket { lines, from });
     }
 
-    fn reprice(&self, product: &str, price: Cents, time: SystemTime) {
-        let mut tables = self.0.lock();
-        if tables
+    fn reprice(&mut self, product: String, price: Cents, time: SystemTime) {
+        if self
             .prices
-            .get(product)
+            .get(&product)
             .is_some_and(|(_, changed)| *changed > time)
         {
             return;
         }
-        tables.prices.insert(product.to_owned(), (price, time));
-        let lines = tables
-            .baskets
-            .values_mut()
-            .flat_map(|basket| &mut basket.lines);
+        let baskets = self.baskets.values_mut();
+        let lines = baskets.flat_map(|basket| &mut basket.lines);
         for line in lines.filter(|line| line.product == product) {
             line.price = price;
         }
+        self.prices.insert(product, (price, time));
+    }
+}
+
+impl Baskets {
+    pub fn open(journals: &Journals) -> io::Result<Self> {
+        let tables = journals.open("basket", Tables::default())?;
+        Ok(Self(Arc::new(Mutex::new(tables))))
+    }
+
+    fn set(&self, user: &str, lines: Vec<Line>, from: SystemTime) {
+        let user = user.to_owned();
+        self.0.lock().change(Change::Set { user, lines, from });
+    }
+
+    fn reprice(&self, product: &str, price: Cents, time: SystemTime) {
+        let product = product.to_owned();
+        self.0.lock().change(Change::Repriced {
+            product,
+            price,
+            time,
+        });
     }
 
     /// The lines of all baskets that are not empty, for the report.

@@ -5,6 +5,7 @@
 //! cancelled. A product that nobody knows is not in stock.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -13,8 +14,10 @@ use postroom::{
     Bus, CommandHandler, Context, Failure, MessageId, Outcome, SubscribeError, Subscriber,
     Subscription,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::input::Product;
+use crate::journal::{self, Journaled, Journals};
 use crate::messages::*;
 use crate::policy::{self, BACKOFF, LANES};
 
@@ -90,7 +93,7 @@ impl CommandHandler<ChangePrice> for Warehouse {
 
 /// Catalog's database (see [`Orders`](crate::ordering::Orders) for what becomes of it with the store feature).
 #[derive(Clone)]
-pub struct Catalog(Arc<Mutex<Tables>>);
+pub struct Catalog(Arc<Mutex<Journaled<Tables>>>);
 
 struct Tables {
     stock: BTreeMap<String, Stock>,
@@ -98,8 +101,64 @@ struct Tables {
     repeated: u64,
 }
 
+#[derive(Serialize, Deserialize)]
+enum Change {
+    Claimed(OrderId, Claim),
+    Taken(OrderId),
+    Freed(OrderId),
+    Repriced(ChangePrice, Repriced),
+}
+
+impl journal::Tables for Tables {
+    type Change = Change;
+
+    fn apply(&mut self, change: Change) {
+        match change {
+            Change::Claimed(order, claim) => {
+                if let Claim::Reserved(wanted) = &claim {
+                    self.each(wanted, |stock, units| {
+                        stock.reserved += units;
+                        stock.least_free = stock.least_free.min(stock.on_hand - stock.reserved);
+                    });
+                }
+                self.claims.insert(order, claim);
+            }
+            Change::Taken(order) => {
+                if let Some(Claim::Reserved(wanted)) = self.claims.insert(order, Claim::Taken) {
+                    self.each(&wanted, |stock, units| {
+                        stock.on_hand -= units;
+                        stock.reserved -= units;
+                        stock.sold += units;
+                    });
+                }
+            }
+            Change::Freed(order) => {
+                if let Some(Claim::Reserved(wanted)) = self.claims.insert(order, Claim::Freed) {
+                    self.each(&wanted, |stock, units| stock.reserved -= units);
+                }
+            }
+            Change::Repriced(command, repriced) => {
+                if let Some(stock) = self.stock.get_mut(&command.product) {
+                    stock.price = command.price;
+                    stock.repriced = Some(repriced);
+                }
+            }
+        }
+    }
+}
+
+impl Tables {
+    fn each(&mut self, wanted: &BTreeMap<String, i64>, mut change: impl FnMut(&mut Stock, i64)) {
+        for (product, units) in wanted {
+            if let Some(stock) = self.stock.get_mut(product) {
+                change(stock, *units);
+            }
+        }
+    }
+}
+
 /// A product in the warehouse. The counts are signed, so that a mistake would show and not wrap.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Stock {
     pub name: String,
     pub price: Cents,
@@ -114,7 +173,7 @@ pub struct Stock {
     repriced: Option<Repriced>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Repriced {
     by: MessageId,
     time: SystemTime,
@@ -122,7 +181,7 @@ struct Repriced {
 }
 
 /// What an order holds of the stock.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 enum Claim {
     Reserved(BTreeMap<String, i64>),
     Rejected(Vec<LineStock>),
@@ -131,7 +190,7 @@ enum Claim {
 }
 
 impl Catalog {
-    pub fn new(products: &[Product]) -> Self {
+    pub fn open(journals: &Journals, products: &[Product]) -> io::Result<Self> {
         let stock = products.iter().map(|product| {
             let count = i64::from(product.stock);
             let stock = Stock {
@@ -151,7 +210,8 @@ impl Catalog {
             claims: HashMap::new(),
             repeated: 0,
         };
-        Self(Arc::new(Mutex::new(tables)))
+        let tables = journals.open("catalog", tables)?;
+        Ok(Self(Arc::new(Mutex::new(tables))))
     }
 
     /// Reserves all of an order or nothing of it.
@@ -178,17 +238,11 @@ impl Catalog {
         });
         let judged: Vec<_> = judged.collect();
         let claim = if judged.iter().all(|line| line.has_stock) {
-            for (product, units) in &wanted {
-                if let Some(stock) = tables.stock.get_mut(product) {
-                    stock.reserved += units;
-                    stock.least_free = stock.least_free.min(stock.on_hand - stock.reserved);
-                }
-            }
             Claim::Reserved(wanted)
         } else {
             Claim::Rejected(judged)
         };
-        tables.claims.insert(order, claim.clone());
+        tables.change(Change::Claimed(order, claim.clone()));
         claim
     }
 
@@ -196,16 +250,8 @@ impl Catalog {
     fn take(&self, order: OrderId) -> Result<(), String> {
         let mut tables = self.0.lock();
         match tables.claims.get(&order) {
-            Some(Claim::Reserved(wanted)) => {
-                let wanted = wanted.clone();
-                for (product, units) in &wanted {
-                    if let Some(stock) = tables.stock.get_mut(product) {
-                        stock.on_hand -= units;
-                        stock.reserved -= units;
-                        stock.sold += units;
-                    }
-                }
-                tables.claims.insert(order, Claim::Taken);
+            Some(Claim::Reserved(_)) => {
+                tables.change(Change::Taken(order));
                 Ok(())
             }
             Some(Claim::Taken) => {
@@ -221,21 +267,14 @@ impl Catalog {
     /// Gives back what a cancelled order had reserved, and reserves nothing for it any more.
     fn free(&self, order: OrderId) {
         let mut tables = self.0.lock();
-        if matches!(tables.claims.get(&order), Some(Claim::Taken)) {
-            return;
-        }
-        if let Some(Claim::Reserved(wanted)) = tables.claims.insert(order, Claim::Freed) {
-            for (product, units) in wanted {
-                if let Some(stock) = tables.stock.get_mut(&product) {
-                    stock.reserved -= units;
-                }
-            }
+        if !matches!(tables.claims.get(&order), Some(Claim::Taken | Claim::Freed)) {
+            tables.change(Change::Freed(order));
         }
     }
 
     fn reprice(&self, command: &ChangePrice, by: MessageId, time: SystemTime) -> PriceChange {
         let mut tables = self.0.lock();
-        let Some(stock) = tables.stock.get_mut(&command.product) else {
+        let Some(stock) = tables.stock.get(&command.product) else {
             return PriceChange::UnknownProduct;
         };
         let new = command.price;
@@ -247,8 +286,9 @@ impl Catalog {
             // Replayed after a later change was made.
             Some(known) if known.time > time => PriceChange::Outdated,
             _ => {
-                let old = std::mem::replace(&mut stock.price, new);
-                stock.repriced = Some(Repriced { by, time, old });
+                let old = stock.price;
+                let repriced = Repriced { by, time, old };
+                tables.change(Change::Repriced(command.clone(), repriced));
                 PriceChange::Changed { old, new }
             }
         }

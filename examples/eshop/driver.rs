@@ -3,8 +3,9 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use postroom::{DeadLetter, Filter, QueueSnapshot, Snapshot};
+use postroom::{Command, Filter, PublishError, QueueSnapshot, Refusal, Snapshot};
 
+use crate::books::{self, Letter};
 use crate::input::NewOrder;
 use crate::messages::{CancelOrder, Cents, ChangePrice, FillBasket};
 use crate::progress::Progress;
@@ -21,6 +22,10 @@ const BATCH: usize = 32;
 const PER_PRICE: usize = 40;
 
 const POLL: Duration = Duration::from_millis(10);
+
+/// How long RabbitMQ may be away.
+const BROKER_PATIENCE: Duration = Duration::from_secs(60);
+const ONE_TRY: Duration = Duration::from_secs(5);
 
 /// How long nothing may change before it is given up, beyond the waits that are meant to be.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -68,12 +73,47 @@ pub async fn place(
             progress.show(shop);
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        place_one(shop, &order).await?;
-        if count % PER_PRICE == 0 {
-            change_a_price(shop, &order, count).await?;
-        }
+        place_next(shop, &order, count).await?;
     }
     Ok(())
+}
+
+/// Places an order, and changes a price if it is time to.
+pub async fn place_next(shop: &Shop, order: &NewOrder, count: usize) -> Result<(), Box<dyn Error>> {
+    place_one(shop, order).await?;
+    if count.is_multiple_of(PER_PRICE) {
+        change_a_price(shop, order, count).await?;
+    }
+    Ok(())
+}
+
+/// Sends a command, and again while RabbitMQ is away. It may then come twice: a command that was carried out is told
+/// by what it is about, so that the second changes nothing.
+async fn send<C: Command + Clone>(
+    shop: &Shop,
+    command: C,
+    key: impl ToString,
+    conversation: &str,
+) -> Result<(), PublishError<C>> {
+    let deadline = Instant::now() + BROKER_PATIENCE;
+    loop {
+        let sending = shop.bus.send(command.clone()).key(key.to_string());
+        let sending = sending.correlation(conversation).timeout(ONE_TRY);
+        match sending.await {
+            Err(error) if is_passing(error.kind()) && Instant::now() < deadline => {
+                tokio::time::sleep(POLL).await;
+            }
+            sent => return sent.map(drop),
+        }
+    }
+}
+
+/// Of one bus alone none of these comes.
+fn is_passing(why: &Refusal) -> bool {
+    matches!(
+        why,
+        Refusal::Unreachable { .. } | Refusal::Unconfirmed { .. } | Refusal::Rejected { .. }
+    )
 }
 
 async fn place_one(shop: &Shop, order: &NewOrder) -> Result<(), Box<dyn Error>> {
@@ -85,24 +125,12 @@ async fn place_one(shop: &Shop, order: &NewOrder) -> Result<(), Box<dyn Error>> 
         user: user.clone(),
         lines: command.lines.clone(),
     };
-    shop.bus
-        .send(basket)
-        .key(&user)
-        .correlation(&conversation)
-        .await?;
-    shop.bus
-        .send(command)
-        .key(id)
-        .correlation(&conversation)
-        .await?;
+    send(shop, basket, &user, &conversation).await?;
+    send(shop, command, id, &conversation).await?;
     shop.front.count();
     if order.cancel {
         let cancel = CancelOrder { order: id };
-        shop.bus
-            .send(cancel)
-            .key(id)
-            .correlation(&conversation)
-            .await?;
+        send(shop, cancel, id, &conversation).await?;
     }
     Ok(())
 }
@@ -126,11 +154,7 @@ async fn change_a_price(shop: &Shop, order: &NewOrder, count: usize) -> Result<(
         price,
     };
     let conversation = format!("price-{count}");
-    shop.bus
-        .send(change)
-        .key(&line.product)
-        .correlation(&conversation)
-        .await?;
+    send(shop, change, &line.product, &conversation).await?;
     Ok(())
 }
 
@@ -151,11 +175,11 @@ pub async fn settle(shop: &Shop, progress: &Progress, deadline: Option<Instant>)
 
 /// Ends the faults, and replays the dead letters until every order is finished. Returns those that had been
 /// made until then.
-pub async fn replay(shop: &Shop, progress: &Progress, patience: Duration) -> Vec<DeadLetter> {
+pub async fn replay(shop: &Shop, progress: &Progress, patience: Duration) -> Vec<Letter> {
     shop.faults.stop();
     shop.stopwatch.stop();
     let letters = shop.bus.dead_letters();
-    let made = letters.list(&Filter::all());
+    let made = books::letters(&letters);
     let deadline = Instant::now() + patience;
     let enough = Filter::all().limit(ENOUGH as usize);
     while Instant::now() < deadline {

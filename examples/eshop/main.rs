@@ -1,4 +1,5 @@
-//! eShop: a shop of several services that talk by messages only, all on one bus, with things going wrong.
+//! eShop: a shop of several services that talk by messages only, with things going wrong: all on one bus, or each a
+//! process of its own.
 //!
 //! ```sh
 //! cargo run --release --example eshop                          # 500 orders, 5% of the deliveries fail
@@ -6,12 +7,20 @@
 //! cargo run --release --example eshop -- --serve 8080          # over HTTP, until Ctrl-C
 //! curl -d '{"user":"ann","lines":[{"product":"ferris-mug","units":2}]}' \
 //!   -H 'content-type: application/json' localhost:8080/orders
+//!
+//! # As processes over RabbitMQ: by configuration only. Needs RabbitMQ; scripts/rabbitmq installs it where it is missing.
+//! cargo run --release --features amqp --example eshop -- --services            # starts a private RabbitMQ and all services
+//! cargo run --release --features amqp --example eshop -- --services --chaos    # and kills them on the way
+//! cargo run --release --features amqp --example eshop -- --service ordering --amqp amqp://guest:guest@localhost:5672/%2f
 //! ```
 //!
 //! The services do not know each other, only the [`messages`]: `ordering` leads the orders, `catalog` has the
 //! stock, `payment` charges, `basket`, `notifications` and `webhooks` react. `sabotage` injects the faults,
 //! `driver` plays the users, `accounts` and `report` say what came of it. The exit status is 0 only if every
 //! order finished, the books balance and the stock adds up.
+//!
+//! What makes services of a monolith is in [`services`]; `pieces`, `operator` and `processes` run them. By hand, start
+//! the six services first, and then `--service storefront`, which places the orders and reports.
 
 #![allow(
     missing_docs,
@@ -23,17 +32,26 @@
 mod accounts;
 mod api;
 mod basket;
+mod books;
 mod catalog;
 mod driver;
 mod input;
+mod journal;
 mod messages;
 mod notifications;
+#[cfg(feature = "amqp")]
+mod operator;
 mod ordering;
 mod payment;
+#[cfg(feature = "amqp")]
+mod pieces;
 mod policy;
+#[cfg(feature = "amqp")]
+mod processes;
 mod progress;
 mod report;
 mod sabotage;
+mod services;
 mod shop;
 mod stopwatch;
 mod storefront;
@@ -48,9 +66,11 @@ use std::time::{Duration, Instant};
 use clap::{Parser, value_parser};
 
 use crate::accounts::Accounts;
-use crate::input::{MadeUp, Product};
+use crate::books::Books;
+use crate::input::{InputError, MadeUp, NewOrder, Product};
 use crate::ordering::Pace;
 use crate::progress::Progress;
+use crate::services::{Deployment, Service};
 use crate::shop::{Settings, Shop};
 
 /// A shop of several services on one message bus, with faults injected.
@@ -87,6 +107,45 @@ struct Args {
     /// Serve HTTP on this port of 127.0.0.1 until Ctrl-C, instead of placing orders
     #[arg(long, value_name = "PORT")]
     serve: Option<u16>,
+    #[command(flatten)]
+    pieces: Pieces,
+}
+
+/// The services as processes over RabbitMQ. Needs the feature `amqp`.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "As processes (with the feature amqp)")]
+struct Pieces {
+    /// Be this service only, until a signal
+    #[arg(long, value_enum, conflicts_with_all = ["services", "serve"])]
+    service: Option<Service>,
+    /// Start all services as processes, place the orders and report
+    #[arg(long, conflicts_with = "serve")]
+    services: bool,
+    /// RabbitMQ [default: that of AMQP_URL; with --services, a private one, started by scripts/rabbitmq]
+    #[arg(long, value_name = "URL")]
+    amqp: Option<String>,
+    /// Kill services, and the private RabbitMQ, on the way, and start them again
+    #[arg(long, requires = "services")]
+    chaos: bool,
+    /// What the service knows is kept here over a restart
+    #[arg(long, value_name = "DIRECTORY", requires = "service")]
+    journal: Option<PathBuf>,
+    /// End when the standard input does: when whoever started this is gone
+    #[arg(long, hide = true, requires = "service")]
+    owned: bool,
+}
+
+impl Pieces {
+    /// The first of them that is given.
+    fn asked(&self) -> Option<&'static str> {
+        let asked = [
+            (self.service.is_some(), "--service"),
+            (self.services, "--services"),
+            (self.amqp.is_some(), "--amqp"),
+        ];
+        let first = asked.into_iter().find(|(is_given, _)| *is_given);
+        first.map(|(_, option)| option)
+    }
 }
 
 fn probability(text: &str) -> Result<f64, String> {
@@ -127,11 +186,14 @@ async fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
     }
     sabotage::silence_injected_panics();
 
-    let given = input::orders(args.input.as_deref())?;
-    let from_file = args.input.is_some().then_some(given.len());
-    let count = args.orders.or(from_file).unwrap_or(DEFAULT_ORDERS);
-    let products = input::products(count)?;
-    let shop = Arc::new(Shop::open(&settings(args), &products).await?);
+    if let Some(option) = args.pieces.asked() {
+        return in_pieces(args, option).await;
+    }
+
+    let input = Input::read(args)?;
+    let products = &input.products;
+    let shop = Shop::open(Deployment::monolith(), &settings(args), products).await?;
+    let shop = Arc::new(shop);
 
     let started = Instant::now();
     let progress = match args.serve {
@@ -140,14 +202,59 @@ async fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
             Progress::hidden()
         }
         None => {
-            let made_up = MadeUp::new(args.seed, &products, args.limit);
-            let orders = given.into_iter().chain(made_up).take(count);
-            let progress = Progress::new(count as u64);
-            driver::place(&shop, orders, &progress).await?;
+            let progress = Progress::new(input.count as u64);
+            driver::place(&shop, input.orders(args), &progress).await?;
             progress
         }
     };
-    finish(args, &shop, &products, &progress, started).await
+    finish(args, &shop, products, &progress, started).await
+}
+
+#[cfg(feature = "amqp")]
+async fn in_pieces(args: &Args, option: &str) -> Result<bool, Box<dyn Error>> {
+    match args.pieces.service {
+        Some(Service::Storefront) => pieces::run(args).await,
+        Some(service) => pieces::serve(args, service).await,
+        None if args.pieces.services => pieces::run(args).await,
+        None => Err(format!("{option} goes with --service or --services").into()),
+    }
+}
+
+#[cfg(not(feature = "amqp"))]
+async fn in_pieces(_: &Args, option: &str) -> Result<bool, Box<dyn Error>> {
+    let command = "cargo run --release --features amqp --example eshop";
+    Err(format!("{option} needs the feature `amqp`: {command} -- {option} …").into())
+}
+
+/// What is to be sold, and the orders.
+struct Input {
+    products: Vec<Product>,
+    given: Vec<NewOrder>,
+    count: usize,
+}
+
+impl Input {
+    fn read(args: &Args) -> Result<Self, InputError> {
+        let given = input::orders(args.input.as_deref())?;
+        let from_file = args.input.is_some().then_some(given.len());
+        let count = args.orders.or(from_file).unwrap_or(DEFAULT_ORDERS);
+        let products = input::products(count)?;
+        Ok(Self {
+            products,
+            given,
+            count,
+        })
+    }
+
+    /// Those that are given, and then made up ones.
+    fn orders(&self, args: &Args) -> impl Iterator<Item = NewOrder> + use<> {
+        let made_up = MadeUp::new(args.seed, &self.products, args.limit);
+        self.given
+            .clone()
+            .into_iter()
+            .chain(made_up)
+            .take(self.count)
+    }
 }
 
 fn settings(args: &Args) -> Settings {
@@ -177,13 +284,13 @@ async fn finish(
     let took = started.elapsed();
     progress.clear();
 
-    let accounts = Accounts::of(shop);
+    let accounts = Accounts::of(Books::of(shop));
     println!(
         "{} orders of {} products in {took:.2?}; {stuck} of them waited for the replay of a dead letter",
         accounts.summary.orders,
         products.len(),
     );
-    report::print(shop, &accounts, &letters);
+    report::print(&accounts, &letters);
     let clean = shop.close().await;
     println!("{}", serde_json::to_string(&accounts.summary)?);
     if !clean {

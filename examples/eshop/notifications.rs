@@ -1,11 +1,14 @@
 //! Notifications: tells users how their orders do, cancellations included, each thing once.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeSet;
+use std::io;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use postroom::{Bus, Context, Outcome, SubscribeError, Subscriber, Subscription};
+use serde::{Deserialize, Serialize};
 
+use crate::journal::{self, Journaled, Journals};
 use crate::messages::*;
 use crate::policy::{self, BACKOFF, LANES};
 
@@ -25,7 +28,7 @@ pub async fn start(bus: &Bus, told: &Told) -> Result<Subscription, SubscribeErro
 }
 
 /// What a user is told of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum News {
     Submitted,
     Paid,
@@ -66,25 +69,36 @@ impl Subscriber<OrderCancelled> for Teller {
 }
 
 /// What was told (see [`Orders`](crate::ordering::Orders) for what becomes of it with the store feature).
-#[derive(Clone, Default)]
-pub struct Told(Arc<Mutex<HashSet<(OrderId, News)>>>);
+#[derive(Clone)]
+pub struct Told(Arc<Mutex<Journaled<Tables>>>);
+
+#[derive(Default)]
+struct Tables(BTreeSet<(OrderId, News)>);
+
+impl journal::Tables for Tables {
+    type Change = (OrderId, News);
+
+    fn apply(&mut self, change: Self::Change) {
+        self.0.insert(change);
+    }
+}
 
 impl Told {
+    pub fn open(journals: &Journals) -> io::Result<Self> {
+        let tables = journals.open("notifications", Tables::default())?;
+        Ok(Self(Arc::new(Mutex::new(tables))))
+    }
+
     /// Tells, unless it was told before.
     fn tell(&self, order: OrderId, news: News) {
-        self.0.lock().insert((order, news));
-    }
-
-    pub fn has(&self, order: OrderId, news: News) -> bool {
-        self.0.lock().contains(&(order, news))
-    }
-
-    /// How often each was told.
-    pub fn counts(&self) -> BTreeMap<News, u64> {
-        let mut counts = BTreeMap::new();
-        for (_, news) in self.0.lock().iter() {
-            *counts.entry(*news).or_default() += 1;
+        let mut tables = self.0.lock();
+        if !tables.0.contains(&(order, news)) {
+            tables.change((order, news));
         }
-        counts
+    }
+
+    /// Everything, for the report.
+    pub fn all(&self) -> BTreeSet<(OrderId, News)> {
+        self.0.lock().0.clone()
     }
 }

@@ -3,7 +3,9 @@
 //! Submitted → AwaitingValidation → StockConfirmed → Paid → Shipped, or Cancelled. A message for the wrong
 //! state changes nothing, and is counted.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +14,9 @@ use postroom::{
     Bus, CommandHandler, Context, Failure, MessageId, Outcome, SubscribeError, Subscriber,
     Subscription,
 };
+use serde::{Deserialize, Serialize};
 
+use crate::journal::{self, Journaled, Journals};
 use crate::messages::*;
 use crate::policy::{self, BACKOFF, LANES};
 use crate::stopwatch::now_us;
@@ -38,6 +42,29 @@ pub async fn start(bus: &Bus, orders: &Orders, pace: Pace) -> Result<Subscriptio
     .restart_backoff(BACKOFF)
     .start()
     .await
+}
+
+/// Sends again what was to come later when the process ended: a delayed message waits in its sender's memory.
+/// One that was sent after all comes twice, and the second time for the wrong state.
+pub async fn resume(bus: &Bus, orders: &Orders, pace: Pace) -> Result<(), Box<dyn Error>> {
+    for (order, state) in orders.unfinished() {
+        let conversation = format!("order-{order}");
+        match state {
+            State::Submitted => {
+                let command = bus.send(StartValidation { order }).key(order);
+                let command = command.correlation(&conversation);
+                command.delay(pace.grace).await?;
+            }
+            State::Paid => {
+                let command = bus.send(ShipOrder { order }).key(order);
+                let command = command.correlation(&conversation);
+                command.delay(pace.packing).await?;
+            }
+            // Another service has the word.
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// How long an order stays where it is.
@@ -215,19 +242,74 @@ pub fn check<'a>(lines: impl IntoIterator<Item = (&'a str, u32)>) -> Result<(), 
 
 /// Ordering's database: it outlives every handler value, which is made anew after a panic or a timeout.
 ///
-/// In this version it is a table in memory. With the store feature it is a real database, and the change
-/// here, the messages sent and the record that this message was handled are one transaction of it.
-#[derive(Clone, Default)]
-pub struct Orders(Arc<Mutex<Tables>>);
+/// In this version it is a table in memory, with a [journal](crate::journal) when the services are processes. With
+/// the store feature it is a real database, and the change here, the messages sent and the record that this message
+/// was handled are one transaction of it.
+#[derive(Clone)]
+pub struct Orders(Arc<Mutex<Journaled<Tables>>>);
 
 #[derive(Default)]
 struct Tables {
-    orders: HashMap<OrderId, Order>,
+    orders: BTreeMap<OrderId, Order>,
     finished: u64,
     misplaced: u64,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Serialize, Deserialize)]
+enum Change {
+    Placed {
+        command: PlaceOrder,
+        by: MessageId,
+    },
+    Advanced {
+        order: OrderId,
+        to: State,
+        because: Option<Because>,
+        by: MessageId,
+        at_us: u64,
+    },
+}
+
+impl journal::Tables for Tables {
+    type Change = Change;
+
+    fn apply(&mut self, change: Change) {
+        match change {
+            Change::Placed { command, by } => {
+                let order = Order {
+                    user: command.user,
+                    lines: command.lines,
+                    state: State::Submitted,
+                    because: None,
+                    placed_us: command.placed_us,
+                    finished_us: None,
+                    steps: vec![(State::Submitted, by)],
+                };
+                self.orders.insert(command.order, order);
+            }
+            Change::Advanced {
+                order,
+                to,
+                because,
+                by,
+                at_us,
+            } => {
+                let Some(order) = self.orders.get_mut(&order) else {
+                    return;
+                };
+                order.state = to;
+                order.because = because;
+                order.steps.push((to, by));
+                if to.is_final() {
+                    order.finished_us = Some(at_us);
+                    self.finished += 1;
+                }
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Order {
     pub user: String,
     pub lines: Vec<Line>,
@@ -257,51 +339,57 @@ impl Order {
 }
 
 impl Orders {
-    /// False if the number is taken by another order.
-    fn place(&self, command: &PlaceOrder, by: MessageId) -> bool {
-        let step = (State::Submitted, by);
-        let mut tables = self.0.lock();
-        let order = tables.orders.entry(command.order).or_insert_with(|| Order {
-            user: command.user.clone(),
-            lines: command.lines.clone(),
-            state: State::Submitted,
-            because: None,
-            placed_us: command.placed_us,
-            finished_us: None,
-            steps: vec![step],
-        });
-        order.steps.contains(&step)
+    pub fn open(journals: &Journals) -> io::Result<Self> {
+        let tables = journals.open("ordering", Tables::default())?;
+        Ok(Self(Arc::new(Mutex::new(tables))))
     }
 
-    /// Makes the step, or finds that this very message made it before. None: a message for the wrong state.
-    fn advance(&self, id: OrderId, step: (State, State), by: MessageId) -> Option<Order> {
-        let (from, to) = step;
+    /// False if the number is taken by another order.
+    fn place(&self, command: &PlaceOrder, by: MessageId) -> bool {
         let mut tables = self.0.lock();
-        let tables = &mut *tables;
-        match tables.orders.get_mut(&id) {
-            Some(order) if order.steps.contains(&(to, by)) => Some(order.clone()),
-            Some(order) if order.state == from => {
-                order.state = to;
-                order.steps.push((to, by));
-                if to.is_final() {
-                    order.finished_us = Some(now_us());
-                    tables.finished += 1;
-                }
-                Some(order.clone())
-            }
-            _ => {
-                tables.misplaced += 1;
-                None
+        match tables.orders.get(&command.order) {
+            Some(order) => order.steps.contains(&(State::Submitted, by)),
+            None => {
+                let command = command.clone();
+                tables.change(Change::Placed { command, by });
+                true
             }
         }
+    }
+
+    fn advance(&self, id: OrderId, step: (State, State), by: MessageId) -> Option<Order> {
+        self.step(id, step, None, by)
     }
 
     fn cancel(&self, id: OrderId, from: State, because: Because, by: MessageId) -> bool {
-        let cancelled = self.advance(id, (from, State::Cancelled), by).is_some();
-        if cancelled && let Some(order) = self.0.lock().orders.get_mut(&id) {
-            order.because = Some(because);
+        let step = (from, State::Cancelled);
+        self.step(id, step, Some(because), by).is_some()
+    }
+
+    /// Makes the step, or finds that this very message made it before. None: a message for the wrong state.
+    fn step(
+        &self,
+        id: OrderId,
+        (from, to): (State, State),
+        because: Option<Because>,
+        by: MessageId,
+    ) -> Option<Order> {
+        let mut tables = self.0.lock();
+        match tables.orders.get(&id) {
+            Some(order) if order.steps.contains(&(to, by)) => {}
+            Some(order) if order.state == from => tables.change(Change::Advanced {
+                order: id,
+                to,
+                because,
+                by,
+                at_us: now_us(),
+            }),
+            _ => {
+                tables.misplaced += 1;
+                return None;
+            }
         }
-        cancelled
+        tables.orders.get(&id).cloned()
     }
 
     fn view(&self, id: OrderId) -> Option<OrderView> {
@@ -328,7 +416,22 @@ impl Orders {
     }
 
     /// Everything, for the report.
-    pub fn all(&self) -> HashMap<OrderId, Order> {
+    pub fn all(&self) -> BTreeMap<OrderId, Order> {
         self.0.lock().orders.clone()
+    }
+
+    fn unfinished(&self) -> Vec<(OrderId, State)> {
+        let tables = self.0.lock();
+        let orders = tables.orders.iter();
+        let states = orders.map(|(id, order)| (*id, order.state));
+        states.filter(|(_, state)| !state.is_final()).collect()
+    }
+
+    /// The highest number of an order, and how many there are.
+    #[cfg(feature = "amqp")]
+    pub fn taken(&self) -> (OrderId, u64) {
+        let tables = self.0.lock();
+        let last = tables.orders.last_key_value().map_or(0, |(id, _)| *id);
+        (last, tables.orders.len() as u64)
     }
 }

@@ -1,11 +1,14 @@
 //! Payment: charges each order once, however often it is asked.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use postroom::{Bus, Context, Outcome, SubscribeError, Subscriber, Subscription};
+use serde::{Deserialize, Serialize};
 
+use crate::journal::{self, Journaled, Journals};
 use crate::messages::*;
 use crate::policy::{self, BACKOFF, LANES};
 
@@ -46,8 +49,8 @@ impl Subscriber<OrderStockConfirmed> for Till {
 }
 
 /// Payment's database (see [`Orders`](crate::ordering::Orders) for what becomes of it with the store feature).
-#[derive(Clone, Default)]
-pub struct Charges(Arc<Mutex<Tables>>);
+#[derive(Clone)]
+pub struct Charges(Arc<Mutex<Journaled<Tables>>>);
 
 #[derive(Default)]
 struct Tables {
@@ -56,7 +59,30 @@ struct Tables {
     income: Cents,
 }
 
+#[derive(Serialize, Deserialize)]
+struct Answered {
+    order: OrderId,
+    total: Cents,
+    charged: bool,
+}
+
+impl journal::Tables for Tables {
+    type Change = Answered;
+
+    fn apply(&mut self, change: Answered) {
+        if change.charged {
+            self.income = self.income.saturating_add(change.total);
+        }
+        self.answered.insert(change.order, change.charged);
+    }
+}
+
 impl Charges {
+    pub fn open(journals: &Journals) -> io::Result<Self> {
+        let tables = journals.open("payment", Tables::default())?;
+        Ok(Self(Arc::new(Mutex::new(tables))))
+    }
+
     /// Charges, unless it was done before; the answer stays the same.
     fn charge(&self, order: OrderId, total: Cents, limit: Cents) -> bool {
         let mut tables = self.0.lock();
@@ -64,10 +90,11 @@ impl Charges {
             return *charged;
         }
         let charged = total <= limit;
-        if charged {
-            tables.income = tables.income.saturating_add(total);
-        }
-        tables.answered.insert(order, charged);
+        tables.change(Answered {
+            order,
+            total,
+            charged,
+        });
         charged
     }
 

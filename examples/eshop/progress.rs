@@ -32,14 +32,20 @@ impl Progress {
         let sum = |of: fn(&postroom::QueueSnapshot) -> u64| -> u64 {
             snapshot.queues.iter().map(of).sum()
         };
-        self.0.set_position(shop.orders.finished());
-        self.0.set_message(format!(
+        let message = format!(
             "{} under way, {} retries, {} restarts, {} dead letters",
             load(&snapshot),
             sum(|queue| queue.retried),
             sum(|queue| queue.restarts),
             shop.bus.dead_letters().len(),
-        ));
+        );
+        self.at(shop.orders.finished(), message);
+    }
+
+    /// So many orders are finished.
+    pub fn at(&self, finished: u64, message: String) {
+        self.0.set_position(finished);
+        self.0.set_message(message);
     }
 
     pub fn clear(&self) {

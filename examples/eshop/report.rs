@@ -5,30 +5,27 @@ use std::collections::BTreeMap;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
 use hdrhistogram::Histogram;
-use postroom::DeadLetter;
 
 use crate::accounts::Accounts;
-use crate::shop::Shop;
-use crate::stopwatch::histogram;
+use crate::books::{Books, Letter};
+use crate::stopwatch::{Times, histogram};
 
 /// The most kinds of dead letters that are listed.
 const KINDS: usize = 12;
 
 /// Prints the whole report. `letters` are the dead letters as they were before the replay.
-pub fn print(shop: &Shop, accounts: &Accounts, letters: &[DeadLetter]) {
-    section("orders by final state", orders(accounts));
-    section("stock", stock(accounts));
-    section("queues", queues(accounts));
-    let injected = shop.faults.counts();
+pub fn print(accounts: &Accounts, letters: &[Letter]) {
+    let books = &accounts.books;
+    section("orders by final state", orders(books));
+    section("stock", stock(books));
+    section("queues", queues(books));
+    let injected = books.injected;
     println!(
         "failed attempts: {} errors, {} panics and {} hangs injected, {} errors of the services",
         injected.failed, injected.panicked, injected.hung, injected.own
     );
-    println!(
-        "messages for the wrong state, ignored: {}",
-        shop.orders.misplaced()
-    );
-    println!("money taken: {}", money(shop.charges.income()));
+    println!("messages for the wrong state, ignored: {}", books.misplaced);
+    println!("money taken: {}", money(books.income));
     if letters.is_empty() {
         println!("\ndead letters: none");
     } else {
@@ -37,8 +34,8 @@ pub fn print(shop: &Shop, accounts: &Accounts, letters: &[DeadLetter]) {
             dead(letters),
         );
     }
-    section("who was told", told(shop));
-    section("latency in ms", latency(shop, accounts));
+    section("who was told", told(books));
+    section("latency in ms", latency(books));
     section(
         "faults of the well-known original, shown solved",
         solved(accounts),
@@ -61,9 +58,9 @@ fn table<const N: usize>(header: [&str; N], numbers: usize) -> Table {
     table
 }
 
-fn orders(accounts: &Accounts) -> Table {
+fn orders(books: &Books) -> Table {
     let mut kinds = BTreeMap::<_, (u64, u64)>::new();
-    for order in accounts.orders.values() {
+    for order in books.orders.values() {
         let kind = kinds.entry((order.state, order.because)).or_default();
         *kind = (kind.0 + 1, kind.1.saturating_add(order.total()));
     }
@@ -81,7 +78,7 @@ fn orders(accounts: &Accounts) -> Table {
     table
 }
 
-fn stock(accounts: &Accounts) -> Table {
+fn stock(books: &Books) -> Table {
     let header = [
         "product",
         "price",
@@ -92,7 +89,7 @@ fn stock(accounts: &Accounts) -> Table {
         "least free",
     ];
     let mut table = table(header, 1);
-    for stock in accounts.stock.values() {
+    for stock in books.stock.values() {
         let counts = [
             stock.before,
             stock.sold,
@@ -107,7 +104,7 @@ fn stock(accounts: &Accounts) -> Table {
     table
 }
 
-fn queues(accounts: &Accounts) -> Table {
+fn queues(books: &Books) -> Table {
     let header = [
         "queue",
         "deliveries",
@@ -119,7 +116,7 @@ fn queues(accounts: &Accounts) -> Table {
     ];
     let mut table = table(header, 1);
     let mut sums = [0; 6];
-    for queue in &accounts.snapshot.queues {
+    for queue in &books.queues {
         let deliveries = queue.acked + queue.retried + queue.dead_lettered;
         let counts = [
             deliveries,
@@ -144,17 +141,10 @@ fn row<const N: usize>(name: &str, counts: [u64; N]) -> Vec<String> {
     row
 }
 
-fn dead(letters: &[DeadLetter]) -> Table {
+fn dead(letters: &[Letter]) -> Table {
     let mut kinds = BTreeMap::<_, u64>::new();
     for letter in letters {
-        let error = letter.errors.first().map_or("", String::as_str);
-        let kind = (
-            letter.envelope().address(),
-            &*letter.queue,
-            letter.reason.to_string(),
-            error,
-        );
-        *kinds.entry(kind).or_default() += 1;
+        *kinds.entry(letter).or_default() += 1;
     }
     let mut kinds: Vec<_> = kinds.into_iter().collect();
     kinds.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
@@ -162,48 +152,69 @@ fn dead(letters: &[DeadLetter]) -> Table {
         ["message", "given up by", "reason", "last error", "letters"],
         4,
     );
-    for ((address, queue, reason, error), count) in kinds.iter().take(KINDS) {
-        table.add_row([*address, queue, reason, error, &count.to_string()]);
+    for (letter, count) in kinds.iter().take(KINDS) {
+        let Letter {
+            message,
+            queue,
+            reason,
+            error,
+        } = letter;
+        table.add_row([message, queue, reason, error, &count.to_string()]);
     }
     if let Some(rest) = kinds.get(KINDS..).filter(|rest| !rest.is_empty()) {
         let letters: u64 = rest.iter().map(|(_, count)| count).sum();
         let more = format!("{} more kinds", rest.len());
-        table.add_row([&more, "", "", "", &letters.to_string()]);
+        table.add_row([more.as_str(), "", "", "", &letters.to_string()]);
     }
     table
 }
 
-fn told(shop: &Shop) -> Table {
+fn told(books: &Books) -> Table {
     let mut table = table(["service", "what", "times"], 2);
-    for (news, count) in shop.told.counts() {
+    let mut counts = BTreeMap::<_, u64>::new();
+    for (_, news) in &books.told {
+        *counts.entry(news).or_default() += 1;
+    }
+    for (news, count) in counts {
         let news = format!("order {news:?}").to_lowercase();
         table.add_row(["notifications", &news, &count.to_string()]);
     }
-    for (topic, told) in shop.posts.topics() {
+    for (topic, told) in &books.posts {
         let what = format!("{topic}, {} bytes", told.bytes);
         table.add_row(["webhooks", &what, &told.posts.to_string()]);
     }
-    let left = shop.baskets.lines().len();
-    table.add_row(["basket", "lines left in baskets", &left.to_string()]);
+    let left = books.lines_in_baskets.to_string();
+    table.add_row(["basket", "lines left in baskets", &left]);
     table
 }
 
-fn latency(shop: &Shop, accounts: &Accounts) -> Table {
+fn latency(books: &Books) -> Table {
     let mut whole = histogram();
-    for order in accounts.orders.values() {
+    for order in books.orders.values() {
         if let Some(finished) = order.finished_us {
             whole.saturating_record(finished.saturating_sub(order.placed_us));
         }
     }
-    let (first, retried) = shop.stopwatch.times();
     let mut table = table(
         ["from, to", "count", "p50", "p90", "p99", "p99.9", "most"],
         1,
     );
     table.add_row(times("order placed, finished", &whole));
-    table.add_row(times("message published, handled at once", &first));
+    table.add_row(times(
+        "message published, handled at once",
+        &recorded(&books.first),
+    ));
+    let retried = recorded(&books.retried);
     table.add_row(times("message published, handled after retries", &retried));
     table
+}
+
+fn recorded(times: &Times) -> Histogram<u64> {
+    let mut histogram = histogram();
+    for (time, count) in times {
+        histogram.saturating_record_n(*time, *count);
+    }
+    histogram
 }
 
 fn times(name: &str, times: &Histogram<u64>) -> Vec<String> {

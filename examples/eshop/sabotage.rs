@@ -11,7 +11,9 @@ use parking_lot::Mutex;
 use postroom::{
     Bus, Context, Failure, Inbound, Interceptor, Next, Outcome, SubscribeError, Subscription,
 };
+use serde::{Deserialize, Serialize};
 
+use crate::books::OPERATOR;
 use crate::messages::{OrderId, OrderPaid};
 use crate::policy::{self, BACKOFF};
 
@@ -52,7 +54,7 @@ struct Fault {
 }
 
 /// The failed attempts, by how they failed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Injected {
     pub failed: u64,
     pub panicked: u64,
@@ -64,6 +66,14 @@ pub struct Injected {
 impl Injected {
     pub fn all(self) -> u64 {
         self.failed + self.panicked + self.hung + self.own
+    }
+
+    #[cfg(feature = "amqp")]
+    pub fn add(&mut self, other: Self) {
+        self.failed += other.failed;
+        self.panicked += other.panicked;
+        self.hung += other.hung;
+        self.own += other.own;
     }
 }
 
@@ -97,7 +107,7 @@ impl Faults {
     }
 
     fn decide(&self, delivery: Inbound<'_>) -> Option<Fault> {
-        if !self.0.on.load(Ordering::SeqCst) {
+        if !self.0.on.load(Ordering::SeqCst) || delivery.queue() == OPERATOR {
             return None;
         }
         let envelope = delivery.message().envelope();

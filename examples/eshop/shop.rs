@@ -1,4 +1,4 @@
-//! All services on one bus. Each could as well be the only one of a process.
+//! The services on a bus: all of them, or the one that is a process of its own.
 
 use std::error::Error;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use crate::ordering::{self, Orders, Pace};
 use crate::payment::{self, Charges};
 use crate::policy::{self, MAILBOX, TIMEOUT};
 use crate::sabotage::{self, Copies, Faults};
+use crate::services::{Deployment, Service};
 use crate::stopwatch::Stopwatch;
 use crate::storefront::{self, Storefront};
 use crate::webhooks::{self, Posts};
@@ -46,10 +47,14 @@ pub struct Shop {
 const KEPT: usize = 10_000_000;
 
 impl Shop {
-    pub async fn open(settings: &Settings, products: &[Product]) -> Result<Self, Box<dyn Error>> {
+    pub async fn open(
+        deployment: Deployment,
+        settings: &Settings,
+        products: &[Product],
+    ) -> Result<Self, Box<dyn Error>> {
         let faults = Faults::new(settings.faults, settings.seed);
         let stopwatch = Stopwatch::new();
-        let bus = Bus::builder("eshop")
+        let builder = Bus::builder(deployment.name)
             .threads(Threads::Own(2))
             .mailbox(MAILBOX)
             .retry(policy::retry())
@@ -57,36 +62,54 @@ impl Shop {
             .dead_letter_capacity(KEPT)
             .schedule_capacity(KEPT)
             .intercept(stopwatch.clone())
-            .intercept(faults.clone())
-            .start()
-            .await?;
+            .intercept(faults.clone());
+        #[cfg(feature = "amqp")]
+        let builder = match &deployment.bridge {
+            Some(amqp) => builder.bridge(amqp.clone()),
+            None => builder,
+        };
+        let journals = &deployment.journals;
+        // Another process has the stock.
+        let stock = match deployment.services.contains(&Service::Catalog) {
+            true => products,
+            false => &[],
+        };
         let shop = Self {
-            bus,
+            orders: Orders::open(journals)?,
+            catalog: Catalog::open(journals, stock)?,
+            charges: Charges::open(journals)?,
+            baskets: Baskets::open(journals)?,
+            told: Told::open(journals)?,
+            posts: Posts::open(journals)?,
             front: Storefront::new(products),
-            orders: Orders::default(),
-            catalog: Catalog::new(products),
-            charges: Charges::default(),
-            baskets: Baskets::default(),
-            told: Told::default(),
-            posts: Posts::default(),
             copies: Copies::default(),
+            bus: builder.start().await?,
             faults,
             stopwatch,
         };
-        shop.start_services(settings).await?;
+        for service in &deployment.services {
+            shop.start(*service, settings).await?;
+        }
         Ok(shop)
     }
 
-    async fn start_services(&self, settings: &Settings) -> Result<(), Box<dyn Error>> {
+    async fn start(&self, service: Service, settings: &Settings) -> Result<(), Box<dyn Error>> {
         let bus = &self.bus;
-        ordering::start(bus, &self.orders, settings.pace).await?;
-        catalog::start(bus, &self.catalog).await?;
-        payment::start(bus, &self.charges, settings.limit).await?;
-        basket::start(bus, &self.baskets).await?;
-        notifications::start(bus, &self.told).await?;
-        webhooks::start(bus, &self.posts).await?;
-        storefront::start(bus, &self.front).await?;
-        sabotage::start_copier(bus, &self.copies).await?;
+        match service {
+            Service::Ordering => {
+                ordering::start(bus, &self.orders, settings.pace).await?;
+                ordering::resume(bus, &self.orders, settings.pace).await?;
+            }
+            Service::Catalog => drop(catalog::start(bus, &self.catalog).await?),
+            Service::Payment => drop(payment::start(bus, &self.charges, settings.limit).await?),
+            Service::Basket => drop(basket::start(bus, &self.baskets).await?),
+            Service::Notifications => drop(notifications::start(bus, &self.told).await?),
+            Service::Webhooks => drop(webhooks::start(bus, &self.posts).await?),
+            Service::Storefront => {
+                storefront::start(bus, &self.front).await?;
+                sabotage::start_copier(bus, &self.copies).await?;
+            }
+        }
         Ok(())
     }
 

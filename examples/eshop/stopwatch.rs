@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
+use hdrhistogram::iterators::IterationValue;
 use parking_lot::Mutex;
 use postroom::{Command, Inbound, Interceptor, Next, Outbound, Outcome, Refused};
 
@@ -21,6 +22,9 @@ pub fn now_us() -> u64 {
         .unwrap_or_default();
     u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
 }
+
+/// Microseconds, and how often it took so long.
+pub type Times = Vec<(u64, u64)>;
 
 /// An empty histogram: any microseconds, to three digits.
 pub fn histogram() -> Histogram<u64> {
@@ -53,8 +57,15 @@ impl Stopwatch {
     }
 
     /// Handled at the first attempt, and after retries.
-    pub fn times(&self) -> (Histogram<u64>, Histogram<u64>) {
-        (self.0.first.lock().clone(), self.0.retried.lock().clone())
+    pub fn times(&self) -> (Times, Times) {
+        let times = |histogram: &Mutex<Histogram<u64>>| {
+            let histogram = histogram.lock();
+            let steps = histogram.iter_recorded();
+            let step =
+                |step: IterationValue<u64>| (step.value_iterated_to(), step.count_at_value());
+            steps.map(step).collect()
+        };
+        (times(&self.0.first), times(&self.0.retried))
     }
 
     fn record(&self, delivery: Inbound<'_>) {

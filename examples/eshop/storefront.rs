@@ -76,6 +76,13 @@ impl Storefront {
         }
     }
 
+    /// Goes on behind the orders that are there already.
+    #[cfg(feature = "amqp")]
+    pub fn follow(&self, last: OrderId, count: u64) {
+        self.0.last_order.store(last, Ordering::Relaxed);
+        self.0.accepted.store(count, Ordering::SeqCst);
+    }
+
     /// An order's command was accepted by the bus: from here on the order must not be lost.
     pub fn count(&self) {
         self.0.accepted.fetch_add(1, Ordering::SeqCst);

@@ -3,13 +3,16 @@
 //! The posts are simulated: they are recorded here.
 
 use std::collections::{BTreeMap, HashSet};
+use std::io;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use postroom::{
     Bus, Context, MessageId, Outcome, RawMessage, RawSubscriber, SubscribeError, Subscription,
 };
+use serde::{Deserialize, Serialize};
 
+use crate::journal::{self, Journaled, Journals};
 use crate::policy::{self, BACKOFF};
 
 /// Starts the service.
@@ -44,8 +47,8 @@ impl RawSubscriber for Poster {
 }
 
 /// What was posted (see [`Orders`](crate::ordering::Orders) for what becomes of it with the store feature).
-#[derive(Clone, Default)]
-pub struct Posts(Arc<Mutex<Tables>>);
+#[derive(Clone)]
+pub struct Posts(Arc<Mutex<Journaled<Tables>>>);
 
 #[derive(Default)]
 struct Tables {
@@ -54,20 +57,46 @@ struct Tables {
 }
 
 /// The posts about one topic.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Topic {
     pub posts: u64,
     pub bytes: u64,
 }
 
+#[derive(Serialize, Deserialize)]
+struct Posted {
+    id: MessageId,
+    topic: String,
+    bytes: u64,
+}
+
+impl journal::Tables for Tables {
+    type Change = Posted;
+
+    fn apply(&mut self, post: Posted) {
+        if self.seen.insert(post.id) {
+            let topic = self.topics.entry(post.topic).or_default();
+            topic.posts += 1;
+            topic.bytes += post.bytes;
+        }
+    }
+}
+
 impl Posts {
+    pub fn open(journals: &Journals) -> io::Result<Self> {
+        let tables = journals.open("webhooks", Tables::default())?;
+        Ok(Self(Arc::new(Mutex::new(tables))))
+    }
+
     /// The message's id stays the same over its attempts, so that a post is not made twice.
     fn post(&self, id: MessageId, topic: &str, body: &[u8]) {
         let mut tables = self.0.lock();
-        if tables.seen.insert(id) {
-            let topic = tables.topics.entry(topic.to_owned()).or_default();
-            topic.posts += 1;
-            topic.bytes += body.len() as u64;
+        if !tables.seen.contains(&id) {
+            tables.change(Posted {
+                id,
+                topic: topic.to_owned(),
+                bytes: body.len() as u64,
+            });
         }
     }
 

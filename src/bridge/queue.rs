@@ -327,4 +327,9 @@ impl Backing for AmqpQueue {
     fn is_bridged(&self) -> bool {
         true
     }
+
+    /// A detached one is not meant to be.
+    fn is_connected(&self) -> bool {
+        self.has_channel() || self.is_detached()
+    }
 }

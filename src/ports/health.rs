@@ -19,6 +19,9 @@ pub enum Problem {
     ControlStuck,
     /// Dead letters cannot be stored; their messages stay and are tried again. Unready.
     DeadLettersNotStored,
+    /// The subscription's queue on RabbitMQ is not declared yet, or out of reach: what is published before its first
+    /// declaration does not come to it. Unready.
+    NotConnected,
     /// The bus is shutting down: it accepts what handlers release, and nothing else. Unready.
     Draining,
     /// The bus is shut down. Unready.

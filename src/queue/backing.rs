@@ -27,6 +27,8 @@ pub(crate) trait Backing: Send + Sync {
     fn end(&self, queue: &QueueCore, slot: Slot, ending: Ending);
     /// Whether its messages come from outside of the process, so that local publishes do not go to it.
     fn is_bridged(&self) -> bool;
+    /// Whether messages can come to it: false while a queue outside of the process is not there, or out of reach.
+    fn is_connected(&self) -> bool;
 }
 
 /// What a queue stands on.
@@ -65,6 +67,10 @@ impl Backing for Memory {
 
     fn is_bridged(&self) -> bool {
         false
+    }
+
+    fn is_connected(&self) -> bool {
+        true
     }
 }
 

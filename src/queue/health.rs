@@ -9,13 +9,16 @@ impl HealthSource for QueueCore {
         let halted = self.mailbox.halted();
         let not_stored = self.not_stored.load(Ordering::Relaxed);
         let is_served = self.workers.load(Ordering::Relaxed) > 0;
+        let is_connected = self.backing.is_connected();
+        let is_well = not_stored == 0 && is_served && is_connected;
         // The lock is taken only where there may be something to tell.
-        if halted & !halt::SEAT == 0 && not_stored == 0 && is_served || self.mailbox.is_closed() {
+        if halted & !halt::SEAT == 0 && is_well || self.mailbox.is_closed() {
             return;
         }
         let is_suspended = halted & halt::SUSPENDED != 0;
         let problems = [
             (is_suspended, Problem::Suspended),
+            (!is_connected, Problem::NotConnected),
             (!is_served && !is_suspended, Problem::NoWorker),
             (halted & halt::PAUSED != 0, Problem::Paused),
             (halted & halt::BREAKER != 0, Problem::BreakerOpen),

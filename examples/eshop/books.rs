@@ -1,0 +1,174 @@
+//! What the report is made of: of one bus with all services, or put together from those of each service's process.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use postroom::{DeadLetter, DeadLetters, QueueSnapshot, Snapshot};
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::Stock;
+use crate::messages::{Cents, OrderId};
+use crate::notifications::News;
+use crate::ordering::Order;
+use crate::sabotage::Injected;
+use crate::shop::Shop;
+use crate::stopwatch::Times;
+use crate::webhooks::Topic;
+
+/// The group by which the storefront asks a service's process: none of the shop's.
+pub const OPERATOR: &str = "operator";
+
+/// Each part is filled by the service that knows it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Books {
+    pub placed: u64,
+    pub queues: Vec<QueueBooks>,
+    pub letters: LetterBooks,
+    pub orders: BTreeMap<OrderId, Order>,
+    /// Messages that came for the wrong state of their order.
+    pub misplaced: u64,
+    pub stock: BTreeMap<String, Stock>,
+    /// Deliveries of `order-paid` for orders that had been taken out of the stock already.
+    pub repeated: u64,
+    pub income: Cents,
+    pub told: BTreeSet<(OrderId, News)>,
+    pub posts: BTreeMap<String, Topic>,
+    pub lines_in_baskets: u64,
+    /// Orders whose `order-paid` was published twice.
+    pub copies: u64,
+    pub injected: Injected,
+    pub first: Times,
+    pub retried: Times,
+}
+
+/// The counts of a queue, since its process started.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct QueueBooks {
+    pub name: String,
+    pub accepted: u64,
+    pub acked: u64,
+    pub retried: u64,
+    pub dead_lettered: u64,
+    pub restarts: u64,
+    /// Handed back to RabbitMQ, to be handed out again.
+    pub returned: u64,
+    /// Queued, in flight, or waiting for a retry.
+    pub held: u64,
+    pub balances: bool,
+}
+
+/// The dead letters, all queues together.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct LetterBooks {
+    pub made: u64,
+    pub replayed: u64,
+    pub kept: u64,
+    pub evicted: u64,
+}
+
+/// Dead letters of one kind.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Letter {
+    pub message: String,
+    pub queue: String,
+    pub reason: String,
+    pub error: String,
+}
+
+impl Books {
+    /// Of a shop in which nothing moves any more.
+    pub fn of(shop: &Shop) -> Self {
+        let snapshot = shop.bus.snapshot();
+        let (first, retried) = shop.stopwatch.times();
+        Self {
+            placed: shop.front.placed(),
+            queues: queues(&snapshot),
+            letters: LetterBooks {
+                made: snapshot.dead_letters.made,
+                replayed: snapshot.dead_letters.replayed,
+                kept: snapshot.dead_letters.kept,
+                evicted: snapshot.dead_letters.evicted,
+            },
+            orders: shop.orders.all(),
+            misplaced: shop.orders.misplaced(),
+            stock: shop.catalog.stock(),
+            repeated: shop.catalog.repeated(),
+            income: shop.charges.income(),
+            told: shop.told.all(),
+            posts: shop.posts.topics(),
+            lines_in_baskets: shop.baskets.lines().len() as u64,
+            copies: shop.copies.count() as u64,
+            injected: shop.faults.counts(),
+            first,
+            retried,
+        }
+    }
+
+    /// Adds those of another process.
+    #[cfg(feature = "amqp")]
+    pub fn add(&mut self, other: Self) {
+        self.placed += other.placed;
+        self.queues.extend(other.queues);
+        self.letters.made += other.letters.made;
+        self.letters.replayed += other.letters.replayed;
+        self.letters.kept += other.letters.kept;
+        self.letters.evicted += other.letters.evicted;
+        self.orders.extend(other.orders);
+        self.misplaced += other.misplaced;
+        self.stock.extend(other.stock);
+        self.repeated += other.repeated;
+        self.income += other.income;
+        self.told.extend(other.told);
+        self.posts.extend(other.posts);
+        self.lines_in_baskets += other.lines_in_baskets;
+        self.copies += other.copies;
+        self.injected.add(other.injected);
+        self.first.extend(other.first);
+        self.retried.extend(other.retried);
+    }
+
+    /// The sum of one count over all queues.
+    pub fn sum(&self, of: impl Fn(&QueueBooks) -> u64) -> u64 {
+        self.queues.iter().map(of).sum()
+    }
+}
+
+fn queues(snapshot: &Snapshot) -> Vec<QueueBooks> {
+    let shops = snapshot
+        .queues
+        .iter()
+        .filter(|queue| queue.name != OPERATOR);
+    shops.map(QueueBooks::of).collect()
+}
+
+impl QueueBooks {
+    fn of(queue: &QueueSnapshot) -> Self {
+        Self {
+            name: queue.name.clone(),
+            accepted: queue.accepted,
+            acked: queue.acked,
+            retried: queue.retried,
+            dead_lettered: queue.dead_lettered,
+            restarts: queue.restarts,
+            returned: queue.returned,
+            held: queue.queued + queue.in_flight + queue.waiting,
+            balances: queue.balances(),
+        }
+    }
+}
+
+impl Letter {
+    fn of(letter: &DeadLetter) -> Self {
+        Self {
+            message: letter.envelope().address().to_owned(),
+            queue: letter.queue.to_string(),
+            reason: letter.reason.to_string(),
+            error: letter.errors.first().cloned().unwrap_or_default(),
+        }
+    }
+}
+
+/// The dead letters that are kept now.
+pub fn letters(letters: &DeadLetters) -> Vec<Letter> {
+    let kept = letters.list(&postroom::Filter::all());
+    kept.iter().map(Letter::of).collect()
+}
