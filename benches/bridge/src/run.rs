@@ -54,6 +54,7 @@ pub async fn one<F: Future<Output = Outcome>>(
         }
     }
     broker.delete_queue(&queue).await?;
+    broker.delete_queue(&format!("{queue}.dead")).await?;
     broker.delete_queue(BEHIND).await?;
     Ok(measured)
 }
