@@ -26,6 +26,8 @@ const LOOK: Duration = Duration::from_millis(250);
 const HELD_AT_MOST: Duration = Duration::from_secs(30);
 /// The most deliveries taken in at once.
 const BATCH: usize = 64;
+/// How long RabbitMQ may take to end the deliveries.
+const CANCEL: Duration = Duration::from_secs(1);
 /// The longest that a stop waits for handlers whose settlement is still to come.
 const LAST_SETTLEMENTS: Duration = Duration::from_millis(500);
 
@@ -151,44 +153,49 @@ impl Life {
         if self.consumer.is_some() {
             return Ok(());
         }
-        let consumer = self
-            .channel
-            .basic_consume(
-                self.amqp.names.queue().into(),
-                format!("{}-{}", self.shared.instance, self.epoch).into(),
-                BasicConsumeOptions::default(),
-                FieldTable::default(),
-            )
-            .await
-            .map_err(explained)?;
-        self.consumer = Some(consumer);
+        let consuming = self.channel.basic_consume(
+            self.amqp.names.queue().into(),
+            format!("{}-{}", self.shared.instance, self.epoch).into(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        );
+        self.consumer = Some(self.shared.opened(consuming).await?);
         Ok(())
     }
 
     /// Cancels the consumer, and gives back what was not started.
     async fn rest(&mut self) -> Result<(), String> {
-        if let Some(mut consumer) = self.consumer.take() {
-            self.channel
-                .basic_cancel(consumer.tag(), BasicCancelOptions::default())
-                .await
-                .map_err(explained)?;
+        // First: a broker that does not answer must not see more of them started.
+        self.give_back_queued();
+        if let Some(consumer) = &mut self.consumer {
+            let options = BasicCancelOptions::default();
+            let cancelling = self.channel.basic_cancel(consumer.tag(), options);
+            match tokio::time::timeout(CANCEL, cancelling).await {
+                Ok(cancelled) => cancelled.map_err(explained)?,
+                Err(_) => return Err("no answer to the end of consuming".to_owned()),
+            }
             // What came before the cancellation took effect.
-            while let Some(delivery) = ready(&mut consumer).await {
+            while let Some(delivery) = ready(consumer).await {
                 self.amqp
                     .delivered(delivery.delivery_tag)
                     .map_err(explained)?;
                 let token = AmqpQueue::token(self.epoch, delivery.delivery_tag);
                 self.amqp.give_back(token);
             }
-        }
-        for slot in self.core.mailbox.take_queued(Ending::Returned) {
-            self.amqp.give_back(slot.token);
+            self.consumer = None;
+            self.give_back_queued();
         }
         self.write(true).await?;
         if self.amqp.is_detached() {
             self.amqp.at_rest.notify_waiters();
         }
         Ok(())
+    }
+
+    fn give_back_queued(&self) {
+        for slot in self.core.mailbox.take_queued(Ending::Returned) {
+            self.amqp.give_back(slot.token);
+        }
     }
 
     fn take_in(&mut self, deliveries: Vec<Delivery>) -> Result<(), String> {

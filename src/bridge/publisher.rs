@@ -66,12 +66,12 @@ struct Job {
     /// Its place in the window.
     _place: OwnedSemaphorePermit,
     number: u64,
-    /// How often a channel was closed while it was on its way: one of them may be what closes it.
+    /// How often a channel was closed while it was on its way: it may be what closes them.
     closed: u32,
 }
 
-/// How many closed channels a publication may have been part of.
-const CLOSED_AT_MOST: u32 = 3;
+/// By how much fewer fly together, each time that their channel was closed.
+const FEWER: u32 = 16;
 
 /// Whoever stops to wait gives the publication up, and learns whether it was written.
 struct Claim(Arc<AtomicU8>);
@@ -180,10 +180,25 @@ impl Publisher {
         }
     }
 
-    /// The next one that somebody still waits for.
-    fn take(&self) -> Option<Job> {
+    /// How many may fly together that were on their way on so many closed channels. Fewer each time, and in the
+    /// end one alone: so the one that closes them is found, and takes no other with it.
+    fn together(&self, closed: u32) -> usize {
+        let fewer = FEWER.saturating_pow(closed);
+        (self.places / fewer).max(1) as usize
+    }
+
+    /// The next one that somebody still waits for, if it may join those that fly. `most` is how many of these may.
+    fn take(&self, flying: usize, most: &mut usize) -> Option<Job> {
+        if flying == 0 {
+            *most = self.places as usize;
+        }
         let mut waiting = self.waiting.lock();
-        while let Some(job) = waiting.pop_front() {
+        while let Some(first) = waiting.front() {
+            let together = self.together(first.closed).min(*most);
+            if flying >= together {
+                return None;
+            }
+            let job = waiting.pop_front()?;
             let written = job.stage.compare_exchange(
                 stage::WAITS,
                 stage::WRITTEN,
@@ -192,27 +207,27 @@ impl Publisher {
             );
             // One that is repeated is written already.
             if written.is_ok() || written == Err(stage::WRITTEN) {
+                *most = together;
                 return Some(job);
             }
         }
         None
     }
 
-    /// What was not answered is written again, in its order, before anything new.
+    /// What was not answered is written again, in its order, before anything new. But one that was alone on a
+    /// channel which RabbitMQ closed is what it closed it for.
     fn put_back(&self, mut jobs: Vec<Job>, closed: Option<&str>) {
+        if let Some(why) = closed {
+            if jobs.len() == 1 {
+                for poisonous in jobs.drain(..) {
+                    // Who waited may have given up.
+                    let _ = poisonous.done.send(Err(why.to_owned()));
+                }
+            }
+            jobs.iter_mut().for_each(|job| job.closed += 1);
+        }
         jobs.sort_unstable_by_key(|job| job.number);
         jobs.retain(|job| job.stage.load(Ordering::Acquire) != stage::GIVEN_UP);
-        if let Some(why) = closed {
-            let (kept, poisonous): (Vec<_>, Vec<_>) = jobs
-                .into_iter()
-                .partition(|job| job.closed < CLOSED_AT_MOST);
-            jobs = kept;
-            jobs.iter_mut().for_each(|job| job.closed += 1);
-            for job in poisonous {
-                // Who waited may have given up.
-                let _ = job.done.send(Err(why.to_owned()));
-            }
-        }
         let repeated = jobs.len() as u64;
         self.counts.repeated.fetch_add(repeated, Ordering::Relaxed);
         let mut waiting = self.waiting.lock();
@@ -267,10 +282,10 @@ fn route_of(properties: &BasicProperties, exchange: &str, routing_key: &str) -> 
     )
 }
 
-/// One life of the publisher: on one channel, until that fails or everything is published at a stop.
+/// One life of the publisher: on one channel after another, until the connection fails or everything is published
+/// at a stop. That a channel is closed is the fault of what was published on it, not of the publisher.
 pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), String> {
     let publisher = &shared.publisher;
-    let mut link = publisher.link.watch();
     let connection = tokio::select! {
         connection = publisher.link.connected() => connection,
         () = stop.asked() => return Ok(()),
@@ -278,10 +293,25 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Stri
     let Some(connection) = connection else {
         return Ok(());
     };
-    let plan = shared.base_plan();
-    let declared = super::topology::apply(&connection, &plan, shared.amqp.topology);
-    shared.opened(declared).await?;
-    let channel = shared.opened(open(&connection)).await?;
+    loop {
+        let plan = shared.base_plan();
+        let declared = super::topology::apply(&connection, &plan, shared.amqp.topology);
+        shared.opened(declared).await?;
+        let channel = shared.opened(open(&connection)).await?;
+        let Err(error) = fly(publisher, &channel, &mut stop).await? else {
+            return Ok(());
+        };
+        tracing::warn!(link = %publisher.link.name, %error, "RabbitMQ closed the channel for what was published");
+    }
+}
+
+/// Publishes on one channel. What RabbitMQ closed the channel for is told apart from a lost connection.
+async fn fly(
+    publisher: &Publisher,
+    channel: &Channel,
+    stop: &mut Stop,
+) -> Result<Result<(), lapin::Error>, String> {
+    let mut link = publisher.link.watch();
     let mut sky = Sky {
         publisher,
         flights: Flights::new(),
@@ -291,16 +321,14 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Stri
     };
     let mut returned: HashSet<Route> = HashSet::new();
     let mut landed: Vec<Landed> = Vec::new();
+    let mut most = publisher.places as usize;
     let mut stopping = false;
     loop {
         let is_blocked = match &*link.borrow_and_update() {
             LinkState::Up { blocked, .. } => blocked.is_some(),
             LinkState::Down { why } => return Err(why.to_string()),
         };
-        while !is_blocked
-            && sky.flights.len() < publisher.places as usize
-            && let Some(job) = publisher.take()
-        {
+        while !is_blocked && let Some(job) = publisher.take(sky.flights.len(), &mut most) {
             let flight = {
                 let channel = channel.clone();
                 let publication = Arc::clone(&job.publication);
@@ -324,12 +352,14 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Stri
             &mut landed,
             &mut returned,
         ) {
-            let why = error.to_string();
-            sky.closed = error.is_amqp_soft_error().then(|| why.clone());
-            return Err(why);
+            if error.is_amqp_soft_error() {
+                sky.closed = Some(error.to_string());
+                return Ok(Err(error));
+            }
+            return Err(error.to_string());
         }
         if stopping && sky.flights.len() == 0 && publisher.is_idle() {
-            return Ok(());
+            return Ok(Ok(()));
         }
         tokio::select! {
             () = publisher.wake.notified() => {}
@@ -364,8 +394,8 @@ async fn write(channel: &Channel, publication: &Publication) -> lapin::Result<Co
     confirm.await
 }
 
-/// Answers those who wait, and tells of the channel's failure. lapin hands a returned message to whichever confirm comes first: so first all returns
-/// of the pass are noted, and then each publication is judged by its own.
+/// Answers those who wait, and tells of the channel's failure. lapin hands a returned message to whichever confirm
+/// comes first: so first all returns of the pass are noted, and then each publication is judged by its own.
 fn settle(
     publisher: &Publisher,
     jobs: &mut [Option<Job>],
@@ -388,8 +418,10 @@ fn settle(
             Ok(Confirmation::Nack(_)) => Confirmed::Nacked,
             Ok(_) => Confirmed::Routed,
             Err(error) => {
-                // It keeps its seat, and goes back when the life ends.
-                failed = Some(error);
+                // It keeps its seat, and goes back in the end. Why the channel was closed is told to one of them.
+                failed = failed
+                    .filter(lapin::Error::is_amqp_soft_error)
+                    .or(Some(error));
                 continue;
             }
         };

@@ -14,6 +14,10 @@ use std::time::{Duration, Instant};
 
 use postroom::{Bus, ManualClock, QueueSnapshot};
 
+#[cfg(feature = "amqp")]
+pub(crate) mod foreign;
+#[cfg(feature = "amqp")]
+pub(crate) mod load;
 mod oracle;
 #[cfg(feature = "amqp")]
 pub(crate) mod proxy;

@@ -75,6 +75,11 @@ impl Oracle {
         *known.handled.entry((queue.to_owned(), id)).or_default() += 1;
     }
 
+    pub(crate) fn was_handled(&self, queue: &str, id: u64) -> bool {
+        let known = self.0.lock().unwrap();
+        known.handled.contains_key(&(queue.to_owned(), id))
+    }
+
     /// Whether every accepted message was handled at each of the queues: what a test waits for.
     pub(crate) fn complete(&self, queues: &[&str]) -> bool {
         self.verdict(queues).lost.is_empty()

@@ -1,0 +1,151 @@
+//! The fault matrix: a process that handles is killed with its hands full.
+#![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::load::{self, HEALING, Numbered, soaks};
+use common::rabbit::Rabbit;
+use common::{Ledger, check_books};
+use postroom::{Amqp, Bridged, Bus, Subscription};
+
+mod common;
+
+const MESSAGES: u64 = 1_000;
+/// What the process handles before it only holds.
+const HANDLED: u64 = 100;
+/// What it holds then.
+const HELD: u16 = 200;
+/// Names the ledger, the prefix and the service to the process that is killed.
+const CHILD: &str = "POSTROOM_FAULT_CHILD";
+
+fn bridge(prefix: &str) -> Amqp {
+    Amqp::new(Rabbit::shared().url())
+        .prefix(prefix)
+        .prefetch(HELD)
+}
+
+/// A bus that writes what it handles into the ledger; from `holds_from` on it only holds.
+async fn consumer(
+    prefix: &str,
+    service: &str,
+    ledger: Arc<Ledger>,
+    holds_from: u64,
+) -> (Bus, Subscription) {
+    let bus = Bus::builder(service).bridge(bridge(prefix).import("load.#"));
+    let bus = bus.start().await.unwrap();
+    let queue = format!("{service}.work");
+    let subscription = bus
+        .subscribe_fn::<Numbered, _>("work", async move |message: &Numbered, _| {
+            if message.id >= holds_from {
+                std::future::pending::<()>().await;
+            }
+            ledger.handle(&queue, message.id);
+            Ok(())
+        })
+        .mailbox(usize::from(HELD))
+        .workers(4)
+        .start()
+        .await
+        .unwrap();
+    (bus, subscription)
+}
+
+/// Killed, however the test ends.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// This test's own binary, as the process that is killed.
+fn spawn(ledger: &str, prefix: &str, service: &str) -> Process {
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_process_that_holds_200_is_killed"])
+        .env(CHILD, format!("{ledger} {prefix} {service}"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn();
+    Process(child.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_holds_200_is_killed() {
+    if let Ok(task) = std::env::var(CHILD) {
+        let words: Vec<&str> = task.split(' ').collect();
+        let ledger = Arc::new(Ledger::open(words[0]));
+        let _running = consumer(words[1], words[2], ledger, HANDLED).await;
+        std::future::pending::<()>().await;
+    }
+    for _ in 0..if soaks() { 5 } else { 1 } {
+        kill_one().await;
+    }
+}
+
+async fn kill_one() {
+    let begun = Instant::now();
+    let url = Rabbit::shared().url().to_owned();
+    let (prefix, service) = (Rabbit::unique("load"), Rabbit::unique("sink"));
+    let queue = format!("{service}.work");
+    let path: PathBuf = std::env::temp_dir().join(Rabbit::unique("ledger"));
+    let ledger = Arc::new(Ledger::open(&path));
+    let until = async |what: &str, condition: &dyn Fn(Option<(u32, u32)>) -> bool| {
+        let end = Instant::now() + HEALING;
+        while !condition(load::look(&url, &queue).await) {
+            assert!(Instant::now() < end, "it never came true: {what}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+
+    let process = spawn(path.to_str().unwrap(), &prefix, &service);
+    until("it consumes", &|seen| {
+        seen.is_some_and(|(_, consumers)| consumers == 1)
+    })
+    .await;
+    let source = Bus::builder(Rabbit::unique("source")).bridge(bridge(&prefix).export("load.#"));
+    let source = source.start().await.unwrap();
+    let messages = (0..MESSAGES).map(|id| {
+        let padding = String::new();
+        ledger.attempt(id);
+        Numbered { id, padding }
+    });
+    for message in messages {
+        let id = message.id;
+        let receipt = source.publish(message).await.unwrap();
+        assert_eq!(receipt.bridged, Bridged::Routed);
+        ledger.accept(id);
+    }
+    let ready = MESSAGES - HANDLED - u64::from(HELD);
+    until("it holds 200", &|seen| {
+        seen.is_some_and(|(left, _)| u64::from(left) == ready)
+    })
+    .await;
+    drop(process);
+
+    let (bus, subscription) = consumer(&prefix, &service, Arc::clone(&ledger), u64::MAX).await;
+    until("another consumes", &|seen| {
+        seen.is_some_and(|(_, consumers)| consumers == 1)
+    })
+    .await;
+    let end = Instant::now() + HEALING;
+    while !ledger.read().complete(&[&queue]) || subscription.snapshot().in_flight > 0 {
+        assert!(Instant::now() < end, "{:?}", subscription.snapshot());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let cell = "process that holds 200 killed (kill -9)";
+    let verdict = ledger.read().check_at_least_once(cell, &[&queue]);
+    load::record(cell, &verdict, begun.elapsed());
+    assert!(verdict.duplicated.len() <= usize::from(HELD), "{verdict}");
+    for bus in [&source, &bus] {
+        load::end_in_time(cell, bus, Duration::from_secs(5)).await;
+        check_books(bus);
+    }
+    load::delete_queue(&url, &queue).await;
+    load::delete_queue(&url, &format!("{queue}.dead")).await;
+    std::fs::remove_file(path).unwrap();
+}

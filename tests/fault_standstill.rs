@@ -1,0 +1,121 @@
+//! The fault matrix: a broker that is there and does nothing: frozen, or blocking publishers.
+#![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
+
+use std::time::{Duration, Instant};
+
+use common::load::{Load, Numbered, Setup, soaks};
+use common::rabbit::Rabbit;
+use postroom::LifecycleKind;
+use tokio::task::JoinSet;
+
+mod common;
+
+const DEADLINE: Duration = Duration::from_secs(120);
+/// The deadline of a publish that is to run out.
+const IMPATIENT: Duration = Duration::from_secs(1);
+/// What a timer may be late by on a busy machine.
+const LATE: Duration = Duration::from_secs(2);
+
+async fn private() -> Rabbit {
+    tokio::task::spawn_blocking(Rabbit::start).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_broker_is_frozen() {
+    let rabbit = private().await;
+    let seconds = if soaks() { 60 } else { 5 };
+    let load = Load::start(
+        &format!("broker frozen for {seconds} s"),
+        Setup::at(&rabbit),
+    )
+    .await;
+    let flow = load.flow(10, DEADLINE);
+    load.flows(200).await;
+    rabbit.run(Rabbit::freeze).await;
+    let end = Instant::now() + Duration::from_secs(seconds);
+    while Instant::now() < end {
+        let begun = Instant::now();
+        let outcomes = load.burst(20, 20, IMPATIENT).end().await;
+        assert_eq!(
+            outcomes.unreachable + outcomes.unconfirmed,
+            20,
+            "{outcomes:?}"
+        );
+        assert!(begun.elapsed() < IMPATIENT + LATE, "{:?}", begun.elapsed());
+    }
+    load.told(LifecycleKind::Disconnected).await;
+    rabbit.run(Rabbit::thaw).await;
+    load.healed().await;
+    let outcomes = flow.end().await;
+    assert_eq!(
+        outcomes.unreachable + outcomes.unconfirmed + outcomes.rejected,
+        0
+    );
+    load.check().await;
+    load.shutdown_during(
+        async || rabbit.run(Rabbit::freeze).await,
+        async || rabbit.run(Rabbit::thaw).await,
+    )
+    .await;
+}
+
+/// The resident memory of this process, in bytes; none where the system does not tell.
+fn resident() -> Option<u64> {
+    let pages = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = pages.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * 4096)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn publishers_are_blocked_by_a_memory_alarm() {
+    let rabbit = private().await;
+    let load = Load::start("publishers blocked by a memory alarm", Setup::at(&rabbit)).await;
+    let flow = load.flow(10, DEADLINE);
+    load.flows(200).await;
+    rabbit.run(|rabbit| rabbit.memory_alarm(true)).await;
+    load.told(LifecycleKind::Blocked).await;
+    let before = resident();
+    for _ in 0..if soaks() { 20 } else { 3 } {
+        let begun = Instant::now();
+        let mut waiting = JoinSet::new();
+        for _ in 0..3_000 {
+            let load = std::sync::Arc::clone(&load);
+            waiting.spawn(async move {
+                let (id, padding) = (load.next_id(), "x".repeat(10_000));
+                load.publish_message(Numbered { id, padding }, IMPATIENT)
+                    .await
+            });
+        }
+        for outcomes in waiting.join_all().await {
+            assert_eq!(
+                outcomes.unreachable + outcomes.unconfirmed,
+                1,
+                "{outcomes:?}"
+            );
+        }
+        assert!(
+            begun.elapsed() < IMPATIENT + 2 * LATE,
+            "{:?}",
+            begun.elapsed()
+        );
+    }
+    if let (Some(before), Some(after)) = (before, resident()) {
+        let grown = after.saturating_sub(before);
+        // The publishers themselves hold 30 MB at a time; 90 MB would be all that was ever refused.
+        assert!(grown < 80_000_000, "{grown} bytes more");
+    }
+    rabbit.run(|rabbit| rabbit.memory_alarm(false)).await;
+    load.told(LifecycleKind::Unblocked).await;
+    load.healed().await;
+    let outcomes = flow.end().await;
+    assert_eq!(
+        outcomes.unreachable + outcomes.unconfirmed + outcomes.rejected,
+        0
+    );
+    load.check().await;
+    load.shutdown_during(
+        async || rabbit.run(|rabbit| rabbit.memory_alarm(true)).await,
+        async || rabbit.run(|rabbit| rabbit.memory_alarm(false)).await,
+    )
+    .await;
+}
