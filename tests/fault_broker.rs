@@ -53,8 +53,8 @@ async fn the_application_is_stopped_and_started_twice() {
         load.flows(500).await;
         rabbit.run(Rabbit::stop_app).await;
         rabbit.run(Rabbit::start_app).await;
-        load.healed().await;
     }
+    load.healed().await;
     let outcomes = burst.end().await;
     assert_eq!(outcomes.accepted, 10_000, "{outcomes:?}");
     load.check().await;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use common::Door;
 use common::load::{Load, Setup, at_once, declare_classic, delete_queue, taking};
 use common::proxy::Proxy;
 use common::rabbit::Rabbit;
-use common::{Door, eventually};
 use postroom::LifecycleKind;
 
 mod common;
@@ -84,7 +84,10 @@ async fn a_queue_is_there_with_other_arguments() {
                 && event.why.as_ref().is_some_and(|why| why.contains(word))
         })
     };
-    eventually("the mismatch is told", || says("x-queue-type")).await;
+    load.until("the mismatch is told", async || {
+        says("is there with another")
+    })
+    .await;
     let opened = proxy.opened();
     load.until("it is tried again", async || {
         let events = load.lifecycle.all();

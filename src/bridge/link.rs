@@ -1,7 +1,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_core::Stream;
 use lapin::{Connection, ConnectionProperties, Event};
@@ -13,6 +13,8 @@ use crate::ports::LifecycleKind;
 
 /// How often a connection is looked at that says nothing.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long a connection has to last for the next one to be made without a wait.
+const LASTED: Duration = Duration::from_secs(1);
 /// The longest that a connection may take to close; then it is dropped.
 const CLOSE: Duration = Duration::from_millis(500);
 
@@ -33,6 +35,16 @@ pub(super) enum LinkState {
         /// Why RabbitMQ lets nothing be published.
         blocked: Option<Arc<str>>,
     },
+}
+
+impl LinkState {
+    fn is_up(&self) -> bool {
+        match self {
+            // It is told a moment later that a connection was lost.
+            Self::Up { connection, .. } => connection.status().connected(),
+            Self::Down { .. } => false,
+        }
+    }
 }
 
 impl Link {
@@ -60,13 +72,26 @@ impl Link {
     /// Waits until it is connected. Cancel safe.
     pub(super) async fn connected(&self) -> Option<Arc<Connection>> {
         let mut watch = self.state.subscribe();
-        let state = watch
-            .wait_for(|state| matches!(state, LinkState::Up { .. }))
-            .await
-            .ok()?;
+        let state = watch.wait_for(|state| state.is_up()).await.ok()?;
         match &*state {
             LinkState::Up { connection, .. } => Some(Arc::clone(connection)),
             LinkState::Down { .. } => None,
+        }
+    }
+
+    /// Runs a life on one connection after another. One that ended because its connection did goes on with the
+    /// next, without a wait: whoever stands on a connection has not failed by itself.
+    pub(super) async fn on_each<L>(&self, life: impl Fn() -> L) -> Result<(), String>
+    where
+        L: Future<Output = Result<(), String>>,
+    {
+        loop {
+            let began_on = self.connects.load(Ordering::Relaxed);
+            let ended = life().await;
+            let is_there = self.state.borrow().is_up();
+            if ended.is_ok() || (is_there && began_on == self.connects.load(Ordering::Relaxed)) {
+                return ended;
+            }
         }
     }
 
@@ -83,26 +108,43 @@ impl Link {
     }
 }
 
-/// One life of a connection: made, kept while it lasts, closed when it is asked to.
+/// One life of a connection: made, kept while it lasts, closed when it is asked to. One that had lasted is made anew at
+/// once.
 pub(super) async fn live(
     shared: Arc<Shared>,
     link: Arc<Link>,
     mut stop: Stop,
 ) -> Result<(), String> {
-    let connecting = connect(&shared, &link);
-    let connection = tokio::select! {
-        connection = connecting => connection,
-        () = stop.asked() => return Ok(()),
-    };
-    let (connection, broker) = match connection {
-        Ok(connected) => connected,
-        Err(why) => {
-            link.set_down(&why);
-            tracing::warn!(link = %link.name, %why, "RabbitMQ cannot be reached");
-            return Err(why);
+    loop {
+        let connecting = connect(&shared, &link);
+        let connection = tokio::select! {
+            connection = connecting => connection,
+            () = stop.asked() => return Ok(()),
+        };
+        let (connection, broker) = match connection {
+            Ok(connected) => connected,
+            Err(why) => {
+                link.set_down(&why);
+                tracing::warn!(link = %link.name, %why, "RabbitMQ cannot be reached");
+                return Err(why);
+            }
+        };
+        let since = Instant::now();
+        let ended = keep(&shared, &link, Arc::new(connection), broker, &mut stop).await;
+        if ended.is_ok() || since.elapsed() < LASTED {
+            return ended;
         }
-    };
-    let connection = Arc::new(connection);
+    }
+}
+
+/// Keeps a connection until it is lost, or to be closed.
+async fn keep(
+    shared: &Shared,
+    link: &Link,
+    connection: Arc<Connection>,
+    broker: String,
+    stop: &mut Stop,
+) -> Result<(), String> {
     let mut events = pin!(connection.events_listener());
     link.connects.fetch_add(1, Ordering::Relaxed);
     link.state.send_replace(LinkState::Up {
@@ -131,7 +173,10 @@ pub(super) async fn live(
                 link.set_blocked(None);
                 tell(LifecycleKind::Unblocked, None);
             }
-            Some(Event::Error(error)) => break Err(error.to_string()),
+            // It tells of every channel that was closed, too.
+            Some(Event::Error(error)) if !connection.status().connected() => {
+                break Err(error.to_string());
+            }
             Some(_) => {}
             None => break Err("the connection was lost".to_owned()),
         }

@@ -181,8 +181,11 @@ impl Shared {
         if let Some(why) = down {
             return Err(unreachable(why.to_string()));
         }
-        let Some(connection) = self.publish_link.connected().await else {
-            return Err(Refusal::Closed);
+        let connecting = self.publish_link.connected();
+        let connection = match tokio::time::timeout(self.amqp.connect_timeout, connecting).await {
+            Ok(Some(connection)) => connection,
+            Ok(None) => return Err(Refusal::Closed),
+            Err(_) => return Err(unreachable("the connection was lost".to_owned())),
         };
         let plan = delay::ladder_plan(&self.names, level);
         let declared = topology::apply(&connection, &plan, self.amqp.topology);

@@ -74,10 +74,22 @@ pub(crate) async fn start(
         shared.add(name, Arc::new(life)).await;
     }
     let here = Arc::clone(&shared);
-    let life: Arc<Life> = Arc::new(move |stop| Box::pin(publisher::live(Arc::clone(&here), stop)));
+    let life: Arc<Life> = Arc::new(move |stop| {
+        let here = Arc::clone(&here);
+        Box::pin(async move {
+            let live = || publisher::live(Arc::clone(&here), stop.clone());
+            here.publish_link.on_each(live).await
+        })
+    });
     shared.add(shared.part("publisher"), life).await;
     let here = Arc::clone(&shared);
-    let life: Arc<Life> = Arc::new(move |stop| Box::pin(replies::live(Arc::clone(&here), stop)));
+    let life: Arc<Life> = Arc::new(move |stop| {
+        let here = Arc::clone(&here);
+        Box::pin(async move {
+            let live = || replies::live(Arc::clone(&here), stop.clone());
+            here.consume_link.on_each(live).await
+        })
+    });
     shared.add(shared.part("replies"), life).await;
     if when_down == WhenDown::Fail {
         let deadline = crate::ports::Deadline::new(Arc::clone(&services.timers), patience);
@@ -298,12 +310,14 @@ impl Bridge for Shared {
             let weak = Arc::downgrade(&core);
             let here = Arc::clone(&this);
             let life: Arc<Life> = Arc::new(move |stop| {
-                Box::pin(consumer::live(
-                    Arc::clone(&here),
-                    Arc::clone(&amqp),
-                    weak.clone(),
-                    stop,
-                ))
+                let (here, amqp, weak) = (Arc::clone(&here), Arc::clone(&amqp), weak.clone());
+                Box::pin(async move {
+                    let live = || {
+                        let (here, amqp) = (Arc::clone(&here), Arc::clone(&amqp));
+                        consumer::live(here, amqp, weak.clone(), stop.clone())
+                    };
+                    here.consume_link.on_each(live).await
+                })
             });
             {
                 let mut queues = this.queues.lock();

@@ -25,7 +25,7 @@ pub(crate) const HEALING: Duration = Duration::from_secs(60);
 /// How often a look is taken at what nobody tells.
 const LOOK: Duration = Duration::from_millis(20);
 /// The wait of a publishing task between two messages.
-const PACE: Duration = Duration::from_millis(4);
+const PACE: Duration = Duration::from_millis(20);
 
 /// The message of the load.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -147,6 +147,7 @@ impl Load {
 
     /// Starts both buses.
     pub(crate) async fn start_unconsumed(cell: &str, setup: Setup, service: &str) -> Arc<Self> {
+        trace();
         let prefix = Rabbit::unique("load");
         let publishing = Bus::builder(Rabbit::unique("source"))
             .bridge(setup.bridge(&setup.publish_url, &prefix).export("load.#"))
@@ -242,8 +243,10 @@ impl Load {
             let share = messages / tasks + u64::from(task < messages % tasks);
             set.spawn(async move {
                 let mut outcomes = Outcomes::default();
+                let mut pace = pace();
                 for _ in 0..share {
                     outcomes.add(load.publish(timeout).await);
+                    pace.tick().await;
                 }
                 outcomes
             });
@@ -260,8 +263,7 @@ impl Load {
             let (load, ended) = (Arc::clone(self), Arc::clone(&ended));
             set.spawn(async move {
                 let mut outcomes = Outcomes::default();
-                let mut pace = tokio::time::interval(PACE);
-                pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+                let mut pace = pace();
                 while !ended.load(Ordering::Relaxed) {
                     outcomes.add(load.publish(timeout).await);
                     pace.tick().await;
@@ -287,10 +289,11 @@ impl Load {
         while !condition().await {
             assert!(
                 Instant::now() < end,
-                "{}: it never came true: {what}; {:?}; {:?}",
+                "{}: it never came true: {what}; {:?}; {:?}; {:?}",
                 self.cell,
                 self.subscription.snapshot(),
-                self.handling.health()
+                self.handling.health(),
+                self.lifecycle.all()
             );
             tokio::time::sleep(LOOK).await;
         }
@@ -396,6 +399,12 @@ impl Load {
     }
 }
 
+fn pace() -> tokio::time::Interval {
+    let mut pace = tokio::time::interval(PACE);
+    pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    pace
+}
+
 /// Publishing tasks at work.
 pub(crate) struct Publishing {
     set: JoinSet<Outcomes>,
@@ -414,6 +423,17 @@ impl Publishing {
             }
         }
         all
+    }
+}
+
+/// Shows what the bridge logs, where `RUST_LOG` asks for it.
+fn trace() {
+    if std::env::var_os("RUST_LOG").is_some() {
+        let subscriber = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_writer(std::io::stderr);
+        // Another cell of this process may have done it.
+        let _ = subscriber.try_init();
     }
 }
 
