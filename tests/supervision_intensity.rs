@@ -1,4 +1,4 @@
-//! How often, when, and what follows (contract, rule 8): intensity, backoff, factories, suspension.
+//! How often, when, and what follows (contract, rule 8): intensity, backoff, factories, suspension, the end.
 #![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
 
 mod common;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::staff::{LONG, SECOND, Staff};
 use common::{PATIENCE, poll_once, queue, soon};
 use postroom::LifecycleKind::{Restarted, Resumed, Started, Suspended};
-use postroom::{Overflow, Refusal, Retry, SubscriptionState};
+use postroom::{Overflow, Problem, Refusal, Restart, Retry, SubscriptionState};
 use serde_json::json;
 
 #[tokio::test]
@@ -190,16 +190,16 @@ async fn a_publisher_that_waits_is_refused_when_the_queue_is_suspended() {
     let clerk = clerk!(staff, "a").intensity(0, LONG).mailbox(1);
     let clerk = clerk.no_timeout().retry(Retry::fixed(LONG).attempts(2));
     let clerk = clerk.start().await.unwrap();
-    clerk.pause();
-    staff.ask("a", "panic").await;
+    staff.order("a", "wait and panic once").await;
     let mut waiting = Box::pin(async { staff.bus.publish_raw("a", json!("works")).await });
     assert!(poll_once(&mut waiting).is_pending());
-    clerk.resume().await;
+    staff.door.open();
     let refused = soon("the refusal", waiting).await.unwrap_err();
     let queue = "a".to_owned();
     assert_eq!(*refused.kind(), Refusal::Suspended { queue });
     clerk.resume().await;
-    staff.pass(LONG).await;
+    staff.pass(2 * LONG).await;
+    assert_eq!(staff.take_log().last().unwrap(), "a2 attempt 2");
     staff.end().await;
 }
 
@@ -258,19 +258,116 @@ async fn resuming_lets_other_workers_finish_what_they_have_in_hand() {
     staff.end().await;
 }
 
+/// A member of the group `a` with a factory of its own, so that the log tells who it was.
+async fn member(staff: &Staff, name: &'static str) -> postroom::Subscription {
+    let member = staff.bus.subscriber("a", staff.factory(name)).pattern("a");
+    let member = member.retry(Retry::none()).intensity(0, LONG);
+    member.restart(Restart::Transient).start().await.unwrap()
+}
+
 #[tokio::test]
 async fn a_suspended_member_that_leaves_its_group_lets_the_others_go_on() {
     let staff = Staff::new().await;
-    let first = clerk!(staff, "a").intensity(0, LONG).start().await.unwrap();
-    let second = clerk!(staff, "a").intensity(0, LONG).start().await.unwrap();
+    let first = member(&staff, "first").await;
+    let second = member(&staff, "second").await;
+    staff.pass(Duration::ZERO).await;
+    staff.take_log();
     staff.order("a", "panic").await;
     assert_eq!(first.state(), SubscriptionState::Suspended);
-    staff.ask("a", "works").await;
-    // Which of them failed is not known: the one that did not has nothing to resume.
-    second.stop(PATIENCE).await;
-    first.resume().await;
+    staff.order("a", "works").await;
+    let (suspended, worked) = match &*staff.take_log() {
+        [gone] if gone == "first1 gone" => (first, "second1 works"),
+        [gone] if gone == "second1 gone" => (second, "first1 works"),
+        other => panic!("one of them fails: {other:?}"),
+    };
+    suspended.stop(PATIENCE).await;
     staff.pass(Duration::ZERO).await;
+    assert_eq!(staff.take_log(), [worked]);
+    assert_eq!(suspended.state(), SubscriptionState::Running, "its group");
+    staff.end().await;
+}
+
+#[tokio::test]
+async fn an_ended_subscription_accepts_to_its_bound_and_then_refuses_at_once() {
+    let staff = Staff::new().await;
+    let clerk = clerk!(staff, "a").restart(Restart::Transient).mailbox(2);
+    let clerk = clerk.overflow(Overflow::Wait).start().await.unwrap();
+    staff.order("a", "stop").await;
+    assert_eq!(clerk.state(), SubscriptionState::Ended);
+    assert_eq!(clerk.snapshot().state, SubscriptionState::Ended);
+    let health = staff.bus.health();
+    let problems: Vec<_> = health.conditions().iter().map(|of| of.problem).collect();
+    assert_eq!(problems, [Problem::Ended]);
+    assert!(health.is_ready());
+    staff.ask("a", "works first").await;
+    staff.ask("a", "works second").await;
+    let refused = staff.bus.publish_raw("a", json!("works")).await;
+    let queue = "a".to_owned();
+    assert_eq!(*refused.unwrap_err().kind(), Refusal::Ended { queue });
+    clerk.resume().await;
+    staff.pass(Duration::ZERO).await;
+    assert_eq!(clerk.state(), SubscriptionState::Running);
+    let log = staff.take_log();
+    assert_eq!(log[log.len() - 2..], ["a2 works first", "a2 works second"]);
+    staff.end().await;
+}
+
+#[tokio::test]
+async fn a_publisher_that_waits_is_refused_when_the_queue_ends() {
+    let staff = Staff::new().await;
+    let clerk = clerk!(staff, "a").restart(Restart::Transient).mailbox(1);
+    let clerk = clerk.no_timeout().start().await.unwrap();
+    staff.order("a", "wait and stop").await;
+    let publish = || Box::pin(async { staff.bus.publish_raw("a", json!("works")).await });
+    let mut waiting = [publish(), publish()];
+    assert!(waiting.iter_mut().all(|one| poll_once(one).is_pending()));
+    staff.door.open();
+    let [first, second] = waiting;
+    // The place of what was handled is the first one's.
+    soon("the first", first).await.unwrap();
+    let refused = soon("the second", second).await.unwrap_err();
+    let queue = "a".to_owned();
+    assert_eq!(*refused.kind(), Refusal::Ended { queue });
+    clerk.resume().await;
+    staff.pass(Duration::ZERO).await;
+    assert_eq!(staff.take_log().last().unwrap(), "a2 works");
+    staff.end().await;
+}
+
+#[tokio::test]
+async fn a_shutdown_does_not_wait_for_what_nobody_will_handle() {
+    let staff = Staff::new().await;
+    let clerk = clerk!(staff, "a").restart(Restart::Temporary);
+    clerk.start().await.unwrap();
+    let office = staff.bus.supervisor("office").start().await.unwrap();
+    let stopped = clerk!(staff, "b").under(&office).start().await.unwrap();
+    staff.order("a", "panic").await;
+    assert!(office.stop(PATIENCE).await.is_empty());
+    assert_eq!(stopped.state(), SubscriptionState::Ended);
+    staff.ask("a", "works").await;
+    staff.ask("b", "works").await;
+    let report = staff.bus.shutdown(PATIENCE).await;
+    assert!(report.elapsed < PATIENCE / 2, "{report:?}");
+    assert_eq!((report.abandoned.len(), report.timed_out.len()), (2, 0));
+    common::check_books(&staff.bus);
+}
+
+#[tokio::test]
+async fn a_group_has_ended_when_its_last_member_has_and_runs_again_with_a_new_one() {
+    let staff = Staff::new().await;
+    let first = member(&staff, "first").await;
+    member(&staff, "second").await;
+    staff.order("a", "stop").await;
+    staff.order("a", "works").await;
     assert_eq!(first.state(), SubscriptionState::Running);
-    assert_eq!(first.snapshot().acked, 1);
+    staff.order("a", "stop").await;
+    staff.order("a", "works").await;
+    assert_eq!(first.state(), SubscriptionState::Ended);
+    assert_eq!((first.snapshot().acked, first.snapshot().queued), (3, 1));
+    let third = member(&staff, "third").await;
+    staff.pass(Duration::ZERO).await;
+    assert_eq!(staff.take_log().last().unwrap(), "third1 works");
+    third.stop(PATIENCE).await;
+    assert_eq!(first.state(), SubscriptionState::Ended);
     staff.end().await;
 }

@@ -8,7 +8,10 @@ use std::time::Duration;
 use common::staff::{LONG, SECOND, Staff};
 use common::{PATIENCE, check_books, queue};
 use postroom::LifecycleKind::{Escalated, Restarted, Resumed, Started, Stopped, Suspended};
-use postroom::{Escalation, Refusal, Retry, SubscriptionState, Supervisor};
+use postroom::{
+    Escalation, Inbound, Interceptor, LocalBoxFuture, Next, Outcome, Refusal, Retry, Strategy,
+    SubscriptionState, Supervisor,
+};
 use serde_json::json;
 
 /// Two supervisors, one under the other, that hand failures on; below them `a`, which may not fail, and `b`.
@@ -193,6 +196,139 @@ async fn a_shutdown_cuts_off_and_names_the_grandchildren() {
     assert_eq!(report.abandoned.len(), 1);
     assert!(report.elapsed < Duration::from_millis(1200), "{report:?}");
     check_books(&staff.bus);
+}
+
+#[tokio::test]
+async fn a_stop_without_time_names_only_what_was_in_the_middle() {
+    let staff = Staff::new().await;
+    let (outer, inner) = tree(&staff).await;
+    let makes = staff.clone();
+    let factory = async move || {
+        makes.door.pass().await;
+        Ok::<_, String>(makes.make("d"))
+    };
+    let slow = staff.bus.try_subscriber("d", factory).pattern("d");
+    slow.under(&inner).start().await.unwrap();
+    staff.order("b", "hang").await;
+    staff.order("c", "works").await;
+    assert_eq!(outer.stop(Duration::ZERO).await, ["d", "b"]);
+    staff.pass(Duration::ZERO).await;
+    let mut gone = staff.take_log().split_off(2);
+    gone.sort();
+    assert_eq!(gone, ["a1 gone", "b1 gone", "c1 gone"]);
+    assert_eq!(queue(&staff.bus, "b").queued, 1, "it went back");
+    check_books(&staff.bus);
+}
+
+#[tokio::test]
+async fn a_supervisor_restarts_as_a_sibling() {
+    let staff = Staff::new().await;
+    let outer = staff.bus.supervisor("outer").strategy(Strategy::OneForAll);
+    let outer = outer.start().await.unwrap();
+    clerk!(staff, "a").under(&outer).start().await.unwrap();
+    let inner = staff.bus.supervisor("inner").under(&outer);
+    let inner = inner.start().await.unwrap();
+    clerk!(staff, "b").under(&inner).start().await.unwrap();
+    let clerk = clerk!(staff, "c").under(&inner);
+    let clerk = clerk.intensity(0, LONG).start().await.unwrap();
+    clerk!(staff, "d").under(&outer).start().await.unwrap();
+    staff.order("c", "panic").await;
+    assert_eq!(clerk.state(), SubscriptionState::Suspended);
+    staff.order("b", "panic").await;
+    assert_eq!(staff.made("b"), 2, "it restarts alone");
+    staff.take_log();
+    staff.take_events();
+    staff.order("d", "panic").await;
+    let log = staff.take_log();
+    assert_eq!(log[..3], ["d1 gone", "b2 gone", "a1 gone"]);
+    let mut made = log[3..].to_vec();
+    made.sort();
+    assert_eq!(made, ["a2 made", "b3 made", "c2 made", "d2 made"]);
+    let expected = [
+        ("d", Restarted),
+        ("a", Restarted),
+        ("inner", Restarted),
+        ("b", Restarted),
+        ("c", Resumed),
+    ];
+    assert_eq!(staff.take_events(), events(&expected));
+    for name in ["a", "b", "c", "d"] {
+        staff.order(name, "works").await;
+    }
+    let expected = ["a2 works", "b3 works", "c2 works", "d2 works"];
+    assert_eq!(staff.take_log(), expected);
+    staff.end().await;
+}
+
+/// Panics before the handling of `trip`, after that of `trip after`, and when it is told how `stumble` ended.
+struct Trips;
+
+impl Trips {
+    fn on(task: &str, delivery: Inbound<'_>) {
+        let trips = delivery.message().decode::<String>();
+        assert!(trips.is_ok_and(|trips| trips != task), "on purpose");
+    }
+}
+
+impl Interceptor for Trips {
+    fn handle<'a>(&'a self, delivery: Inbound<'a>, next: Next<'a>) -> LocalBoxFuture<'a, Outcome> {
+        if delivery.queue() == "operator" {
+            return next.run();
+        }
+        Self::on("trip", delivery);
+        Box::pin(async move {
+            let outcome = next.run().await;
+            Self::on("trip after", delivery);
+            outcome
+        })
+    }
+
+    fn finished(&self, delivery: Inbound<'_>, _: Result<(), &str>) {
+        if delivery.queue() != "operator" {
+            Self::on("stumble", delivery);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_interceptor_that_panics_around_a_handler_is_a_failure_of_its_subscriber() {
+    let staff = Staff::of(|builder| builder.intercept(Trips)).await;
+    let office = staff.bus.supervisor("office").strategy(Strategy::OneForAll);
+    let office = office.start().await.unwrap();
+    let clerk = clerk!(staff, "a").intensity(1, LONG).under(&office);
+    let clerk = clerk.start().await.unwrap();
+    clerk!(staff, "b").under(&office).start().await.unwrap();
+    staff.pass(Duration::ZERO).await;
+    staff.take_log();
+    staff.order("a", "trip").await;
+    let expected = ["a1 gone", "b1 gone", "a2 made", "b2 made"];
+    assert_eq!(staff.take_log(), expected, "with its siblings");
+    staff.order("a", "trip after").await;
+    assert_eq!(staff.take_log(), ["a2 trip after", "a2 gone"]);
+    assert_eq!(clerk.state(), SubscriptionState::Suspended, "it counts");
+    clerk.resume().await;
+    staff.order("a", "stumble").await;
+    staff.order("a", "works").await;
+    let expected = ["a3 made", "a3 stumble", "a3 works"];
+    assert_eq!(staff.take_log(), expected, "that changes nothing");
+    let books = clerk.snapshot();
+    assert_eq!((books.acked, books.dead_lettered), (2, 2));
+    staff.end().await;
+}
+
+#[tokio::test]
+async fn an_interceptor_that_panics_on_one_message_again_and_again_counts_once() {
+    let staff = Staff::of(|builder| builder.intercept(Trips)).await;
+    let clerk = clerk!(staff, "a").retry(Retry::fixed(SECOND).attempts(5));
+    let clerk = clerk.intensity(1, LONG).start().await.unwrap();
+    staff.ask("a", "trip").await;
+    staff.pass(20 * SECOND).await;
+    assert_eq!(clerk.state(), SubscriptionState::Running);
+    let books = clerk.snapshot();
+    assert_eq!((books.dead_lettered, books.restarts), (1, 5));
+    staff.order("a", "works").await;
+    assert_eq!(staff.take_log().last().unwrap(), "a6 works");
+    staff.end().await;
 }
 
 #[tokio::test]

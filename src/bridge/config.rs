@@ -1,4 +1,6 @@
 use std::fmt;
+#[cfg(feature = "testing")]
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::topology::{QueueType, TopologyMode};
@@ -92,6 +94,9 @@ pub struct Amqp {
     pub(super) when_down: WhenDown,
     pub(super) authority: Option<String>,
     pub(super) identity: Option<(Vec<u8>, String)>,
+    /// Told which groups there are, to take them away after a test.
+    #[cfg(feature = "testing")]
+    pub(super) sweep: Option<Arc<super::Sweep>>,
 }
 
 impl Amqp {
@@ -118,6 +123,8 @@ impl Amqp {
             when_down: WhenDown::default(),
             authority: None,
             identity: None,
+            #[cfg(feature = "testing")]
+            sweep: None,
         }
     }
 
@@ -260,6 +267,12 @@ impl Amqp {
     #[must_use]
     pub fn client_certificate(mut self, pkcs12: Vec<u8>, password: impl Into<String>) -> Self {
         self.identity = Some((pkcs12, password.into()));
+        self
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn swept_by(mut self, sweep: &Arc<super::Sweep>) -> Self {
+        self.sweep = Some(Arc::clone(sweep));
         self
     }
 

@@ -139,7 +139,7 @@ impl Life {
 
     /// Not while it is being stopped, and not while nothing has been handed out for long.
     fn wants_messages(&mut self) -> bool {
-        let stands_still = halt::PAUSED | halt::SUSPENDED | halt::BREAKER;
+        let stands_still = halt::PAUSED | halt::SUSPENDED | halt::BREAKER | halt::ENDED;
         if self.core.mailbox.halted() & stands_still == 0 {
             self.held_since = None;
         } else {

@@ -28,6 +28,8 @@ mod queue;
 mod rabbit;
 mod replies;
 mod shared;
+#[cfg(feature = "testing")]
+mod sweep;
 mod topology;
 mod tree;
 mod url;
@@ -43,6 +45,8 @@ pub use wire::{
     WireFormatError, WireMessage,
 };
 
+#[cfg(feature = "testing")]
+pub(crate) use sweep::Sweep;
 pub(crate) use tree::start;
 
 use shared::Shared;

@@ -7,7 +7,7 @@ use actix::{
 use tokio::sync::{oneshot, watch};
 
 use crate::ports::{
-    Child, Exit, ExitReporter, LocalBoxFuture, Part, StopFor, SuspendReason, Timers, within,
+    Child, Deadline, Exit, ExitReporter, LocalBoxFuture, Part, StopFor, SuspendReason, Timers,
 };
 use crate::subscriber::{Caught, Panicked};
 
@@ -162,7 +162,7 @@ impl Child for PartChild {
                     // An actor that is gone has stopped.
                     let _ = wait.await;
                 };
-                if within(ended, timeout, &timers).await {
+                if Deadline::new(timers, timeout).bound(ended).await.is_some() {
                     return Vec::new();
                 }
                 actor.do_send(Kill);
@@ -180,4 +180,6 @@ impl Child for PartChild {
     fn suspended(&mut self, _: &SuspendReason) {}
 
     fn resumed(&mut self) {}
+
+    fn ended(&mut self) {}
 }

@@ -141,6 +141,9 @@ pub(super) fn reserve<'a>(
                     reserved.dropping.push(place);
                     continue;
                 }
+                _ if queue.mailbox.halted() & halt::ENDED != 0 => {
+                    Stop::Refused(Some(place), Refusal::Ended { queue: name() })
+                }
                 _ if queue.mailbox.halted() & halt::SUSPENDED != 0 => {
                     Stop::Refused(Some(place), Refusal::Suspended { queue: name() })
                 }

@@ -233,6 +233,7 @@ fn is_for_lack_of_room(refusal: &Refusal) -> bool {
         Refusal::Timeout { .. }
             | Refusal::Full { .. }
             | Refusal::Suspended { .. }
+            | Refusal::Ended { .. }
             | Refusal::MustWait { .. }
             | Refusal::Unreachable { .. }
             | Refusal::Unconfirmed { .. }

@@ -190,7 +190,7 @@ async fn told_to_end() -> std::io::Result<()> {
 
 /// Waits until the queues hold nothing that can still be handled, or until `end`.
 pub(super) async fn drain(queues: &[Arc<QueueCore>], end: Instant) {
-    let stands_still = halt::PAUSED | halt::SUSPENDED;
+    let stands_still = halt::PAUSED | halt::SUSPENDED | halt::ENDED;
     let busy = |queue: &Arc<QueueCore>| {
         let books = queue.mailbox.books();
         let moves = queue.mailbox.halted() & stands_still == 0;

@@ -68,7 +68,14 @@ impl Subscription {
             .tell(self.name(), LifecycleKind::Paused, None);
     }
 
-    /// Hands out messages again, after a pause or after its supervisor suspended it.
+    /// Hands out messages again: after a pause, after its supervisor suspended it, or after its workers ended.
+    /// Waits until a worker that has a message in hand from before has finished it, or is cut off at its
+    /// `stop_timeout`. Its failures are forgotten. Of one that runs, or whose supervisor was stopped, it only
+    /// ends a pause.
+    ///
+    /// # Cancel safety
+    /// Once polled, the resumption goes on behind it; dropped, only the lifecycle event of a pause's end may be
+    /// missing.
     pub async fn resume(&self) {
         let queue = &self.0.queue;
         let was_paused = queue.mailbox.halted() & halt::PAUSED != 0;

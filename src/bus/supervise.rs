@@ -95,7 +95,11 @@ impl SupervisorBuilder {
         self
     }
 
-    /// Starts it.
+    /// Starts it, behind the children that its parent has already.
+    ///
+    /// # Cancel safety
+    /// Once polled, it may run although nobody has a handle of it. It has no children then, and ends with its
+    /// parent.
     ///
     /// # Errors
     /// When its name is not valid, or the bus or the parent is stopped.
@@ -161,19 +165,23 @@ impl Supervisor {
     /// (A single one of them is started again by its own [`resume`](super::Subscription::resume).)
     ///
     /// # Cancel safety
-    /// Dropped, the resumption goes on behind it.
+    /// Once polled, the resumption goes on behind it.
     pub async fn resume(&self) {
         // A parent that is gone has stopped this supervisor.
         let _ = self.parent.send(ResumeChild(self.child)).await;
     }
 
     /// Stops its children for good, in reverse order of starting, one after another: each within its
-    /// `stop_timeout`, all of them within `deadline`. Supervisors among them stop theirs in the same way. The
-    /// queues keep their messages, and go on accepting up to their bounds. Answers with the names of those that
-    /// had to be cut off. Nothing can be added under it afterwards.
+    /// `stop_timeout`, all of them within `deadline`, at which those that are left stop together and what they
+    /// have in hand is cut off. Supervisors among them stop theirs in the same way. The queues keep their
+    /// messages, and go on accepting up to their bounds: [`Ended`](crate::SubscriptionState::Ended). Nothing can
+    /// be added under it afterwards.
+    ///
+    /// Answers, within 200 ms after `deadline`, with the names of those that were cut off in the middle of a
+    /// message or of making their handler, or whose thread is blocked. What was idle is not among them.
     ///
     /// # Cancel safety
-    /// Dropped, the stop goes on behind it.
+    /// Once polled, the stop goes on behind it.
     pub async fn stop(&self, deadline: Duration) -> Vec<String> {
         let remove = RemoveChild {
             id: self.child,

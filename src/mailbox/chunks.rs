@@ -101,11 +101,11 @@ impl Rest {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::message::{Address, AddressKind, Envelope, Held, MessageId, Name, parcel};
 
-    fn slot(number: u32) -> Slot {
+    pub(in crate::mailbox) fn slot(number: u32) -> Slot {
         let envelope = Envelope {
             id: MessageId::from_u128(u128::from(number)),
             address: Address {

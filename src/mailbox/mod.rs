@@ -46,6 +46,9 @@ pub(crate) mod halt {
     pub(crate) const BREAKER: u32 = 1 << 3;
     /// Some worker was asked to stop: look at your own seat.
     pub(crate) const SEAT: u32 = 1 << 4;
+    /// The workers of every member have ended, and none is started again by itself; a full mailbox refuses at
+    /// once.
+    pub(crate) const ENDED: u32 = 1 << 5;
 }
 
 pub(crate) struct Mailbox {
@@ -68,8 +71,10 @@ struct State {
     /// Credits taken.
     used: usize,
     in_flight: usize,
-    waiting: usize,
+    waiting: u32,
     seats: Seats,
+    /// Members whose workers run, or are about to.
+    serving: u32,
     /// Publishers that wait for a credit; none most of the time.
     line: Option<Box<Line>>,
     closed: bool,
@@ -90,6 +95,7 @@ impl Mailbox {
                 in_flight: 0,
                 waiting: 0,
                 seats: Seats::default(),
+                serving: 0,
                 line: None,
                 closed: false,
                 stalls: 0,
@@ -134,6 +140,31 @@ impl Mailbox {
         Bells(wakers).ring();
     }
 
+    /// A member takes messages from now on.
+    pub(crate) fn join(&self) {
+        let wakers = {
+            let mut state = self.lock();
+            state.serving += 1;
+            self.halt.fetch_and(!halt::ENDED, Ordering::Relaxed);
+            state.seats.wake_all()
+        };
+        Bells(wakers).ring();
+    }
+
+    /// A member does not any more. Without any, those who wait for room are refused at once.
+    pub(crate) fn leave(&self) {
+        let bells = {
+            let mut state = self.lock();
+            state.serving -= 1;
+            if state.serving > 0 {
+                return;
+            }
+            self.halt.fetch_or(halt::ENDED, Ordering::Relaxed);
+            state.dissolve_line(Acquire::Full)
+        };
+        bells.ring();
+    }
+
     pub(crate) fn halted(&self) -> u32 {
         self.halt.load(Ordering::Relaxed)
     }
@@ -164,7 +195,7 @@ impl Mailbox {
             counts: state.books,
             queued: state.store.queued() as u64,
             in_flight: state.in_flight as u64,
-            waiting: state.waiting as u64,
+            waiting: u64::from(state.waiting),
             stalls: u64::from(state.stalls),
         }
     }

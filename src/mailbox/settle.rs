@@ -100,7 +100,8 @@ impl Mailbox {
         let half = (self.capacity / 2).max(1);
         // Other workers may each have one more failure in hand.
         let others = state.seats.running().saturating_sub(1);
-        let stalled = state.waiting > 0 && state.waiting + others >= half.max(others + 1);
+        let waiting = state.waiting as usize;
+        let stalled = waiting > 0 && waiting + others >= half.max(others + 1);
         let before = if stalled {
             self.halt.fetch_or(halt::STALLED, Ordering::Relaxed)
         } else {

@@ -165,3 +165,48 @@ impl Mailbox {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+
+    use super::super::Acquire;
+    use super::super::chunks::tests::slot;
+    use super::*;
+    use crate::delivery::{Order, Overflow};
+
+    #[derive(Default)]
+    struct Rung(AtomicUsize);
+
+    impl Wake for Rung {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_worker_that_stops_passes_on_the_wake_of_a_message() {
+        let mailbox = Mailbox::new(10, Overflow::Wait, Order::Unordered { workers: 2 });
+        let rung: [Arc<Rung>; 2] = Default::default();
+        let seats = [mailbox.add_seat(), mailbox.add_seat()];
+        let mut batch = VecDeque::new();
+        let mut take = |place: usize| {
+            let waker = Arc::clone(&rung[place]).into();
+            mailbox.poll_take(seats[place], &mut Settled::default(), &mut batch, &waker)
+        };
+        assert!(take(0).is_pending() && take(1).is_pending());
+        assert_eq!(mailbox.acquire(None), Acquire::Taken);
+        assert!(mailbox.push(slot(1), None));
+        let times = || [0, 1].map(|place: usize| rung[place].0.load(Ordering::Relaxed));
+        assert_eq!(times(), [0, 1]);
+        // Before it can look.
+        mailbox.stop_seat(seats[1]);
+        assert!(matches!(take(1), Poll::Ready(Take::Stop)));
+        mailbox.settle_last(&mut Settled::default());
+        assert_eq!(times()[0], 1);
+        assert!(matches!(take(0), Poll::Ready(Take::Batch)));
+        assert_eq!(batch.len(), 1);
+    }
+}

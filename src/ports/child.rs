@@ -53,8 +53,9 @@ pub(crate) enum StopFor {
     Good,
 }
 
-/// Stops a child within the time that it is given, and cuts off what has not ended by then; answers with the
-/// names of what was cut off. Nothing happens before it is called.
+/// Stops a child within the time that it is given, and cuts off what has not ended by then; answers, a moment
+/// later at the most, with the names of what was in the middle of something, or whose thread is blocked. What is
+/// idle ends also when no time is given. The child is asked when this is called, and not before.
 pub(crate) type Stop = Box<dyn FnOnce(Duration) -> BoxFuture<'static, Vec<String>> + Send>;
 
 /// What a supervisor starts, restarts and stops. Nothing here waits; the child lives elsewhere.
@@ -68,6 +69,8 @@ pub(crate) trait Child: Send {
     fn restarted(&mut self);
     fn suspended(&mut self, why: &SuspendReason);
     fn resumed(&mut self);
+    /// All of its workers have ended, and nothing but a resumption starts them again.
+    fn ended(&mut self);
 }
 
 pub(crate) type Report = dyn Fn(ChildId, u64, u32, Exit) + Send + Sync;

@@ -46,16 +46,6 @@ impl Deadline {
     }
 }
 
-/// Waits for a future; false if it took longer than `timeout`.
-pub(crate) async fn within(
-    future: impl Future<Output = ()>,
-    timeout: Duration,
-    timers: &Arc<dyn Timers>,
-) -> bool {
-    let mut deadline = Deadline::new(Arc::clone(timers), timeout);
-    deadline.bound(future).await.is_some()
-}
-
 impl Future for Deadline {
     type Output = ();
 

@@ -28,8 +28,12 @@ pub enum Problem {
     Closed,
     /// Waiting retries hold half of the mailbox, so nothing new is handed out. Reported.
     Stalled,
-    /// No worker runs: it is being started or restarted, or has ended. Messages wait. Reported.
+    /// No worker runs: it is being started or restarted. Messages wait. Reported.
     NoWorker,
+    /// All workers have ended, and their restart types start none again; messages wait for
+    /// [`resume`](crate::Subscription::resume). Reported, also where a temporary one failed: its restart type
+    /// says that it may. [`Lifecycle`](crate::Lifecycle) tells why it ended.
+    Ended,
     /// The user paused the subscription. Reported.
     Paused,
     /// The breaker is open: hand-over waits for a probe. Reported.
@@ -42,7 +46,7 @@ impl Problem {
     pub fn makes_unready(self) -> bool {
         !matches!(
             self,
-            Self::Stalled | Self::NoWorker | Self::Paused | Self::BreakerOpen
+            Self::Stalled | Self::NoWorker | Self::Ended | Self::Paused | Self::BreakerOpen
         )
     }
 

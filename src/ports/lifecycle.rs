@@ -18,7 +18,8 @@ pub enum LifecycleKind {
     Resumed,
     /// It was stopped on request.
     Stopped,
-    /// All of its workers have ended, and its restart type does not start them again.
+    /// All of its workers have ended, and its restart type does not start them again; see
+    /// [`SubscriptionState::Ended`](crate::SubscriptionState::Ended).
     Ended,
     /// A supervisor handed a failure on to its parent.
     Escalated,

@@ -17,7 +17,7 @@ pub(crate) use child::{
 pub use dead_letter::{DeadLetter, DeadLettered, Filter};
 pub use dead_letter_store::DeadLetterLedger;
 pub(crate) use dead_letter_store::{DeadLetterStore, StoreError};
-pub(crate) use deadline::{Deadline, within};
+pub(crate) use deadline::Deadline;
 pub(crate) use health::HealthSource;
 pub use health::{Condition, Problem};
 pub use interceptor::{Inbound, Interceptor, Next, Outbound, Refused};

@@ -25,6 +25,12 @@ pub enum Refusal {
         /// The suspended queue.
         queue: String,
     },
+    /// Nobody serves `queue` any more until it is resumed, and its mailbox is full.
+    #[error("`{queue}` has ended and its mailbox is full")]
+    Ended {
+        /// The queue whose workers have ended.
+        queue: String,
+    },
     /// A command needs a queue, and there is none of this name.
     #[error("no queue is named `{queue}`")]
     NoQueue {
@@ -218,9 +224,10 @@ impl RequestError {
     pub(crate) fn refused(refusal: Refusal) -> Self {
         match refusal {
             Refusal::NoQueue { queue } => Self::NoQueue { queue },
-            Refusal::Full { queue } | Refusal::Timeout { queue } | Refusal::Suspended { queue } => {
-                Self::Full { queue }
-            }
+            Refusal::Full { queue }
+            | Refusal::Timeout { queue }
+            | Refusal::Suspended { queue }
+            | Refusal::Ended { queue } => Self::Full { queue },
             other => Self::Refused(other),
         }
     }

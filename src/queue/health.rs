@@ -15,11 +15,13 @@ impl HealthSource for QueueCore {
         if halted & !halt::SEAT == 0 && is_well || self.mailbox.is_closed() {
             return;
         }
-        let is_suspended = halted & halt::SUSPENDED != 0;
+        let has_ended = halted & halt::ENDED != 0;
+        let is_suspended = !has_ended && halted & halt::SUSPENDED != 0;
         let problems = [
             (is_suspended, Problem::Suspended),
             (!is_connected, Problem::NotConnected),
-            (!is_served && !is_suspended, Problem::NoWorker),
+            (has_ended, Problem::Ended),
+            (!is_served && !is_suspended && !has_ended, Problem::NoWorker),
             (halted & halt::PAUSED != 0, Problem::Paused),
             (halted & halt::BREAKER != 0, Problem::BreakerOpen),
             (halted & halt::STALLED != 0, Problem::Stalled),

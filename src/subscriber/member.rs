@@ -1,17 +1,25 @@
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use actix::{Actor, Addr};
 use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 
 use super::dispatch::Dispatch;
 use super::factory::Factory;
 use super::pulse::WorkerThread;
 use super::shell::{KillWorker, Retire, Shell, StartWorker, StopWorker};
 use crate::mailbox::halt;
-use crate::ports::within;
-use crate::ports::{Child, ExitReporter, LifecycleKind, Part, Stop, StopFor, SuspendReason};
+use crate::ports::{
+    Child, Deadline, ExitReporter, LifecycleKind, Part, Stop, StopFor, SuspendReason,
+};
 use crate::queue::QueueCore;
+
+/// How long a thread may take to come round and drop a worker that is cut off; what takes longer is blocked. By
+/// real time, since that is what blocks it.
+const COMES_ROUND_WITHIN: Duration = Duration::from_millis(150);
 
 /// One subscriber as it was declared: what its workers share.
 pub(crate) struct Member<H, F, D> {
@@ -32,6 +40,8 @@ where
     /// Shared with nobody: a stop that outlives this child sees that it is gone.
     workers: Arc<[Worker<H, F, D>]>,
     suspended: bool,
+    /// It counts at the mailbox as one of those who take messages.
+    serves: bool,
 }
 
 /// A worker's seat at the mailbox, and its actor.
@@ -50,22 +60,39 @@ where
             .zip(placement.iter().cycle())
             .map(|(_, thread)| {
                 let seat = member.queue.mailbox.add_seat();
-                let shell = Shell::new(Arc::clone(&member), seat, Arc::clone(&thread.pulse));
-                (
-                    seat,
-                    Shell::start_in_arbiter(&thread.arbiter, move |_| shell),
-                )
+                let (member, pulse) = (Arc::clone(&member), Arc::clone(&thread.pulse));
+                let shell = move |_: &mut _| Shell::new(member, seat, pulse);
+                (seat, Shell::start_in_arbiter(&thread.arbiter, shell))
             })
             .collect();
+        member.queue.mailbox.join();
         Self {
             member,
             workers,
             suspended: false,
+            serves: true,
         }
     }
 
     fn queue(&self) -> &QueueCore {
         &self.member.queue
+    }
+
+    fn leave(&mut self) {
+        if std::mem::take(&mut self.serves) {
+            self.queue().mailbox.leave();
+        }
+    }
+}
+
+fn cut_off<H, F, D>(child: &Weak<[Worker<H, F, D>]>)
+where
+    H: 'static,
+    F: Factory<H>,
+    D: Dispatch<H>,
+{
+    for (_, shell) in child.upgrade().iter().flat_map(|workers| workers.iter()) {
+        shell.do_send(KillWorker);
     }
 }
 
@@ -84,6 +111,9 @@ where
     }
 
     fn start(&mut self, part: Part, exits: &ExitReporter) {
+        if !std::mem::replace(&mut self.serves, true) {
+            self.queue().mailbox.join();
+        }
         for (index, (seat, shell)) in (0u32..).zip(&*self.workers) {
             if part == Part::All || part == Part::One(index) {
                 // Here and not on the worker's thread: a stop that follows at once must not be undone there.
@@ -100,33 +130,45 @@ where
         let child = Arc::downgrade(&self.workers);
         let queue = Arc::clone(&self.member.queue);
         Box::new(move |timeout| {
-            Box::pin(async move {
-                let Some(workers) = child.upgrade() else {
-                    return Vec::new();
+            let asked = child.upgrade().map(|workers| {
+                let ask = |(seat, shell): &Worker<H, F, D>| {
+                    queue.mailbox.stop_seat(*seat);
+                    let (ended, wait) = oneshot::channel();
+                    shell.do_send(StopWorker { ended });
+                    wait
                 };
-                let waits: Vec<_> = workers
-                    .iter()
-                    .map(|(seat, shell)| {
-                        queue.mailbox.stop_seat(*seat);
-                        let (done, wait) = oneshot::channel();
-                        shell.do_send(StopWorker { done });
-                        wait
-                    })
-                    .collect();
-                drop(workers);
-                let all = async {
-                    for wait in waits {
+                workers.iter().map(ask).collect::<Vec<_>>()
+            });
+            let mut given_up = None;
+            if timeout.is_zero() {
+                cut_off(&child);
+                given_up = Some(Instant::now() + COMES_ROUND_WITHIN);
+            }
+            Box::pin(async move {
+                let mut ends = pin!(async {
+                    let mut was_cut_off = false;
+                    for end in asked.into_iter().flatten() {
                         // An actor that is gone has stopped.
-                        let _ = wait.await;
+                        was_cut_off |= end.await.unwrap_or(false);
+                    }
+                    was_cut_off
+                });
+                let mut ended = None;
+                if given_up.is_none() {
+                    let timers = Arc::clone(&queue.services.timers);
+                    ended = Deadline::new(timers, timeout).bound(ends.as_mut()).await;
+                }
+                let was_cut_off = match ended {
+                    Some(was_cut_off) => was_cut_off,
+                    None => {
+                        let given_up = given_up.unwrap_or_else(|| {
+                            cut_off(&child);
+                            Instant::now() + COMES_ROUND_WITHIN
+                        });
+                        timeout_at(given_up, ends).await.unwrap_or(true)
                     }
                 };
-                if within(all, timeout, &queue.services.timers).await {
-                    return Vec::new();
-                }
-                for (_, shell) in child.upgrade().iter().flat_map(|workers| workers.iter()) {
-                    shell.do_send(KillWorker);
-                }
-                vec![queue.name.to_string()]
+                Vec::from_iter(was_cut_off.then(|| queue.name.to_string()))
             })
         })
     }
@@ -150,6 +192,10 @@ where
             .services
             .tell(self.name(), LifecycleKind::Resumed, None);
     }
+
+    fn ended(&mut self) {
+        self.leave();
+    }
 }
 
 impl<H, F, D> Drop for MemberChild<H, F, D>
@@ -163,6 +209,7 @@ where
             // The other members of its group go on without it.
             self.member.queue.mailbox.clear_halt(halt::SUSPENDED);
         }
+        self.leave();
         for (seat, shell) in &*self.workers {
             self.member.queue.mailbox.remove_seat(*seat);
             shell.do_send(KillWorker);

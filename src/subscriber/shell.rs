@@ -1,3 +1,5 @@
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -22,8 +24,7 @@ pub(super) struct Shell<H, F, D> {
     member: Arc<Member<H, F, D>>,
     seat: u32,
     pulse: Arc<Pulse>,
-    running: Option<SpawnHandle>,
-    stopping: Vec<oneshot::Sender<()>>,
+    running: Option<(SpawnHandle, Rc<Run>)>,
 }
 
 impl<H, F, D> Shell<H, F, D> {
@@ -33,16 +34,30 @@ impl<H, F, D> Shell<H, F, D> {
             seat,
             pulse,
             running: None,
-            stopping: Vec::new(),
         }
     }
 
-    fn stopped(&mut self) {
-        self.running = None;
-        for waiting in self.stopping.drain(..) {
-            // Who asked may have stopped waiting.
-            let _ = waiting.send(());
+    fn cut_off(&mut self, ctx: &mut Context<Self>)
+    where
+        Self: Actor<Context = Context<Self>>,
+    {
+        if let Some((running, _)) = self.running.take() {
+            ctx.cancel_future(running);
         }
+    }
+}
+
+/// What a worker's loop and its shell share of one run.
+#[derive(Default)]
+pub(super) struct Run {
+    /// It is making its handler, or was dropped with a message in hand.
+    in_the_middle: Cell<bool>,
+    stopping: RefCell<Vec<oneshot::Sender<bool>>>,
+}
+
+impl Run {
+    pub(super) fn set_in_the_middle(&self, is_so: bool) {
+        self.in_the_middle.set(is_so);
     }
 }
 
@@ -74,46 +89,57 @@ where
     type Result = ();
 
     fn handle(&mut self, start: StartWorker, ctx: &mut Self::Context) {
-        if let Some(running) = self.running.take() {
-            ctx.cancel_future(running);
-        }
+        self.cut_off(ctx);
         let StartWorker { part, exits } = start;
-        let present = Present::new(&self.member.queue);
-        let worker = work(Arc::clone(&self.member), self.seat);
+        let run = Rc::new(Run::default());
+        let present = Present::new(&self.member.queue, &run);
+        let worker = work(Arc::clone(&self.member), self.seat, Rc::clone(&run));
         let worker = Caught::new(worker);
         let worker = Pulsing::new(worker, self.member.queue.id, Arc::clone(&self.pulse));
+        // Cancelled, the loop is dropped before what is here, and so has said where it was.
         let running = worker.into_actor(self).map(move |ended, shell, _| {
+            shell.running = None;
             drop(present);
             let exit = ended.unwrap_or_else(|Panicked(text)| Exit::Failed {
                 message: None,
                 why: format!("panicked: {text}"),
             });
-            shell.stopped();
             exits.report(part, exit);
         });
-        self.running = Some(ctx.spawn(running));
+        self.running = Some((ctx.spawn(running), run));
     }
 }
 
-/// Counts a worker for as long as its loop runs.
-struct Present(Arc<QueueCore>);
+/// Counts a worker for as long as its loop runs, and answers those who wait for its end.
+struct Present {
+    queue: Arc<QueueCore>,
+    run: Rc<Run>,
+}
 
 impl Present {
-    fn new(queue: &Arc<QueueCore>) -> Self {
+    fn new(queue: &Arc<QueueCore>, run: &Rc<Run>) -> Self {
         queue.workers.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(queue))
+        Self {
+            queue: Arc::clone(queue),
+            run: Rc::clone(run),
+        }
     }
 }
 
 impl Drop for Present {
     fn drop(&mut self) {
-        self.0.workers.fetch_sub(1, Ordering::Relaxed);
+        self.queue.workers.fetch_sub(1, Ordering::Relaxed);
+        for waiting in self.run.stopping.take() {
+            // Who asked may have stopped waiting.
+            let _ = waiting.send(self.run.in_the_middle.get());
+        }
     }
 }
 
-/// Asks the worker to end after the message in hand; answered when it has ended.
+/// Asks the worker to end after the message in hand.
 pub(super) struct StopWorker {
-    pub(super) done: oneshot::Sender<()>,
+    /// Answered when it has ended: whether it was cut off in the middle of a message, or of making its handler.
+    pub(super) ended: oneshot::Sender<bool>,
 }
 
 impl Message for StopWorker {
@@ -128,18 +154,20 @@ where
 {
     type Result = ();
 
-    fn handle(&mut self, StopWorker { done }: StopWorker, _: &mut Self::Context) {
-        self.stopping.push(done);
-        if self.running.is_none() {
-            self.stopped();
-        } else {
+    fn handle(&mut self, StopWorker { ended }: StopWorker, _: &mut Self::Context) {
+        if let Some((_, run)) = &self.running {
+            run.stopping.borrow_mut().push(ended);
             // A start that was under way when the stop was asked for has cleared the seat.
             self.member.queue.mailbox.stop_seat(self.seat);
+        } else {
+            // Who asked may have stopped waiting.
+            let _ = ended.send(false);
         }
     }
 }
 
-/// Cuts the worker off; what it held goes back uncounted.
+/// Cuts the worker off; what it held goes back uncounted. One that was asked to stop and has nothing in hand
+/// gets the turn that it needs to end by itself.
 pub(super) struct KillWorker;
 
 impl Message for KillWorker {
@@ -155,10 +183,7 @@ where
     type Result = ();
 
     fn handle(&mut self, _: KillWorker, ctx: &mut Self::Context) {
-        if let Some(running) = self.running.take() {
-            ctx.cancel_future(running);
-        }
-        self.stopped();
+        self.cut_off(ctx);
     }
 }
 

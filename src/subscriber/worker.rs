@@ -1,5 +1,6 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use super::dispatch::{Dispatch, DispatchFailure, Message};
 use super::factory::Factory;
 use super::member::Member;
 use super::release::{Released, release};
+use super::shell::Run;
 use crate::delivery::{Failure, NextStep, Reason, next_step};
 use crate::mailbox::{Ending, Lease, Slot, Take};
 use crate::message::RawMessage;
@@ -25,14 +27,17 @@ const CLOCK_EVERY: u32 = 32;
 /// Makes a handler and feeds it until it fails, is asked to stop, or asks to stop.
 ///
 /// Dropping the future at any point gives back what was not settled.
-pub(super) async fn work<H, F, D>(member: Arc<Member<H, F, D>>, seat: u32) -> Exit
+pub(super) async fn work<H, F, D>(member: Arc<Member<H, F, D>>, seat: u32, run: Rc<Run>) -> Exit
 where
     H: 'static,
     F: Factory<H>,
     D: Dispatch<H>,
 {
     let queue = &*member.queue;
-    let mut handler = match Caught::new(member.factory.make()).await {
+    run.set_in_the_middle(true);
+    let made = Caught::new(member.factory.make()).await;
+    run.set_in_the_middle(false);
+    let mut handler = match made {
         Ok(Ok(handler)) => Guarded::new(handler),
         Ok(Err(why)) => return Exit::StartFailed { why },
         Err(Panicked(text)) => {
@@ -43,6 +48,7 @@ where
     let mut hands = Hands {
         lease: Lease::new(Arc::clone(&member.queue)),
         scratch: Scratch::default(),
+        run,
     };
     let Some(value) = handler.get() else {
         return Exit::Stopped;
@@ -56,6 +62,7 @@ where
 struct Hands {
     lease: Lease<QueueCore>,
     scratch: Scratch,
+    run: Rc<Run>,
 }
 
 impl Hands {
@@ -306,6 +313,7 @@ impl Drop for Hands {
         if self.lease.started
             && let Some(slot) = self.lease.batch.front()
         {
+            self.run.set_in_the_middle(true);
             let queue = self.lease.queue();
             tracing::debug!(queue = %queue.name, id = %slot.parcel.envelope().id, "an attempt was cut off");
             queue.abandon_probe();

@@ -130,16 +130,24 @@ impl SupervisorActor {
         let Some(entry) = self.children.get_mut(&id) else {
             return;
         };
-        let name = Arc::clone(entry.child.name());
         if entry.spec.restart == Restart::Temporary {
-            entry.state = State::Ended;
-            self.tell(&name, LifecycleKind::Ended, Some(why.to_owned()));
+            self.ended(id, why.to_owned());
             return;
         }
+        let name = Arc::clone(entry.child.name());
         entry.incarnation += 1;
         entry.child.restarted();
         self.tell(&name, LifecycleKind::Restarted, Some(why.to_owned()));
         self.start_part(id, Part::All, ctx);
+    }
+
+    pub(super) fn ended(&mut self, id: ChildId, why: String) {
+        if let Some(entry) = self.children.get_mut(&id) {
+            entry.state = State::Ended;
+            entry.child.ended();
+            let name = Arc::clone(entry.child.name());
+            self.tell(&name, LifecycleKind::Ended, Some(why));
+        }
     }
 
     pub(super) fn suspend(&mut self, id: ChildId, why: &str, ctx: &mut Context<Self>) {

@@ -63,8 +63,7 @@ impl Handler<Exited> for SupervisorActor {
             // A temporary child that fails takes no sibling with it: OTP's rule. Its other workers run on.
             entry.ended += 1;
             if entry.ended >= entry.child.parts() {
-                entry.state = State::Ended;
-                self.tell(&name, LifecycleKind::Ended, Some(why));
+                self.ended(id, why);
             }
             return;
         }

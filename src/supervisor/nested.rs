@@ -44,15 +44,16 @@ impl Child for NestedChild {
     /// It needs no cutting off: it cuts off its children in time.
     fn stop(&mut self, why: StopFor) -> Stop {
         let supervisor = self.supervisor.clone();
-        Box::new(move |deadline| {
-            Box::pin(async move {
-                let late = match why {
-                    StopFor::Restart => supervisor.send(StopForRestart { deadline }).await,
-                    StopFor::Good => supervisor.send(StopAll { deadline }).await,
-                };
-                // An actor that is gone has stopped.
-                late.unwrap_or_default()
-            })
+        Box::new(move |deadline| match why {
+            // An actor that is gone has stopped.
+            StopFor::Restart => {
+                let late = supervisor.send(StopForRestart { deadline });
+                Box::pin(async move { late.await.unwrap_or_default() })
+            }
+            StopFor::Good => {
+                let late = supervisor.send(StopAll { deadline });
+                Box::pin(async move { late.await.unwrap_or_default() })
+            }
         })
     }
 
@@ -66,6 +67,8 @@ impl Child for NestedChild {
     fn resumed(&mut self) {
         self.tell(LifecycleKind::Resumed, None);
     }
+
+    fn ended(&mut self) {}
 }
 
 /// Tells a nested supervisor where to report when it escalates, and starts its children again, their failures
@@ -129,9 +132,7 @@ impl Handler<SuspendAll> for SupervisorActor {
                 continue;
             };
             if entry.spec.restart == Restart::Temporary {
-                let name = Arc::clone(entry.child.name());
-                entry.state = State::Ended;
-                self.tell(&name, LifecycleKind::Ended, Some(why.last.clone()));
+                self.ended(id, why.last.clone());
             } else {
                 self.suspend(id, &why.last, ctx);
             }

@@ -6,7 +6,9 @@ use actix::{Handler, Message, ResponseActFuture, WrapFuture};
 
 use super::SupervisorActor;
 use super::actor::State;
-use crate::ports::{ChildId, Lifecycle, LifecycleKind, LifecycleSink, Stop, StopFor, Timers};
+use crate::ports::{
+    ChildId, Deadline, Lifecycle, LifecycleKind, LifecycleSink, Stop, StopFor, Timers,
+};
 
 /// Children to be stopped one after another.
 pub(super) struct Stops {
@@ -15,20 +17,16 @@ pub(super) struct Stops {
 }
 
 impl Stops {
-    /// Stops them, each within its own timeout and all of them before `end`. A child that waits for its turn
-    /// still works: those that stop before it may need it. Answers with the names of what was cut off.
+    /// Stops them, each within its own timeout. A child that waits for its turn still works: those that stop
+    /// before it may need it. At `end` all that are left stop together, with no time to finish what they have
+    /// in hand. Answers with the names of what was cut off.
     pub(super) async fn run(
         self,
         end: Option<Instant>,
         tell: Option<Arc<dyn LifecycleSink>>,
     ) -> Vec<String> {
-        let mut late = Vec::new();
-        for (name, stop, timeout) in self.children {
-            let timeout = match end {
-                Some(end) => timeout.min(end.saturating_duration_since(self.timers.now())),
-                None => timeout,
-            };
-            late.extend(stop(timeout).await);
+        let left = || end.map(|end| end.saturating_duration_since(self.timers.now()));
+        let stopped = |name: &Arc<str>| {
             if let Some(lifecycle) = &tell {
                 lifecycle.event(Lifecycle {
                     subject: name.to_string(),
@@ -36,6 +34,28 @@ impl Stops {
                     why: None,
                 });
             }
+        };
+        let mut late = Vec::new();
+        let mut over = left().map(|left| Deadline::new(Arc::clone(&self.timers), left));
+        let mut together = Vec::new();
+        for (name, stop, timeout) in self.children {
+            let left = left();
+            let mut stopping = stop(left.map_or(timeout, |left| timeout.min(left)));
+            let in_time = match &mut over {
+                Some(_) if left.is_some_and(|left| left.is_zero()) => None,
+                Some(over) => over.bound(stopping.as_mut()).await,
+                None => Some(stopping.as_mut().await),
+            };
+            if let Some(cut_off) = in_time {
+                late.extend(cut_off);
+                stopped(&name);
+            } else {
+                together.push((name, stopping));
+            }
+        }
+        for (name, stopping) in together {
+            late.extend(stopping.await);
+            stopped(&name);
         }
         late
     }

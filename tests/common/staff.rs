@@ -171,6 +171,14 @@ impl RawSubscriber for Clerk {
             Some((_, then)) => format!("attempt {}{then}", cx.attempt()),
             None => task,
         };
+        let task = match task.strip_prefix("wait and ") {
+            Some(then) => {
+                self.note("waits");
+                self.staff.door.pass().await;
+                then.to_owned()
+            }
+            None => task,
+        };
         match &*task {
             "panic" => panic!("on purpose"),
             "hang" => {
