@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use postroom::{DeadLetter, Filter, QueueSnapshot, Snapshot};
+use postroom::{DeadLetter, Filter, QueueSnapshot, Snapshot, StoreError};
 
 use crate::input::NewOrder;
 use crate::messages::{CancelOrder, Cents, ChangePrice, FillBasket};
@@ -151,11 +151,15 @@ pub async fn settle(shop: &Shop, progress: &Progress, deadline: Option<Instant>)
 
 /// Ends the faults, and replays the dead letters until every order is finished. Returns those that had been
 /// made until then.
-pub async fn replay(shop: &Shop, progress: &Progress, patience: Duration) -> Vec<DeadLetter> {
+pub async fn replay(
+    shop: &Shop,
+    progress: &Progress,
+    patience: Duration,
+) -> Result<Vec<DeadLetter>, StoreError> {
     shop.faults.stop();
     shop.stopwatch.stop();
     let letters = shop.bus.dead_letters();
-    let made = letters.list(&Filter::all());
+    let made = letters.list(&Filter::all()).await?;
     let deadline = Instant::now() + patience;
     let enough = Filter::all().limit(ENOUGH as usize);
     while Instant::now() < deadline {
@@ -163,11 +167,12 @@ pub async fn replay(shop: &Shop, progress: &Progress, patience: Duration) -> Vec
             deadline.saturating_duration_since(Instant::now()),
             letters.replay_all(&enough),
         );
-        let replayed = replayed.await.unwrap_or_default();
+        // At the deadline, or where it failed, the report says what is unfinished.
+        let replayed = replayed.await.map_or(0, Result::unwrap_or_default);
         settle(shop, progress, Some(deadline)).await;
         if replayed == 0 {
             break;
         }
     }
-    made
+    Ok(made)
 }

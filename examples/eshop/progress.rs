@@ -38,7 +38,7 @@ impl Progress {
             load(&snapshot),
             sum(|queue| queue.retried),
             sum(|queue| queue.restarts),
-            shop.bus.dead_letters().len(),
+            snapshot.dead_letters.kept,
         ));
     }
 
