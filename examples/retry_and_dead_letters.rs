@@ -88,7 +88,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // It is kept, with its body and with the last error and what caused it.
     let letters = bus.dead_letters();
-    for letter in letters.list(&Filter::all().queue("mailer")) {
+    for letter in letters.list(&Filter::all().queue("mailer")).await? {
         println!(
             "kept: {} {:?}",
             String::from_utf8_lossy(letter.json()?),
@@ -106,7 +106,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     assert!(bus.shutdown(Duration::from_secs(5)).await.clean);
     println!("ledger: {:?}", letters.ledger());
-    assert!(letters.is_empty());
+    assert!(letters.is_empty().await?);
     assert_eq!(
         bus.snapshot().queue("mailer").map(|queue| queue.acked),
         Some(1)

@@ -96,7 +96,7 @@ pub use observe::{Health, QueueSnapshot, Rates, Snapshot};
 pub use ports::{
     Bridged, Condition, DeadLetter, DeadLetterLedger, DeadLettered, Filter, Inbound, Interceptor,
     Lifecycle, LifecycleKind, LocalBoxFuture, Next, Outbound, Problem, Refusal, Refused,
-    RequestError,
+    RequestError, StoreError,
 };
 pub use queue::SubscriptionState;
 pub use subscriber::{CommandHandler, Context, Delivery, RawSubscriber, Sending, Subscriber};

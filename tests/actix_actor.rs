@@ -91,7 +91,12 @@ async fn its_answer_acknowledges() {
     );
     let books = queue(&bus, "clicks");
     assert_eq!((books.acked, books.dead_lettered, books.retried), (3, 1, 1));
-    let letter = bus.dead_letters().list(&Filter::all()).remove(0);
+    let letter = bus
+        .dead_letters()
+        .list(&Filter::all())
+        .await
+        .unwrap()
+        .remove(0);
     assert_eq!(
         (letter.reason, &*letter.errors[0]),
         (Reason::Rejected, "never")
@@ -126,7 +131,7 @@ async fn one_that_has_stopped_is_replaced_without_an_attempt() {
     end(&bus).await;
     assert_eq!(started.log.all(), [(4, 1, 1), (5, 1, 1)]);
     assert_eq!(started.actors.load(Ordering::SeqCst), 2);
-    assert!(bus.dead_letters().is_empty());
+    assert!(bus.dead_letters().is_empty().await.unwrap());
 }
 
 /// An actor whose first delivery never ends.

@@ -136,6 +136,12 @@ async fn an_interceptor_that_panics_around_a_handler_fails_the_attempt() {
     bus.publish(Number(7)).await.unwrap();
     until("it was not tried again", || worker.snapshot().acked == 1).await;
     assert_eq!(*attempts.lock().unwrap(), [2]);
-    assert!(bus.dead_letters().list(&Filter::all()).is_empty());
+    assert!(
+        bus.dead_letters()
+            .list(&Filter::all())
+            .await
+            .unwrap()
+            .is_empty()
+    );
     assert!(bus.shutdown(LONG).await.clean);
 }

@@ -208,7 +208,12 @@ async fn around_a_handler_its_outcome_counts() {
         (books.acked, books.dead_lettered, books.restarts),
         (3, 1, 0)
     );
-    let letter = bus.dead_letters().list(&Filter::all()).remove(0);
+    let letter = bus
+        .dead_letters()
+        .list(&Filter::all())
+        .await
+        .unwrap()
+        .remove(0);
     assert_eq!(letter.errors, ["turned away"]);
 }
 
@@ -240,7 +245,12 @@ async fn a_refused_send_of_a_handler_fails_its_attempt() {
     .unwrap();
     bus.publish(Echo(1)).await.unwrap();
     end(&bus).await;
-    let letter = bus.dead_letters().list(&Filter::all()).remove(0);
+    let letter = bus
+        .dead_letters()
+        .list(&Filter::all())
+        .await
+        .unwrap()
+        .remove(0);
     assert!(
         letter.errors[0].contains("not today"),
         "{:?}",

@@ -251,7 +251,9 @@ async fn an_undecodable_body_is_a_dead_letter_and_the_others_flow() {
     assert_eq!(log.all(), ["good", "good"]);
     let letters = bus
         .dead_letters()
-        .list(&Filter::all().reason(Reason::Undecodable));
+        .list(&Filter::all().reason(Reason::Undecodable))
+        .await
+        .unwrap();
     assert_eq!(letters.len(), 2);
     assert!(
         letters.iter().all(|letter| letter.attempts == 3),
@@ -285,7 +287,12 @@ async fn a_policy_may_give_an_undecodable_body_up_at_once() {
         .unwrap();
     bus.publish(order(7)).await.unwrap();
     end(&bus).await;
-    let letter = bus.dead_letters().list(&Filter::all()).remove(0);
+    let letter = bus
+        .dead_letters()
+        .list(&Filter::all())
+        .await
+        .unwrap()
+        .remove(0);
     assert_eq!((letter.attempts, letter.reason), (1, Reason::Undecodable));
 }
 

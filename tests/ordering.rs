@@ -174,7 +174,7 @@ async fn a_lane_waits_in_place_and_the_others_run() {
         lane("none", 6),
     ];
     assert_eq!(before, ran);
-    assert_eq!(bus.dead_letters().len(), 1);
+    assert_eq!(bus.dead_letters().len().await.unwrap(), 1);
     log.clear();
     clock.advance(MINUTE);
     end(&bus).await;
@@ -381,7 +381,12 @@ async fn run_keyed(plans: Vec<Plan>, lanes: usize, threads: usize, immediate: u3
 
     let all = log.all();
     let mut ends: BTreeMap<u64, Ended> = BTreeMap::new();
-    for letter in bus.dead_letters().list(&postroom::Filter::all()) {
+    for letter in bus
+        .dead_letters()
+        .list(&postroom::Filter::all())
+        .await
+        .unwrap()
+    {
         let Step(id) = serde_json::from_slice(letter.json().unwrap()).unwrap();
         let (attempts, _) = model(&plans[usize::try_from(id).unwrap()], ATTEMPTS);
         assert_eq!(letter.attempts, attempts);

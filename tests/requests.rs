@@ -190,7 +190,10 @@ async fn a_command_given_up_is_told_at_once() {
     }
     let discarded = Err(RequestError::Discarded { queue: double() });
     assert_eq!(soon("the answer", request(&bus, 3)).await, discarded);
-    assert_eq!(bus.dead_letters().list(&Filter::all()).len(), 3);
+    assert_eq!(
+        bus.dead_letters().list(&Filter::all()).await.unwrap().len(),
+        3
+    );
     end(&bus).await;
 }
 
@@ -209,7 +212,12 @@ async fn the_reply_to_a_replayed_command_is_late() {
     })
     .await;
     assert!(soon("the answer", request(&bus, 0)).await.is_err());
-    let letter = bus.dead_letters().list(&Filter::all()).remove(0);
+    let letter = bus
+        .dead_letters()
+        .list(&Filter::all())
+        .await
+        .unwrap()
+        .remove(0);
     bus.dead_letters().replay(letter.id).await.unwrap();
     end(&bus).await;
     assert_eq!((log.len(), bus.snapshot().late_replies), (2, 1));

@@ -286,9 +286,14 @@ async fn only_the_first_send_to_the_own_queue_has_the_credit_in_hand() {
     let todos = todos.mailbox(1).retry(retry).start().await.unwrap();
     bus.send(Todo(0)).await.unwrap();
     // The second has no room as long as the first waits behind this very message.
-    let failed = || bus.dead_letters().len() == 1;
+    let failed = || bus.dead_letters().ledger().kept == 1;
     advance_until(&clock, SECOND, "release failed twice", failed).await;
-    let letter = bus.dead_letters().list(&Filter::all()).remove(0);
+    let letter = bus
+        .dead_letters()
+        .list(&Filter::all())
+        .await
+        .unwrap()
+        .remove(0);
     assert_eq!((letter.reason, letter.attempts), (Reason::ReleaseFailed, 2));
     bus.settle().await;
     let all = log.all();
@@ -327,9 +332,14 @@ async fn a_release_without_room_fails_the_attempt_after_the_release_timeout() {
     advance_until(&clock, SECOND, "the first release failed", waits).await;
     assert!(clock.elapsed() >= 5 * SECOND, "the default release timeout");
     assert_eq!(runs.len(), 1, "the handler is not run again for it");
-    let dead = || bus.dead_letters().len() == 1;
+    let dead = || bus.dead_letters().ledger().kept == 1;
     advance_until(&clock, SECOND, "given up", dead).await;
-    let letter = bus.dead_letters().list(&Filter::all()).remove(0);
+    let letter = bus
+        .dead_letters()
+        .list(&Filter::all())
+        .await
+        .unwrap()
+        .remove(0);
     assert_eq!(
         (letter.reason, letter.attempts, runs.len()),
         (Reason::ReleaseFailed, 2, 2)
@@ -382,8 +392,13 @@ async fn a_release_that_cannot_be_made_at_all_fails_at_once() {
     .await
     .unwrap();
     bus.publish(Cause(0)).await.unwrap();
-    eventually("given up", || bus.dead_letters().len() == 1).await;
-    let letter = bus.dead_letters().list(&Filter::all()).remove(0);
+    eventually("given up", || bus.dead_letters().ledger().kept == 1).await;
+    let letter = bus
+        .dead_letters()
+        .list(&Filter::all())
+        .await
+        .unwrap()
+        .remove(0);
     assert_eq!(letter.reason, Reason::ReleaseFailed);
     end(&bus).await;
 }

@@ -88,11 +88,11 @@ async fn a_failing_message_is_tried_as_often_as_said_and_kept() {
     for kind in [0, 1] {
         starts.store(0, Ordering::SeqCst);
         bus.publish(Ping(kind)).await.unwrap();
-        while bus.dead_letters().len() <= kind as usize {
+        while bus.dead_letters().len().await.unwrap() <= kind as usize {
             tokio::task::yield_now().await;
         }
         assert_eq!(starts.load(Ordering::SeqCst), 4);
-        let letters = bus.dead_letters().list(&Filter::all());
+        let letters = bus.dead_letters().list(&Filter::all()).await.unwrap();
         assert_eq!(letters[kind as usize].attempts, 4);
     }
     assert!(bus.shutdown(Duration::from_secs(5)).await.clean);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use postroom::{DeadLetter, DeadLetters, QueueSnapshot, Snapshot};
+use postroom::{DeadLetter, DeadLetters, QueueSnapshot, Snapshot, StoreError};
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::Stock;
@@ -168,7 +168,7 @@ impl Letter {
 }
 
 /// The dead letters that are kept now.
-pub fn letters(letters: &DeadLetters) -> Vec<Letter> {
-    let kept = letters.list(&postroom::Filter::all());
-    kept.iter().map(Letter::of).collect()
+pub async fn letters(letters: &DeadLetters) -> Result<Vec<Letter>, StoreError> {
+    let kept = letters.list(&postroom::Filter::all()).await?;
+    Ok(kept.iter().map(Letter::of).collect())
 }

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use postroom::{Command, Filter, PublishError, QueueSnapshot, Refusal, Snapshot};
+use postroom::{Command, Filter, PublishError, QueueSnapshot, Refusal, Snapshot, StoreError};
 
 use crate::books::{self, Letter};
 use crate::input::NewOrder;
@@ -175,11 +175,15 @@ pub async fn settle(shop: &Shop, progress: &Progress, deadline: Option<Instant>)
 
 /// Ends the faults, and replays the dead letters until every order is finished. Returns those that had been
 /// made until then.
-pub async fn replay(shop: &Shop, progress: &Progress, patience: Duration) -> Vec<Letter> {
+pub async fn replay(
+    shop: &Shop,
+    progress: &Progress,
+    patience: Duration,
+) -> Result<Vec<Letter>, StoreError> {
     shop.faults.stop();
     shop.stopwatch.stop();
     let letters = shop.bus.dead_letters();
-    let made = books::letters(&letters);
+    let made = books::letters(&letters).await?;
     let deadline = Instant::now() + patience;
     let enough = Filter::all().limit(ENOUGH as usize);
     while Instant::now() < deadline {
@@ -187,11 +191,12 @@ pub async fn replay(shop: &Shop, progress: &Progress, patience: Duration) -> Vec
             deadline.saturating_duration_since(Instant::now()),
             letters.replay_all(&enough),
         );
-        let replayed = replayed.await.unwrap_or_default();
+        // At the deadline, or where it failed, the report says what is unfinished.
+        let replayed = replayed.await.map_or(0, Result::unwrap_or_default);
         settle(shop, progress, Some(deadline)).await;
         if replayed == 0 {
             break;
         }
     }
-    made
+    Ok(made)
 }

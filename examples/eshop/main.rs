@@ -280,7 +280,7 @@ async fn finish(
 ) -> Result<bool, Box<dyn Error>> {
     driver::settle(shop, progress, None).await;
     let stuck = shop.front.placed().saturating_sub(shop.orders.finished());
-    let letters = driver::replay(shop, progress, Duration::from_secs(args.patience)).await;
+    let letters = driver::replay(shop, progress, Duration::from_secs(args.patience)).await?;
     let took = started.elapsed();
     progress.clear();
 

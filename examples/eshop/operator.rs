@@ -5,7 +5,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use postroom::{Bus, Command, Context, Filter, RequestError, SubscribeError};
+use postroom::{Bus, Command, Context, Filter, ReplayError, RequestError, SubscribeError};
 use serde::{Deserialize, Serialize};
 
 use crate::books::{self, Books, Letter, OPERATOR};
@@ -69,20 +69,20 @@ pub struct Look {
 const REPLAYED_AT_ONCE: usize = 1024;
 
 /// Carries out what is asked of this process.
-pub async fn carry_out(shop: &Shop, task: Task) -> Done {
-    match task {
+pub async fn carry_out(shop: &Shop, task: Task) -> Result<Done, ReplayError> {
+    Ok(match task {
         Task::Look => Done::Looked(look(shop)),
         Task::EndFaults => {
             shop.faults.stop();
             shop.stopwatch.stop();
-            Done::FaultsEnded(books::letters(&shop.bus.dead_letters()))
+            Done::FaultsEnded(books::letters(&shop.bus.dead_letters()).await?)
         }
         Task::ReplayDeadLetters => {
             let some = Filter::all().limit(REPLAYED_AT_ONCE);
-            Done::Replayed(shop.bus.dead_letters().replay_all(&some).await as u64)
+            Done::Replayed(shop.bus.dead_letters().replay_all(&some).await? as u64)
         }
         Task::Report => Done::Reported(Box::new(Books::of(shop))),
-    }
+    })
 }
 
 fn look(shop: &Shop) -> Look {
@@ -116,7 +116,7 @@ pub async fn start(shop: &Arc<Shop>, service: Service) -> Result<(), SubscribeEr
 async fn listen<const SERVICE: usize>(shop: &Arc<Shop>) -> Result<(), SubscribeError> {
     let of_handler = Arc::clone(shop);
     let operate = async move |asked: &Operate<SERVICE>, _: &mut Context<'_>| {
-        Ok(carry_out(&of_handler, asked.task).await)
+        Ok(carry_out(&of_handler, asked.task).await?)
     };
     let operator = shop.bus.handle_fn::<Operate<SERVICE>, _>(OPERATOR, operate);
     operator.timeout(Duration::from_secs(60)).start().await?;

@@ -274,7 +274,7 @@ impl Run {
 
     async fn ask(&mut self, service: Service, task: Task) -> Result<Done, Box<dyn Error>> {
         if service == Service::Storefront {
-            return Ok(operator::carry_out(&self.shop, task).await);
+            return Ok(operator::carry_out(&self.shop, task).await?);
         }
         if let Some(ended) = self.processes.as_mut().and_then(Processes::ended) {
             return Err(format!("{} ended by itself", ended.name()).into());

@@ -37,7 +37,7 @@ impl Progress {
             load(&snapshot),
             sum(|queue| queue.retried),
             sum(|queue| queue.restarts),
-            shop.bus.dead_letters().len(),
+            snapshot.dead_letters.kept,
         );
         self.at(shop.orders.finished(), message);
     }

@@ -79,6 +79,16 @@ impl Deployment {
             bridge: Some(crossing(service, amqp)),
         }
     }
+    pub fn runs(&self, service: Service) -> bool {
+        self.services.contains(&service)
+    }
+
+    pub fn journals_of(&self, service: Service) -> Journals {
+        match self.runs(service) {
+            true => self.journals.clone(),
+            false => Journals::default(),
+        }
+    }
 }
 
 /// What crosses between a service and the others.

@@ -68,19 +68,19 @@ impl Shop {
             Some(amqp) => builder.bridge(amqp.clone()),
             None => builder,
         };
-        let journals = &deployment.journals;
-        // Another process has the stock.
-        let stock = match deployment.services.contains(&Service::Catalog) {
+        // What another process knows is not known here.
+        let journals = |service| deployment.journals_of(service);
+        let stock = match deployment.runs(Service::Catalog) {
             true => products,
             false => &[],
         };
         let shop = Self {
-            orders: Orders::open(journals)?,
-            catalog: Catalog::open(journals, stock)?,
-            charges: Charges::open(journals)?,
-            baskets: Baskets::open(journals)?,
-            told: Told::open(journals)?,
-            posts: Posts::open(journals)?,
+            orders: Orders::open(&journals(Service::Ordering))?,
+            catalog: Catalog::open(&journals(Service::Catalog), stock)?,
+            charges: Charges::open(&journals(Service::Payment))?,
+            baskets: Baskets::open(&journals(Service::Basket))?,
+            told: Told::open(&journals(Service::Notifications))?,
+            posts: Posts::open(&journals(Service::Webhooks))?,
             front: Storefront::new(products),
             copies: Copies::default(),
             bus: builder.start().await?,

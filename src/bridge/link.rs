@@ -108,6 +108,20 @@ impl Link {
         let _ = watch.wait_for(is_down).await;
     }
 
+    /// The connection, if it can be used now.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn connected_now(&self) -> Result<Arc<Connection>, String> {
+        match &*self.state.borrow() {
+            LinkState::Down { why }
+            | LinkState::Up {
+                blocked: Some(why), ..
+            } => Err(why.to_string()),
+            LinkState::Up { connection, .. } => Ok(Arc::clone(connection)),
+        }
+    }
+
     fn set_blocked(&self, why: Option<Arc<str>>) {
         self.state.send_modify(|state| {
             if let LinkState::Up { blocked, .. } = state {

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -8,6 +8,7 @@ use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use parking_lot::Mutex;
 
 use super::config::{Amqp, Checked};
+use super::dead_letters::AmqpDeadLetters;
 use super::delay;
 use super::link::Link;
 use super::publisher::Publisher;
@@ -39,6 +40,8 @@ pub(super) struct Shared {
     pub(super) format: Arc<dyn WireFormat>,
     pub(super) exchange_names: ExchangeNames,
     pub(super) queues: Mutex<HashMap<Arc<str>, Attached>>,
+    /// The dead letters that are known of, also of groups whose subscription has ended.
+    pub(super) letters: Mutex<BTreeMap<Arc<str>, AmqpDeadLetters>>,
     /// Up to which level the delay ladder is declared, on which connection.
     ladder: tokio::sync::Mutex<Option<(u64, u8)>>,
     topology_errors: Mutex<HashMap<Arc<str>, String>>,
@@ -106,6 +109,7 @@ impl Shared {
             replies: Replies::default(),
             format,
             queues: Mutex::default(),
+            letters: Mutex::default(),
             ladder: tokio::sync::Mutex::default(),
             topology_errors: Mutex::default(),
         })

@@ -15,7 +15,7 @@ use super::{FRAME_MAX, consumer, link, publisher, replies};
 use crate::broker::{Bridge, Home};
 use crate::delivery::{Restart, Strategy};
 use crate::message::{AddressKind, Name, Pattern, Relation, SharedParcel};
-use crate::ports::{BoxFuture, Bridged, ChildId, Refusal};
+use crate::ports::{BoxFuture, Bridged, ChildId, DeadLetter, DeadLetterStore, Refusal};
 use crate::queue::{Backing, Foundation, QueueCore, Services};
 use crate::supervisor::{
     AddChild, ChildSpec, OnExceeded, RemoveChild, StopAll, SupervisorActor, SupervisorSpec,
@@ -330,6 +330,14 @@ impl Bridge for Shared {
         if let Some(sweep) = &self.amqp.sweep {
             sweep.note(group);
         }
+        let letters = {
+            let mut letters = self.letters.lock();
+            let group: Arc<str> = group.into();
+            let known = letters
+                .entry(Arc::clone(&group))
+                .or_insert_with(|| AmqpDeadLetters::new(group, names.clone(), self.this.clone()));
+            known.clone()
+        };
         let mut queues = self.queues.lock();
         let attached = queues.entry(group.into()).or_insert_with(|| Attached {
             amqp: Arc::new(AmqpQueue::new(names, self.this.clone())),
@@ -337,10 +345,7 @@ impl Bridge for Shared {
         });
         let backing: Arc<AmqpQueue> = Arc::clone(&attached.amqp);
         Ok(Foundation {
-            dead_letters: Arc::new(AmqpDeadLetters::new(
-                Arc::clone(&backing),
-                self.this.clone(),
-            )),
+            dead_letters: Arc::new(letters),
             backing: backing as Arc<dyn Backing>,
         })
     }
@@ -394,6 +399,32 @@ impl Bridge for Shared {
             }
             for amqp in queues {
                 Self::detach_queue(amqp).await;
+            }
+        })
+    }
+
+    fn dead_letters(&self, group: Option<&str>) -> Vec<Arc<dyn DeadLetterStore>> {
+        let stores: Vec<_> = match group {
+            Some(group) => self.letters_of(&group.into()).into_iter().collect(),
+            None => self.letters.lock().values().cloned().collect(),
+        };
+        let stores = stores.into_iter();
+        stores
+            .map(|store| Arc::new(store) as Arc<dyn DeadLetterStore>)
+            .collect()
+    }
+
+    fn hand_back(
+        &self,
+        letter: &DeadLetter,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<(), Refusal>> {
+        let this = self.this.upgrade();
+        let (queue, parcel) = (Arc::clone(&letter.queue), Arc::clone(&letter.parcel));
+        Box::pin(async move {
+            match this {
+                Some(this) => this.publish_back(&queue, &parcel, patience).await,
+                None => Err(Refusal::Closed),
             }
         })
     }

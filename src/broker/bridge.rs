@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::message::{AddressKind, Name, NameError, Pattern, SharedParcel};
-use crate::ports::{BoxFuture, Bridged, Refusal};
+use crate::ports::{BoxFuture, Bridged, DeadLetter, DeadLetterStore, Refusal};
 use crate::queue::{Foundation, QueueCore};
 
 /// How messages cross the process, as the broker and the bus see it.
@@ -40,6 +40,17 @@ pub(crate) trait Bridge: Send + Sync {
 
     /// Stops to consume for all queues, as [`detach`](Self::detach).
     fn detach_all(&self) -> BoxFuture<'static, ()>;
+
+    /// Where the dead letters of a group are kept, whether it is subscribed here or not; or those of all groups
+    /// that are known here.
+    fn dead_letters(&self, group: Option<&str>) -> Vec<Arc<dyn DeadLetterStore>>;
+
+    /// Hands a dead letter's message back to the queue that gave it up, and resolves when that has confirmed it.
+    fn hand_back(
+        &self,
+        letter: &DeadLetter,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<(), Refusal>>;
 
     /// Waits until everything settled and published so far is written and confirmed, and closes the
     /// connections; no longer than `deadline` in all. Whatever is left is left to the broker to hand out again.

@@ -2,6 +2,7 @@
 
 mod accept;
 mod bridge;
+mod dead_letters;
 mod health;
 mod outgoing;
 mod route;
@@ -14,6 +15,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 pub(crate) use accept::{Accepted, Stop, accept_everywhere};
 pub(crate) use bridge::{Bridge, Home};
+pub(crate) use dead_letters::DeadLetterSource;
 pub(crate) use route::{Route, clear_left_behind, forget_routes};
 pub use schedule::{Schedule, ScheduleLedger};
 pub(crate) use table::{RoutingTable, SubscribeRefusal};

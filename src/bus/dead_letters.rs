@@ -1,25 +1,33 @@
 use super::Bus;
-use crate::broker::Gate;
+use crate::broker::DeadLetterSource;
 use crate::message::MessageId;
-use crate::ports::Refusal;
-use crate::ports::{DeadLetter, DeadLetterLedger, Filter};
+use crate::ports::{Claim, DeadLetter, DeadLetterLedger, Filter, Refusal, StoreError, Wanted};
 
 /// The messages that queues gave up: to look at, hand back, or throw away. Had from
 /// [`Bus::dead_letters`](crate::Bus::dead_letters).
 ///
-/// Kept in memory, up to the bus's `dead_letter_capacity`; then the oldest is evicted, and counted in the
-/// [`ledger`](Self::ledger). One of our own events, [`DeadLettered`](crate::DeadLettered), tells of each.
+/// One of our own events, [`DeadLettered`](crate::DeadLettered), tells of each.
+///
+/// **A queue in memory** keeps them in memory, up to the bus's `dead_letter_capacity`; then the oldest is
+/// evicted, and counted in the [`ledger`](Self::ledger). Nothing here waits for them, and none of it fails.
+///
+/// **A queue on RabbitMQ** keeps them there, in `{service}.{group}.dead`, until they are replayed or discarded:
+/// those of all replicas, those of earlier processes, and those that RabbitMQ gave up by itself. They are seen
+/// for the queues that this process has subscribed, and, by [`Filter::queue`], for any other one of this service, whose
+/// letters are found by their id from then on. To look at them takes them off that queue and puts them back where they were. While one process looks,
+/// another does not see what it holds; nothing is lost by that, however it ends. RabbitMQ may be down, so all of it may fail
+/// with a [`StoreError`], within 30 seconds.
 ///
 /// ```
-/// # async fn after_the_outage(bus: &postroom::Bus) {
+/// # async fn after_the_outage(bus: &postroom::Bus) -> Result<(), Box<dyn std::error::Error>> {
 /// use postroom::{Filter, Reason};
 ///
 /// let letters = bus.dead_letters();
-/// for letter in letters.list(&Filter::all().queue("mailer").limit(10)) {
+/// for letter in letters.list(&Filter::all().queue("mailer").limit(10)).await? {
 ///     println!("{} after {} attempts: {:?}", letter.reason, letter.attempts, letter.errors);
 /// }
-/// let replayed = letters.replay_all(&Filter::all().reason(Reason::Exhausted)).await;
-/// # let _ = replayed; }
+/// let replayed = letters.replay_all(&Filter::all().reason(Reason::Exhausted)).await?;
+/// # let _ = replayed; Ok(()) }
 /// ```
 #[derive(Clone)]
 pub struct DeadLetters(pub(super) Bus);
@@ -28,116 +36,187 @@ pub struct DeadLetters(pub(super) Bus);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReplayError {
-    /// Replayed, discarded or evicted by now.
+    /// Replayed, discarded or evicted by now; or another process looks at it just now.
     #[error("no dead letter has the id {0}")]
     NotFound(MessageId),
     /// The queue that gave it up is gone.
     #[error("the queue `{0}` does not exist any more")]
     NoQueue(String),
-    /// The queue did not take it.
+    /// The queue did not take it. After [`Refusal::Unconfirmed`] it may have it nevertheless.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Refused(Refusal),
+    /// Where it is kept cannot be asked now.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Its queue has it, and where it was kept does not answer: it may still be there too.
+    #[error("the message was handed back, but its dead letter may still be kept: {0}")]
+    Kept(StoreError),
 }
 
 impl DeadLetters {
-    fn store(&self) -> &dyn crate::ports::DeadLetterStore {
-        &*self.0.0.broker.services.dead_letters
+    fn sources(&self, queue: Option<&str>) -> Vec<DeadLetterSource> {
+        self.0.0.broker.dead_letter_sources(queue)
     }
 
-    /// Those that the filter admits, oldest first. Their messages are shared, not copied.
-    #[must_use]
-    pub fn list(&self, filter: &Filter) -> Vec<DeadLetter> {
-        self.store().list(filter)
+    /// Those that the filter admits, oldest first; of each queue on RabbitMQ no more than 1,000, unless the
+    /// filter has a limit of its own. Messages in memory are shared, not copied.
+    ///
+    /// # Errors
+    /// When one of the stores that are concerned cannot be asked. A filter for a queue in memory concerns no
+    /// other.
+    ///
+    /// # Cancel safety
+    /// Dropped, everything stays where it was.
+    pub async fn list(&self, filter: &Filter) -> Result<Vec<DeadLetter>, StoreError> {
+        let mut letters = Vec::new();
+        let mut stores = 0;
+        for source in self.sources(filter.of_queue()) {
+            let some = source.store.list(filter).await?;
+            stores += u32::from(!some.is_empty());
+            letters.extend(some);
+        }
+        if stores > 1 {
+            letters.sort_by_key(|letter| letter.last_failed_at);
+            letters.truncate(filter.most());
+        }
+        Ok(letters)
     }
 
     /// One of them, by [`DeadLetter::id`] (not by the id of its message).
-    #[must_use]
-    pub fn get(&self, id: MessageId) -> Option<DeadLetter> {
-        self.store().get(id)
+    ///
+    /// # Errors
+    /// When it is not in those stores that answer, and one does not.
+    pub async fn get(&self, id: MessageId) -> Result<Option<DeadLetter>, StoreError> {
+        let mut failed = None;
+        for source in self.sources(None) {
+            match source.store.get(id).await {
+                Ok(None) => {}
+                Ok(found) => return Ok(found),
+                Err(error) => failed = Some(error),
+            }
+        }
+        failed.map_or(Ok(None), Err)
     }
 
     /// How many are kept.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        usize::try_from(self.ledger().kept).unwrap_or(usize::MAX)
+    ///
+    /// # Errors
+    /// When one of the stores cannot be asked.
+    pub async fn len(&self) -> Result<usize, StoreError> {
+        let mut kept = 0;
+        for source in self.sources(None) {
+            kept += source.store.count().await?;
+        }
+        Ok(usize::try_from(kept).unwrap_or(usize::MAX))
     }
 
     /// Whether none is kept.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    ///
+    /// # Errors
+    /// As [`len`](Self::len).
+    pub async fn is_empty(&self) -> Result<bool, StoreError> {
+        Ok(self.len().await? == 0)
     }
 
-    /// How many were made and where they went.
+    /// How many this process made, and where they went. Asks nobody.
     #[must_use]
     pub fn ledger(&self) -> DeadLetterLedger {
-        self.store().ledger()
+        self.0.0.broker.dead_letter_ledger()
     }
 
     /// Hands a dead letter back to the queue that gave it up, and to no other: the same message id, attempts
-    /// from 1, behind what is queued. An expiry still stands. Waits for room up to the publish timeout.
+    /// from 1, behind what is queued. An expiry still stands. Waits for room, or for RabbitMQ's confirm, up to
+    /// the publish timeout.
+    ///
+    /// On RabbitMQ the message is in its queue before the dead letter is gone. What happens in between, a crash
+    /// or a lost connection, leaves both: the message may then be handled twice, and is not lost.
     ///
     /// # Errors
-    /// The dead letter is kept when its queue does not take it.
+    /// The dead letter is kept when its queue does not take it, see [`ReplayError`].
     ///
     /// # Cancel safety
-    /// Dropped while it waits for room, the dead letter is kept.
+    /// Dropped while it waits for room, the dead letter is kept. Dropped while it waits for RabbitMQ, it is kept
+    /// too, and may have been handed back.
     pub async fn replay(&self, id: MessageId) -> Result<(), ReplayError> {
-        let inner = &self.0.0;
-        let broker = &inner.broker;
-        let claimed = self.store().claim(id).ok_or(ReplayError::NotFound(id))?;
-        // Puts it back however this ends, until it was accepted.
-        let mut claim = Claim {
-            letters: self,
-            letter: Some(claimed),
-        };
-        let Some(letter) = &claim.letter else {
-            return Err(ReplayError::NotFound(id));
-        };
-        let queue = broker
-            .table
-            .queue(letter.queue_id)
-            .or_else(|| broker.table.queue_named(&letter.queue))
-            .ok_or_else(|| ReplayError::NoQueue(letter.queue.to_string()))?;
-        let parcel = std::sync::Arc::clone(&letter.parcel);
-        broker
-            .accept_at(&queue, parcel, inner.defaults.publish_timeout, Gate::Open)
-            .await?;
-        claim.letter = None;
-        self.store().replayed(id);
-        Ok(())
+        let mut failed = None;
+        for source in self.sources(None) {
+            match source.store.claim(Wanted::One(id)).next().await {
+                Ok(Some(claim)) => return self.hand_back(&source, claim).await,
+                Ok(None) => {}
+                Err(error) => failed = Some(error),
+            }
+        }
+        Err(failed.map_or(ReplayError::NotFound(id), ReplayError::Store))
     }
 
     /// Replays all that the filter admits now, one after another; answers how many were. What is refused
     /// stays. Each may wait for room as [`replay`](Self::replay) does.
     ///
+    /// # Errors
+    /// Ends at the first failure of a store, or of the connection to RabbitMQ. Those replayed so far stay
+    /// replayed.
+    ///
     /// # Cancel safety
     /// Dropped, those replayed so far stay replayed and the others are kept.
-    pub async fn replay_all(&self, filter: &Filter) -> usize {
+    pub async fn replay_all(&self, filter: &Filter) -> Result<usize, ReplayError> {
         let mut replayed = 0;
-        for letter in self.list(filter) {
-            replayed += usize::from(self.replay(letter.id).await.is_ok());
+        for source in self.sources(filter.of_queue()) {
+            let rest = filter.most() - replayed;
+            let mut claims = source.store.claim(Wanted::All(filter.clone().limit(rest)));
+            while let Some(claim) = claims.next().await? {
+                match self.hand_back(&source, claim).await {
+                    Ok(()) => replayed += 1,
+                    Err(error) if ends_all(&error) => return Err(error),
+                    Err(_) => {}
+                }
+            }
         }
-        replayed
+        Ok(replayed)
     }
 
     /// Throws one away. False: it was not there.
-    pub fn discard(&self, id: MessageId) -> bool {
-        self.store().discard(id)
-    }
-}
-
-struct Claim<'a> {
-    letters: &'a DeadLetters,
-    letter: Option<DeadLetter>,
-}
-
-impl Drop for Claim<'_> {
-    fn drop(&mut self) {
-        if let Some(letter) = self.letter.take() {
-            self.letters.store().put_back(letter);
+    ///
+    /// # Errors
+    /// When it is not in those stores that answer, and one does not.
+    pub async fn discard(&self, id: MessageId) -> Result<bool, StoreError> {
+        let mut failed = None;
+        for source in self.sources(None) {
+            match source.store.discard(id).await {
+                Ok(false) => {}
+                Ok(true) => return Ok(true),
+                Err(error) => failed = Some(error),
+            }
         }
+        failed.map_or(Ok(false), Err)
     }
+
+    /// Its queue has it before it is gone from where it is kept; until then it is put back however this ends.
+    async fn hand_back(
+        &self,
+        source: &DeadLetterSource,
+        claim: Box<dyn Claim>,
+    ) -> Result<(), ReplayError> {
+        let inner = &self.0.0;
+        let queue = claim.letter().queue.to_string();
+        let patience = inner.defaults.publish_timeout;
+        let handed = inner.broker.hand_back(source, &*claim, patience);
+        handed.await.map_err(|refusal| match refusal {
+            Refusal::NoQueue { .. } => ReplayError::NoQueue(queue),
+            other => ReplayError::Refused(other),
+        })?;
+        claim.replayed().await.map_err(ReplayError::Kept)
+    }
+}
+
+/// Whether the next one would fail too, after a wait of its own.
+fn ends_all(error: &ReplayError) -> bool {
+    let ReplayError::Refused(refusal) = error else {
+        return matches!(error, ReplayError::Store(_) | ReplayError::Kept(_));
+    };
+    matches!(
+        refusal,
+        Refusal::Closed | Refusal::Unreachable { .. } | Refusal::Unconfirmed { .. }
+    )
 }
 
 impl std::fmt::Debug for DeadLetters {

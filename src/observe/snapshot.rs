@@ -184,7 +184,7 @@ impl Snapshot {
                 .iter()
                 .map(|queue| QueueSnapshot::of(queue))
                 .collect(),
-            dead_letters: broker.services.dead_letters.ledger(),
+            dead_letters: broker.dead_letter_ledger(),
             scheduled: schedules.waiting,
             schedules,
             late_replies: broker.services.late_replies.load(Ordering::Relaxed),

@@ -145,6 +145,10 @@ impl Filter {
         self
     }
 
+    pub(crate) fn of_queue(&self) -> Option<&str> {
+        self.queue.as_deref()
+    }
+
     pub(crate) fn most(&self) -> usize {
         self.limit.unwrap_or(usize::MAX)
     }

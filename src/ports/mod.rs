@@ -15,8 +15,8 @@ pub(crate) use child::{
     Child, ChildId, Exit, ExitReporter, Part, Report, Stop, StopFor, SuspendReason,
 };
 pub use dead_letter::{DeadLetter, DeadLettered, Filter};
-pub use dead_letter_store::DeadLetterLedger;
-pub(crate) use dead_letter_store::{DeadLetterStore, StoreError};
+pub(crate) use dead_letter_store::{Claim, Claims, DeadLetterStore, Wanted};
+pub use dead_letter_store::{DeadLetterLedger, StoreError};
 pub(crate) use deadline::Deadline;
 pub(crate) use health::HealthSource;
 pub use health::{Condition, Problem};

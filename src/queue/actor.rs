@@ -204,8 +204,8 @@ mod tests {
     use crate::mailbox::Take;
     use crate::message::{Address, AddressKind, Envelope, Held, Name, Payload, RawBody, parcel};
     use crate::ports::{
-        BoxFuture, DeadLetter, DeadLetterLedger, DeadLetterStore, DeadLettered, Filter,
-        HealthSource, Lifecycle, LifecycleSink, Outgoing, Problem, StoreError,
+        BoxFuture, Claims, DeadLetter, DeadLetterLedger, DeadLetterStore, DeadLettered, Filter,
+        HealthSource, Lifecycle, LifecycleSink, Outgoing, Problem, StoreError, Wanted,
     };
     use crate::queue::{QueueSpec, Services};
     use crate::time::{Clock, TimerService};
@@ -224,19 +224,20 @@ mod tests {
             };
             Box::pin(std::future::ready(stored))
         }
-        fn list(&self, _: &Filter) -> Vec<DeadLetter> {
-            Vec::new()
+        fn list(&self, _: &Filter) -> BoxFuture<'static, Result<Vec<DeadLetter>, StoreError>> {
+            Box::pin(std::future::ready(Ok(Vec::new())))
         }
-        fn get(&self, _: MessageId) -> Option<DeadLetter> {
-            None
+        fn get(&self, _: MessageId) -> BoxFuture<'static, Result<Option<DeadLetter>, StoreError>> {
+            Box::pin(std::future::ready(Ok(None)))
         }
-        fn claim(&self, _: MessageId) -> Option<DeadLetter> {
-            None
+        fn count(&self) -> BoxFuture<'static, Result<u64, StoreError>> {
+            Box::pin(std::future::ready(Ok(0)))
         }
-        fn put_back(&self, _: DeadLetter) {}
-        fn replayed(&self, _: MessageId) {}
-        fn discard(&self, _: MessageId) -> bool {
-            false
+        fn claim(&self, _: Wanted) -> Box<dyn Claims> {
+            unreachable!("nothing is replayed here")
+        }
+        fn discard(&self, _: MessageId) -> BoxFuture<'static, Result<bool, StoreError>> {
+            Box::pin(std::future::ready(Ok(false)))
         }
         fn ledger(&self) -> DeadLetterLedger {
             DeadLetterLedger::default()

@@ -1,12 +1,18 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use crate::message::MessageId;
-use crate::ports::{BoxFuture, DeadLetter, DeadLetterLedger, DeadLetterStore, Filter, StoreError};
+use crate::ports::{
+    BoxFuture, Claim, Claims, DeadLetter, DeadLetterLedger, DeadLetterStore, Filter, StoreError,
+    Wanted,
+};
 
 /// Dead letters in this process's memory: bounded, the oldest evicted and counted when full.
-pub(crate) struct MemoryDeadLetters {
+pub(crate) struct MemoryDeadLetters(Arc<Shelf>);
+
+struct Shelf {
     capacity: usize,
     state: Mutex<State>,
 }
@@ -16,32 +22,28 @@ struct State {
     /// By arrival: ids of one bus are not in order over its threads.
     letters: BTreeMap<u64, DeadLetter>,
     index: HashMap<MessageId, u64>,
-    /// The places of letters that are being replayed: one that is put back stands where it stood.
-    claimed: HashMap<MessageId, u64>,
     next: u64,
     ledger: DeadLetterLedger,
 }
 
 impl MemoryDeadLetters {
     pub(crate) fn new(capacity: usize) -> Self {
-        Self {
+        Self(Arc::new(Shelf {
             capacity: capacity.max(1),
             state: Mutex::default(),
-        }
+        }))
     }
 }
 
 impl State {
-    fn insert(&mut self, letter: DeadLetter) {
-        let at = self.claimed.remove(&letter.id).unwrap_or(self.next);
-        self.next = self.next.max(at + 1);
+    fn insert(&mut self, at: u64, letter: DeadLetter) {
         self.index.insert(letter.id, at);
         self.letters.insert(at, letter);
     }
 
-    fn remove(&mut self, id: MessageId) -> Option<DeadLetter> {
+    fn remove(&mut self, id: MessageId) -> Option<(u64, DeadLetter)> {
         let at = self.index.remove(&id)?;
-        self.letters.remove(&at)
+        Some((at, self.letters.remove(&at)?))
     }
 
     /// The evicted letters are returned, to be dropped outside the lock: they hold the user's values.
@@ -58,73 +60,128 @@ impl State {
     }
 }
 
-impl DeadLetterStore for MemoryDeadLetters {
-    fn add(&self, letter: DeadLetter) -> BoxFuture<'static, Result<(), StoreError>> {
-        let evicted = {
-            let mut state = self.state.lock();
-            state.ledger.made += 1;
-            state.insert(letter);
-            state.evict(self.capacity)
-        };
-        drop(evicted);
-        Box::pin(std::future::ready(Ok(())))
-    }
-
+impl Shelf {
     fn list(&self, filter: &Filter) -> Vec<DeadLetter> {
         let state = self.state.lock();
-        let admitted = state
-            .letters
-            .values()
-            .filter(|letter| filter.admits(letter));
+        let letters = state.letters.values();
+        let admitted = letters.filter(|letter| filter.admits(letter));
         admitted.take(filter.most()).cloned().collect()
     }
 
-    fn get(&self, id: MessageId) -> Option<DeadLetter> {
-        let state = self.state.lock();
-        state
-            .index
-            .get(&id)
-            .and_then(|at| state.letters.get(at))
-            .cloned()
-    }
-
-    fn claim(&self, id: MessageId) -> Option<DeadLetter> {
-        let mut state = self.state.lock();
-        let at = state.index.get(&id).copied()?;
-        state.claimed.insert(id, at);
-        state.remove(id)
-    }
-
-    fn put_back(&self, letter: DeadLetter) {
+    /// One that is put back stands where it stood.
+    fn put_back(&self, at: u64, letter: DeadLetter) {
         let evicted = {
             let mut state = self.state.lock();
-            state.insert(letter);
+            state.insert(at, letter);
             state.evict(self.capacity)
         };
         drop(evicted);
     }
+}
 
-    fn replayed(&self, id: MessageId) {
-        let mut state = self.state.lock();
-        state.claimed.remove(&id);
-        state.ledger.replayed += 1;
+fn answered<T: Send + 'static>(answer: T) -> BoxFuture<'static, Result<T, StoreError>> {
+    Box::pin(std::future::ready(Ok(answer)))
+}
+
+impl DeadLetterStore for MemoryDeadLetters {
+    fn add(&self, letter: DeadLetter) -> BoxFuture<'static, Result<(), StoreError>> {
+        let evicted = {
+            let mut state = self.0.state.lock();
+            state.ledger.made += 1;
+            let at = state.next;
+            state.next += 1;
+            state.insert(at, letter);
+            state.evict(self.0.capacity)
+        };
+        drop(evicted);
+        answered(())
     }
 
-    fn discard(&self, id: MessageId) -> bool {
-        let letter = {
-            let mut state = self.state.lock();
+    fn list(&self, filter: &Filter) -> BoxFuture<'static, Result<Vec<DeadLetter>, StoreError>> {
+        answered(self.0.list(filter))
+    }
+
+    fn get(&self, id: MessageId) -> BoxFuture<'static, Result<Option<DeadLetter>, StoreError>> {
+        let state = self.0.state.lock();
+        let at = state.index.get(&id);
+        answered(at.and_then(|at| state.letters.get(at)).cloned())
+    }
+
+    fn count(&self) -> BoxFuture<'static, Result<u64, StoreError>> {
+        answered(self.0.state.lock().letters.len() as u64)
+    }
+
+    fn claim(&self, wanted: Wanted) -> Box<dyn Claims> {
+        let wanted = match wanted {
+            Wanted::One(id) => VecDeque::from([id]),
+            Wanted::All(filter) => self.0.list(&filter).iter().map(|one| one.id).collect(),
+        };
+        let shelf = Arc::clone(&self.0);
+        Box::new(Listed { shelf, wanted })
+    }
+
+    fn discard(&self, id: MessageId) -> BoxFuture<'static, Result<bool, StoreError>> {
+        let discarded = {
+            let mut state = self.0.state.lock();
             let letter = state.remove(id);
             state.ledger.discarded += u64::from(letter.is_some());
             letter
         };
-        letter.is_some()
+        answered(discarded.is_some())
     }
 
     fn ledger(&self) -> DeadLetterLedger {
-        let state = self.state.lock();
+        let state = self.0.state.lock();
         DeadLetterLedger {
             kept: state.letters.len() as u64,
             ..state.ledger
+        }
+    }
+}
+
+/// Ids that were there; some may be gone when their turn comes.
+struct Listed {
+    shelf: Arc<Shelf>,
+    wanted: VecDeque<MessageId>,
+}
+
+impl Claims for Listed {
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Box<dyn Claim>>, StoreError>> {
+        while let Some(id) = self.wanted.pop_front() {
+            let taken = self.shelf.state.lock().remove(id);
+            if taken.is_some() {
+                let shelf = Arc::clone(&self.shelf);
+                return answered(Some(Box::new(Taken { shelf, taken })));
+            }
+        }
+        answered(None)
+    }
+}
+
+struct Taken {
+    shelf: Arc<Shelf>,
+    taken: Option<(u64, DeadLetter)>,
+}
+
+impl Claim for Taken {
+    fn letter(&self) -> &DeadLetter {
+        match &self.taken {
+            Some((_, letter)) => letter,
+            None => unreachable!("it is taken out only at its end"),
+        }
+    }
+
+    fn replayed(mut self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.shelf.state.lock().ledger.replayed += 1;
+        drop(self.taken.take());
+        answered(())
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if let Some((at, letter)) = self.taken.take() {
+            self.shelf.put_back(at, letter);
         }
     }
 }

@@ -30,9 +30,9 @@ use crate::time::ManualClock;
 ///     .start().await?;
 /// bus.publish(Ping).await?;
 /// postroom::testing::advance(&bus, &clock, Duration::from_secs(119)).await;
-/// assert!(bus.dead_letters().is_empty());
+/// assert!(bus.dead_letters().is_empty().await.unwrap());
 /// postroom::testing::advance(&bus, &clock, Duration::from_secs(1)).await;
-/// assert_eq!(bus.dead_letters().list(&Filter::all())[0].attempts, 3);
+/// assert_eq!(bus.dead_letters().list(&Filter::all()).await.unwrap()[0].attempts, 3);
 /// # bus.shutdown(Duration::from_secs(5)).await;
 /// # Ok(()) }
 /// ```

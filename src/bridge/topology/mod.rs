@@ -26,5 +26,5 @@ pub use plan::{Argument, ExchangeKind, Plan, PlanObject};
 pub(in crate::bridge) use remove::{DeleteOnly, delete, prune};
 pub use subscription::QueueType;
 pub(in crate::bridge) use subscription::{
-    NEVER, SubscriptionShape, at_least_once, base_plan, subscription_plan,
+    NEVER, SubscriptionShape, at_least_once, base_plan, dead_letter_plan, subscription_plan,
 };

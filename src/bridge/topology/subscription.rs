@@ -67,8 +67,7 @@ pub(in crate::bridge) fn subscription_plan(
     commands: &[&str],
     shape: SubscriptionShape,
 ) -> Plan {
-    let mut plan = Plan::default();
-    plan.queue(group.dead(), kept(shape.queue_type));
+    let mut plan = dead_letter_plan(group, shape.queue_type);
     plan.queue(group.queue(), queue_arguments(group, shape));
     for pattern in patterns {
         plan.bind_queue(names.events(), pattern.as_str(), group.queue());
@@ -76,6 +75,13 @@ pub(in crate::bridge) fn subscription_plan(
     for command in commands {
         plan.bind_queue(names.commands(), *command, group.queue());
     }
+    plan
+}
+
+/// The queue of a group's dead letters alone.
+pub(in crate::bridge) fn dead_letter_plan(group: &GroupNames, queue_type: QueueType) -> Plan {
+    let mut plan = Plan::default();
+    plan.queue(group.dead(), kept(queue_type));
     plan
 }
 

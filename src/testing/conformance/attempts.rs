@@ -4,7 +4,6 @@ use super::Stage;
 use super::props::{Journal, Note, attempts, note, plain_error};
 use super::unmet::{Step, Unmet, same};
 use crate::delivery::{Outcome, Reason, Retry};
-use crate::ports::Filter;
 use crate::subscriber::Context;
 
 scenarios! {
@@ -56,7 +55,7 @@ async fn failing(stage: &Stage, how: &'static [End], retry: Retry) -> Result<(),
     same("acked", queue.acked, 0)?;
     same("dead-lettered", queue.dead_lettered, 1)?;
     same("attempts after a first", queue.retried, u64::from(max) - 1)?;
-    let letters = bus.dead_letters().list(&Filter::all());
+    let letters = stage.letters(&bus).await?;
     same("dead letters", letters.len(), 1)?;
     same("its message", letters[0].envelope().id(), receipt.id)?;
     same("its attempts", letters[0].attempts, max)?;

@@ -6,7 +6,6 @@ use super::unmet::{Step, Unmet, holds, same};
 use crate::bus::SubscribeError;
 use crate::delivery::{Outcome, Reason};
 use crate::message::RawMessage;
-use crate::ports::Filter;
 use crate::ports::Refusal;
 use crate::subscriber::{Context, RawSubscriber, Subscriber};
 
@@ -275,7 +274,7 @@ async fn rule_12_an_undecodable_body_is_a_dead_letter_and_the_others_flow(
         .step("publishing")?;
     stage.pass(&bus, 10).await;
     same("handled", seen.read(), [1, 2, 3])?;
-    let letters = bus.dead_letters().list(&Filter::all());
+    let letters = stage.letters(&bus).await?;
     same("dead letters", letters.len(), 1)?;
     same("its message", letters[0].envelope().id(), bad)?;
     same("its reason", letters[0].reason, Reason::Undecodable)?;

@@ -6,7 +6,6 @@ use super::unmet::{Step, Unmet, holds, same};
 use crate::bus::Bus;
 use crate::delivery::{Overflow, Reason};
 use crate::message::MessageId;
-use crate::ports::Filter;
 use crate::subscriber::Context;
 
 scenarios! {
@@ -241,7 +240,7 @@ async fn rule_9_an_impossible_release_fails_the_attempt(stage: &Stage) -> Result
         stage.pass(&bus, 30).await;
         same("starts", starts.get(), 2 * n)?;
     }
-    let letters = bus.dead_letters().list(&Filter::all());
+    let letters = stage.letters(&bus).await?;
     same("dead letters", letters.len(), 2)?;
     for letter in &letters {
         same("its reason", letter.reason, Reason::ReleaseFailed)?;

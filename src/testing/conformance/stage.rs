@@ -5,6 +5,7 @@ use super::unmet::{Step, holds, same};
 use super::{Isolated, Time, Unmet};
 use crate::bus::{Builder, Bus};
 use crate::observe::QueueSnapshot;
+use crate::ports::{DeadLetter, Filter};
 
 /// The longest wait for something that needs no time of the clock.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -75,6 +76,20 @@ impl Stage {
             .queue(name)
             .cloned()
             .step("finding a queue in the snapshot")
+    }
+
+    /// All dead letters, oldest first.
+    pub(super) async fn letters(&self, bus: &Bus) -> Result<Vec<DeadLetter>, Unmet> {
+        let letters = bus.dead_letters().list(&Filter::all()).await;
+        letters.step("listing the dead letters")
+    }
+
+    /// How many dead letters are kept.
+    pub(super) async fn kept(&self, bus: &Bus) -> Result<usize, Unmet> {
+        bus.dead_letters()
+            .len()
+            .await
+            .step("counting the dead letters")
     }
 
     /// Rule 13, after every scenario: before its end, and after what is left was abandoned.

@@ -6,7 +6,6 @@ use super::Stage;
 use super::props::{Count, Journal, Note, attempts, note, plain_error};
 use super::unmet::{Step, Unmet, holds, same};
 use crate::delivery::{Breaker, Failure, Reason, Retry, Verdict};
-use crate::ports::Filter;
 use crate::subscriber::Context;
 
 scenarios! {
@@ -59,7 +58,7 @@ async fn rule_6_reject_is_a_dead_letter_at_once(stage: &Stage) -> Result<(), Unm
     .step("subscribing")?;
     bus.publish(note(1)).await.step("publishing")?;
     bus.settle().await;
-    let letters = bus.dead_letters().list(&Filter::all());
+    let letters = stage.letters(&bus).await?;
     same("dead letters", letters.len(), 1)?;
     same("its reason", letters[0].reason, Reason::Rejected)?;
     same("its attempts", letters[0].attempts, 1)?;
@@ -82,7 +81,7 @@ async fn rule_6_discard_is_gone_but_for_its_count(stage: &Stage) -> Result<(), U
     bus.publish(note(1)).await.step("publishing")?;
     stage.pass(&bus, 10).await;
     same("starts", starts.get(), 1)?;
-    same("dead letters", bus.dead_letters().len(), 0)?;
+    same("dead letters", stage.kept(&bus).await?, 0)?;
     let queue = stage.queue(&bus, "discarding")?;
     same("discarded, acked", (queue.discarded, queue.acked), (1, 0))
 }
@@ -151,7 +150,7 @@ async fn rule_6_waits_grow_to_the_cap(stage: &Stage) -> Result<(), Unmet> {
         stage.pass_exactly(&bus, almost).await;
         same("starts after it", starts.get(), started + 1)?;
     }
-    same("dead letters", bus.dead_letters().len(), 1)
+    same("dead letters", stage.kept(&bus).await?, 1)
 }
 
 async fn rule_6_immediate_retries_need_no_time(stage: &Stage) -> Result<(), Unmet> {
