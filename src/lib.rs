@@ -75,7 +75,7 @@ mod time;
 
 #[cfg(feature = "amqp")]
 pub use bridge::{
-    Amqp, BridgeError, IncomingMessage, IncomingWire, OutgoingMessage, PlainJson, Plan, Properties,
+    Amqp, AmqpAdmin, BridgeError, DeleteOnly, IncomingMessage, IncomingWire, OutgoingMessage, PlainJson, Plan, Properties,
     QueueType, TopologyError, TopologyMode, WhenDown, WireFormat, WireFormatError, WireMessage,
 };
 pub use broker::{Schedule, ScheduleLedger};
@@ -94,7 +94,7 @@ pub use message::{
 };
 pub use observe::{Health, QueueSnapshot, Rates, Snapshot};
 pub use ports::{
-    Bridged, Condition, DeadLetter, DeadLetterLedger, DeadLettered, Filter, Inbound, Interceptor,
+    BridgeSnapshot, Bridged, Condition, DeadLetter, DeadLetterLedger, DeadLettered, Filter, Inbound, Interceptor,
     Lifecycle, LifecycleKind, LocalBoxFuture, Next, Outbound, Problem, Refusal, Refused,
     RequestError, StoreError,
 };

@@ -70,6 +70,10 @@ impl Link {
         }
     }
 
+    pub(super) fn is_up(&self) -> bool {
+        matches!(&*self.state.borrow(), LinkState::Up { .. })
+    }
+
     /// The connection, if it can be used now.
     ///
     /// # Errors
