@@ -75,8 +75,9 @@ mod time;
 
 #[cfg(feature = "amqp")]
 pub use bridge::{
-    Amqp, BridgeError, IncomingMessage, IncomingWire, OutgoingMessage, PlainJson, Plan, Properties,
-    QueueType, TopologyError, TopologyMode, WhenDown, WireFormat, WireFormatError, WireMessage,
+    Amqp, AmqpAdmin, BridgeError, DeleteOnly, IncomingMessage, IncomingWire, OutgoingMessage,
+    PlainJson, Plan, Properties, QueueType, TopologyError, TopologyMode, WhenDown, WireFormat,
+    WireFormatError, WireMessage,
 };
 pub use broker::{Schedule, ScheduleLedger};
 pub use bus::{
@@ -94,9 +95,9 @@ pub use message::{
 };
 pub use observe::{Health, QueueSnapshot, Rates, Snapshot};
 pub use ports::{
-    Bridged, Condition, DeadLetter, DeadLetterLedger, DeadLettered, Filter, Inbound, Interceptor,
-    Lifecycle, LifecycleKind, LocalBoxFuture, Next, Outbound, Problem, Refusal, Refused,
-    RequestError, StoreError,
+    BridgeSnapshot, Bridged, Condition, DeadLetter, DeadLetterLedger, DeadLettered, Filter,
+    Inbound, Interceptor, Lifecycle, LifecycleKind, LocalBoxFuture, Next, Outbound, Problem,
+    Refusal, Refused, RequestError, StoreError,
 };
 pub use queue::SubscriptionState;
 pub use subscriber::{CommandHandler, Context, Delivery, RawSubscriber, Sending, Subscriber};

@@ -31,6 +31,7 @@ impl Service {
         Self::Storefront,
     ];
 
+    #[cfg(feature = "amqp")]
     pub fn name(self) -> &'static str {
         match self {
             Self::Ordering => "ordering",

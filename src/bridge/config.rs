@@ -1,10 +1,10 @@
 use std::fmt;
-#[cfg(feature = "testing")]
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::topology::{QueueType, TopologyMode};
 use super::url::BrokerUrl;
+use super::wire::{PlainJson, WireFormat};
 use crate::message::{NameError, Pattern, validate_queue};
 
 /// Why a bridge could not be set up.
@@ -63,6 +63,8 @@ pub enum WhenDown {
 /// | `heartbeat` | 10 s | half a dead connection is noticed in twice this |
 /// | `connect_timeout` | 10 s | for one URL: connecting, the handshake and opening |
 /// | `body_limit` | 16 MiB | what the broker takes; RabbitMQ 4 has 16 MiB |
+/// | `unknown_type_delay` | 10 min | longer than a rolling deploy takes |
+/// | `wire_format` | [`PlainJson`] | another where the others on the broker speak it |
 ///
 /// ```
 /// use postroom::Amqp;
@@ -97,6 +99,8 @@ pub struct Amqp {
     /// Told which groups there are, to take them away after a test.
     #[cfg(feature = "testing")]
     pub(super) sweep: Option<Arc<super::Sweep>>,
+    pub(super) unknown_type_delay: Duration,
+    pub(super) format: Arc<dyn WireFormat>,
 }
 
 impl Amqp {
@@ -125,6 +129,8 @@ impl Amqp {
             identity: None,
             #[cfg(feature = "testing")]
             sweep: None,
+            unknown_type_delay: Duration::from_secs(600),
+            format: Arc::new(PlainJson),
         }
     }
 
@@ -253,6 +259,21 @@ impl Amqp {
     #[must_use]
     pub fn when_down(mut self, when_down: WhenDown) -> Self {
         self.when_down = when_down;
+        self
+    }
+
+    /// How long a message waits, once, that no handler of its queue takes; then it is a dead letter, `unknown-type`.
+    /// During a rolling deploy another replica may have the handler already.
+    #[must_use]
+    pub fn unknown_type_delay(mut self, delay: Duration) -> Self {
+        self.unknown_type_delay = delay;
+        self
+    }
+
+    /// How messages look on RabbitMQ, both those sent and those received.
+    #[must_use]
+    pub fn wire_format(mut self, format: impl WireFormat) -> Self {
+        self.format = Arc::new(format);
         self
     }
 

@@ -1,7 +1,8 @@
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_core::Stream;
 use lapin::message::Delivery;
@@ -16,7 +17,8 @@ use super::queue::AmqpQueue;
 use super::replies::Answer;
 use super::wire::{self, Arrived};
 use super::{Shared, explained};
-use crate::mailbox::{Ending, Slot, halt};
+use crate::delivery::Reason;
+use crate::mailbox::{Ending, History, Slot, halt};
 use crate::message::{Held, Payload};
 use crate::queue::QueueCore;
 
@@ -55,7 +57,7 @@ pub(super) async fn live(
         .await?;
     shared.note_topology(&core.name, declared.as_ref().err());
     declared.map_err(explained)?;
-    declaring.is_done();
+    declaring.succeeded();
     let prefetch = shared.prefetch(&core.spec);
     let channel = shared
         .opened(async {
@@ -95,6 +97,7 @@ struct Life {
 impl Drop for Life {
     /// What was delivered and not settled comes again.
     fn drop(&mut self) {
+        self.amqp.is_consuming.store(false, Ordering::Relaxed);
         self.amqp.close();
         drop(self.core.mailbox.take_queued(Ending::Returned));
         self.amqp.at_rest.notify_waiters();
@@ -148,6 +151,7 @@ impl Life {
         let held_for_long = self
             .held_since
             .is_some_and(|since| since.elapsed() >= HELD_AT_MOST);
+        self.amqp.is_resting.store(held_for_long, Ordering::Relaxed);
         !self.amqp.is_detached() && !held_for_long
     }
 
@@ -162,6 +166,7 @@ impl Life {
             FieldTable::default(),
         );
         self.consumer = Some(self.shared.opened(consuming).await?);
+        self.amqp.is_consuming.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -170,6 +175,7 @@ impl Life {
         // First: a broker that does not answer must not see more of them started.
         self.give_back_queued();
         if let Some(consumer) = &mut self.consumer {
+            self.amqp.is_consuming.store(false, Ordering::Relaxed);
             let options = BasicCancelOptions::default();
             let cancelling = self.channel.basic_cancel(consumer.tag(), options);
             match tokio::time::timeout(CANCEL, cancelling).await {
@@ -239,6 +245,20 @@ impl Life {
         slot.token = AmqpQueue::token(self.epoch, tag);
         slot.attempts = decoded.attempts;
         slot.history = decoded.history;
+        if decoded.hidden_headers > 0 {
+            let hidden = decoded.hidden_headers;
+            self.shared
+                .hidden_headers
+                .fetch_add(hidden as u64, Ordering::Relaxed);
+            tracing::debug!(queue = %self.core.name, hidden, "a message has more headers than a handler is shown");
+        }
+        if let Some(why) = decoded.undecodable {
+            let now = Duration::from_millis(self.core.services.clock.wall_ms());
+            slot.history = Some(Box::new(History {
+                unfit: Some(Reason::Undecodable),
+                ..History::new(vec![why], SystemTime::UNIX_EPOCH + now)
+            }));
+        }
         slot
     }
 

@@ -79,10 +79,7 @@ impl AmqpDeadLetters {
     }
 
     /// The first that is wanted, and the look that holds it.
-    fn first(
-        &self,
-        wanted: Wanted,
-    ) -> BoxFuture<'static, Result<(Arc<Look>, Option<(u64, DeadLetter)>), StoreError>> {
+    fn first(&self, wanted: Wanted) -> BoxFuture<'static, Result<Found, StoreError>> {
         self.looking(async move |shared, letters| {
             let look = Look::open(shared, letters).await?;
             let found = look.next(&wanted).await?;
@@ -90,6 +87,9 @@ impl AmqpDeadLetters {
         })
     }
 }
+
+/// A look, and the letter that it found, by its delivery tag.
+type Found = (Arc<Look>, Option<(u64, DeadLetter)>);
 
 async fn store(shared: &Shared, letters: &Letters, letter: &DeadLetter) -> Result<(), String> {
     let body = wire::copy_body(&letter.parcel).map_err(|error| error.to_string())?;

@@ -108,6 +108,10 @@ impl Link {
         let _ = watch.wait_for(is_down).await;
     }
 
+    pub(super) fn is_up(&self) -> bool {
+        matches!(&*self.state.borrow(), LinkState::Up { .. })
+    }
+
     /// The connection, if it can be used now.
     ///
     /// # Errors

@@ -14,12 +14,14 @@
 )]
 
 mod acks;
+mod admin;
 mod config;
 mod consumer;
 mod dead_letters;
 mod delay;
 mod flights;
 mod guard;
+mod health;
 mod link;
 mod part;
 mod publisher;
@@ -35,9 +37,10 @@ mod tree;
 mod url;
 mod wire;
 
+pub use admin::AmqpAdmin;
 pub use config::{Amqp, BridgeError, WhenDown};
 pub use topology::{
-    Argument, ExchangeKind, Plan, PlanObject, QueueType, TopologyError, TopologyMode,
+    Argument, DeleteOnly, ExchangeKind, Plan, PlanObject, QueueType, TopologyError, TopologyMode,
 };
 
 pub use wire::{

@@ -296,7 +296,10 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Stri
     loop {
         let plan = shared.base_plan();
         let declared = super::topology::apply(&connection, &plan, shared.amqp.topology);
-        shared.opened(declared).await?;
+        let declared = shared.opened(async { Ok::<_, String>(declared.await) });
+        let declared = declared.await?;
+        shared.note_topology(&shared.part("publisher"), declared.as_ref().err());
+        declared.map_err(super::explained)?;
         let channel = shared.opened(open(&connection)).await?;
         let Err(error) = fly(publisher, &channel, &mut stop).await? else {
             return Ok(());

@@ -36,6 +36,9 @@ pub(super) struct AmqpQueue {
     detached: AtomicBool,
     /// It does not consume, and has given back what was not started.
     pub(super) at_rest: Notify,
+    /// Whether RabbitMQ has its consumer, and whether it shall have none: it hands nothing out for long.
+    pub(super) is_consuming: AtomicBool,
+    pub(super) is_resting: AtomicBool,
     /// Settlements whose channel was gone: RabbitMQ hands those messages out again.
     pub(super) lost: AtomicU64,
     declared: watch::Sender<Declared>,
@@ -54,7 +57,7 @@ enum Declared {
 pub(super) struct Declaring<'a>(&'a AmqpQueue);
 
 impl Declaring<'_> {
-    pub(super) fn is_done(self) {
+    pub(super) fn succeeded(self) {
         self.0.declared.send_replace(Declared::Yes);
     }
 }
@@ -95,6 +98,8 @@ impl AmqpQueue {
             changed: Notify::new(),
             detached: AtomicBool::new(false),
             at_rest: Notify::new(),
+            is_consuming: AtomicBool::new(false),
+            is_resting: AtomicBool::new(false),
             lost: AtomicU64::new(0),
             declared: watch::Sender::new(Declared::NotYet),
         }
@@ -322,6 +327,10 @@ impl Backing for AmqpQueue {
             _ => self.acked(slot.token),
         }
         queue.end_in_flight(&slot, ending);
+    }
+
+    fn unknown_type_delay(&self) -> Option<Duration> {
+        Some(self.shared.upgrade()?.amqp.unknown_type_delay)
     }
 
     fn is_bridged(&self) -> bool {

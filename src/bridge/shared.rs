@@ -1,5 +1,5 @@
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -44,7 +44,12 @@ pub(super) struct Shared {
     pub(super) letters: Mutex<BTreeMap<Arc<str>, AmqpDeadLetters>>,
     /// Up to which level the delay ladder is declared, on which connection.
     ladder: tokio::sync::Mutex<Option<(u64, u8)>>,
-    topology_errors: Mutex<HashMap<Arc<str>, String>>,
+    pub(super) topology_errors: Mutex<HashMap<Arc<str>, String>>,
+    /// Headers of received messages that their handlers were not shown.
+    pub(super) hidden_headers: AtomicU64,
+    pub(super) late_replies: AtomicU64,
+    /// Settlements lost by queues whose subscription has ended.
+    pub(super) lost_settlements: AtomicU64,
 }
 
 pub(super) struct ExchangeNames {
@@ -57,6 +62,8 @@ pub(super) struct ExchangeNames {
 /// A queue of this process that stands on RabbitMQ.
 pub(super) struct Attached {
     pub(super) amqp: Arc<AmqpQueue>,
+    /// What it is subscribed to; none before it is attached.
+    pub(super) spec: Option<Arc<QueueSpec>>,
     pub(super) consumer: Option<ChildId>,
 }
 
@@ -69,7 +76,6 @@ pub(super) struct Parts {
     pub(super) services: Arc<Services>,
     pub(super) thread: ArbiterHandle,
     pub(super) supervisor: Addr<SupervisorActor>,
-    pub(super) format: Arc<dyn WireFormat>,
 }
 
 impl Shared {
@@ -82,7 +88,6 @@ impl Shared {
             services,
             thread,
             supervisor,
-            format,
         } = parts;
         let link = |what| Arc::new(Link::new(format!("{service}.amqp.{what}")));
         let (publish_link, consume_link) = (link("publish"), link("consume"));
@@ -97,6 +102,7 @@ impl Shared {
                 due: names.due(),
                 ladder: names.ladder(),
             },
+            format: Arc::clone(&amqp.format),
             service,
             amqp,
             config,
@@ -107,11 +113,13 @@ impl Shared {
             publish_link,
             consume_link,
             replies: Replies::default(),
-            format,
             queues: Mutex::default(),
             letters: Mutex::default(),
             ladder: tokio::sync::Mutex::default(),
             topology_errors: Mutex::default(),
+            hidden_headers: AtomicU64::new(0),
+            late_replies: AtomicU64::new(0),
+            lost_settlements: AtomicU64::new(0),
         })
     }
 
@@ -159,16 +167,22 @@ impl Shared {
         plan.and(delay::destination_plan(&self.names, group))
     }
 
-    /// Keeps what is wrong with a queue, to be shown until it is mended.
-    pub(super) fn note_topology(&self, group: &Arc<str>, error: Option<&TopologyError>) {
+    /// Keeps what is wrong with what a part stands on, to be shown until it is mended. Told in the log once, and
+    /// not at each try.
+    pub(super) fn note_topology(&self, subject: &Arc<str>, error: Option<&TopologyError>) {
         let mut errors = self.topology_errors.lock();
         match error {
+            // The link tells of that.
+            Some(TopologyError::Connection(_)) => {}
             Some(error) => {
-                tracing::error!(queue = %group, %error, "the queue is not on RabbitMQ as it must be");
-                errors.insert(Arc::clone(group), error.to_string());
+                let text = error.to_string();
+                if errors.get(subject) != Some(&text) {
+                    tracing::error!(subject = %subject, %error, "RabbitMQ has not what is needed, as it must be");
+                    errors.insert(Arc::clone(subject), text);
+                }
             }
             None => {
-                errors.remove(group);
+                errors.remove(subject);
             }
         }
     }
@@ -216,6 +230,7 @@ impl Shared {
     }
 
     pub(super) fn count_late_reply(&self) {
+        self.late_replies.fetch_add(1, Ordering::Relaxed);
         self.services.late_replies.fetch_add(1, Ordering::Relaxed);
     }
 }

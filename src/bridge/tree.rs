@@ -1,8 +1,10 @@
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix::{Actor, ArbiterHandle};
 
+use super::admin::AmqpAdmin;
 use super::config::{Amqp, BridgeError, WhenDown};
 use super::dead_letters::AmqpDeadLetters;
 use super::part::{Life, PartChild};
@@ -10,12 +12,14 @@ use super::publisher::{Confirmed, Publication, PublishedBody};
 use super::queue::AmqpQueue;
 use super::shared::{Attached, Parts, STOP_TIMEOUT, Shared};
 use super::topology::Names;
-use super::wire::{self, PlainJson};
+use super::wire;
 use super::{FRAME_MAX, consumer, link, publisher, replies};
 use crate::broker::{Bridge, Home};
 use crate::delivery::{Restart, Strategy};
 use crate::message::{AddressKind, Name, Pattern, Relation, SharedParcel};
-use crate::ports::{BoxFuture, Bridged, ChildId, DeadLetter, DeadLetterStore, Refusal};
+use crate::ports::{
+    BoxFuture, BridgeSnapshot, Bridged, ChildId, DeadLetter, DeadLetterStore, Refusal,
+};
 use crate::queue::{Backing, Foundation, QueueCore, Services};
 use crate::supervisor::{
     AddChild, ChildSpec, OnExceeded, RemoveChild, StopAll, SupervisorActor, SupervisorSpec,
@@ -36,7 +40,7 @@ pub(crate) async fn start(
     service: &str,
     services: &Arc<Services>,
     thread: ArbiterHandle,
-) -> Result<Arc<dyn Bridge>, BridgeError> {
+) -> Result<AmqpAdmin, BridgeError> {
     let config = amqp.checked()?;
     let names = Names::new(&amqp.prefix, service)?;
     let root = SupervisorActor::new(
@@ -59,7 +63,6 @@ pub(crate) async fn start(
         services: Arc::clone(services),
         thread,
         supervisor,
-        format: Arc::new(PlainJson),
     });
     for link in [&shared.publish_link, &shared.consume_link] {
         let name = Arc::clone(&link.name);
@@ -98,7 +101,7 @@ pub(crate) async fn start(
             return Err(BridgeError::Unreachable(why));
         }
     }
-    Ok(shared)
+    Ok(AmqpAdmin::new(shared))
 }
 
 /// Waits for both connections.
@@ -118,7 +121,7 @@ async fn connected(shared: &Shared, mut deadline: crate::ports::Deadline) -> Res
 }
 
 impl Shared {
-    fn part(&self, what: &str) -> Arc<str> {
+    pub(super) fn part(&self, what: &str) -> Arc<str> {
         format!("{}.amqp.{what}", self.service).into()
     }
 
@@ -341,6 +344,7 @@ impl Bridge for Shared {
         let mut queues = self.queues.lock();
         let attached = queues.entry(group.into()).or_insert_with(|| Attached {
             amqp: Arc::new(AmqpQueue::new(names, self.this.clone())),
+            spec: None,
             consumer: None,
         });
         let backing: Arc<AmqpQueue> = Arc::clone(&attached.amqp);
@@ -358,6 +362,9 @@ impl Bridge for Shared {
                 return;
             };
             amqp.attach();
+            if let Some(attached) = this.queues.lock().get_mut(&core.name) {
+                attached.spec = Some(Arc::clone(&core.spec));
+            }
             this.start_consumer(&core, &amqp).await;
             this.declared(&amqp).await;
         })
@@ -374,6 +381,11 @@ impl Bridge for Shared {
 
     fn remove(&self, queue: &Arc<QueueCore>) -> BoxFuture<'static, ()> {
         let attached = self.queues.lock().remove(&queue.name);
+        self.topology_errors.lock().remove(&queue.name);
+        if let Some(attached) = &attached {
+            let lost = attached.amqp.lost.load(Ordering::Relaxed);
+            self.lost_settlements.fetch_add(lost, Ordering::Relaxed);
+        }
         let supervisor = self.supervisor.clone();
         Box::pin(async move {
             let Some(id) = attached.and_then(|attached| attached.consumer) else {
@@ -427,6 +439,10 @@ impl Bridge for Shared {
                 None => Err(Refusal::Closed),
             }
         })
+    }
+
+    fn snapshot(&self) -> BridgeSnapshot {
+        self.counts()
     }
 
     fn close(&self, deadline: Duration) -> BoxFuture<'static, ()> {

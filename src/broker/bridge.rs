@@ -2,11 +2,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::message::{AddressKind, Name, NameError, Pattern, SharedParcel};
-use crate::ports::{BoxFuture, Bridged, DeadLetter, DeadLetterStore, Refusal};
+use crate::ports::{
+    BoxFuture, BridgeSnapshot, Bridged, DeadLetter, DeadLetterStore, HealthSource, Refusal,
+};
 use crate::queue::{Foundation, QueueCore};
 
 /// How messages cross the process, as the broker and the bus see it.
-pub(crate) trait Bridge: Send + Sync {
+pub(crate) trait Bridge: HealthSource {
     /// Whether messages to an address leave the process by configuration. Those that a bridged queue of this
     /// process wants leave it too.
     fn exports(&self, kind: AddressKind, address: &str) -> bool;
@@ -51,6 +53,8 @@ pub(crate) trait Bridge: Send + Sync {
         letter: &DeadLetter,
         patience: Duration,
     ) -> BoxFuture<'static, Result<(), Refusal>>;
+
+    fn snapshot(&self) -> BridgeSnapshot;
 
     /// Waits until everything settled and published so far is written and confirmed, and closes the
     /// connections; no longer than `deadline` in all. Whatever is left is left to the broker to hand out again.

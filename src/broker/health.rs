@@ -6,5 +6,8 @@ impl HealthSource for Broker {
         for queue in self.table.queues() {
             queue.examine(found);
         }
+        if let Some(bridge) = &self.bridge {
+            bridge.examine(found);
+        }
     }
 }

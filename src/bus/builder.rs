@@ -338,13 +338,15 @@ impl Builder {
             late_replies: AtomicU64::new(0),
         });
         #[cfg(feature = "amqp")]
-        let bridge = match amqp {
+        let amqp = match amqp {
             Some((amqp, thread)) => {
-                let bridge = crate::bridge::start(amqp, &self.service, &services, thread).await;
-                Some(bridge.map_err(StartError::Bridge)?)
+                let admin = crate::bridge::start(amqp, &self.service, &services, thread).await;
+                Some(admin.map_err(StartError::Bridge)?)
             }
             None => None,
         };
+        #[cfg(feature = "amqp")]
+        let bridge = amqp.as_ref().map(|admin| admin.bridge());
         #[cfg(not(feature = "amqp"))]
         let bridge = None;
         let broker = Broker::new(Arc::clone(&services), self.limits, bridge);
@@ -382,7 +384,7 @@ impl Builder {
             Arc::clone(&services.lifecycle),
         );
         let root = SupervisorActor::start_in_arbiter(&control, move |_| root);
-        Ok(Bus(Arc::new(Inner::new(
+        let inner = Inner::new(
             self.service,
             broker,
             self.defaults,
@@ -392,7 +394,10 @@ impl Builder {
             timers,
             failure,
             watchdog,
-        ))))
+        );
+        #[cfg(feature = "amqp")]
+        let inner = inner.with_amqp(amqp);
+        Ok(Bus(Arc::new(inner)))
     }
 
     /// Like [`start`](Self::start), for a program without an async runtime.

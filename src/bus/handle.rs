@@ -55,10 +55,12 @@ pub(super) struct Inner {
     pub(super) timers: Arc<TimerService>,
     pub(super) failure: Arc<OnceLock<String>>,
     pub(super) watchdog: Arc<Watchdog>,
-    /// Asked by every probe. What is added to a bus later, such as a bridge, has a source of its own.
+    /// Asked by every probe.
     pub(super) health: Vec<Arc<dyn HealthSource>>,
     /// Threads of single subscribers; those that have ended are taken out when another one is added.
     pub(super) subscriber_threads: Mutex<Vec<ArbiterHandle>>,
+    #[cfg(feature = "amqp")]
+    amqp: Option<crate::bridge::AmqpAdmin>,
 }
 
 impl Inner {
@@ -101,7 +103,15 @@ impl Inner {
             watchdog,
             health,
             subscriber_threads: Mutex::default(),
+            #[cfg(feature = "amqp")]
+            amqp: None,
         }
+    }
+
+    #[cfg(feature = "amqp")]
+    pub(super) fn with_amqp(mut self, amqp: Option<crate::bridge::AmqpAdmin>) -> Self {
+        self.amqp = amqp;
+        self
     }
 }
 
@@ -237,6 +247,13 @@ impl Bus {
     #[must_use]
     pub fn dead_letters(&self) -> DeadLetters {
         DeadLetters(self.clone())
+    }
+
+    /// What an operator does with the bridge to RabbitMQ; none: there is no bridge.
+    #[cfg(feature = "amqp")]
+    #[must_use]
+    pub fn amqp(&self) -> Option<crate::bridge::AmqpAdmin> {
+        self.0.amqp.clone()
     }
 
     /// Counts and depths of every queue, exact for each queue at one instant. Takes each queue's lock once:

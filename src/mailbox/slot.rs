@@ -1,6 +1,7 @@
 use std::hash::{DefaultHasher, Hasher};
 use std::time::SystemTime;
 
+use crate::delivery::Reason;
 use crate::message::{Held, SharedParcel};
 
 /// One message in one queue, with what this queue knows of it.
@@ -24,6 +25,23 @@ pub(crate) struct History {
     pub(crate) errors: Vec<String>,
     pub(crate) first_failed_at: SystemTime,
     pub(crate) last_failed_at: SystemTime,
+    /// Whether it has waited for a deploy that brings a handler for it.
+    pub(crate) awaited_handler: bool,
+    /// Why it is given up unseen: no handler could read it.
+    pub(crate) unfit: Option<Reason>,
+}
+
+impl History {
+    /// Of a message that fails for the first time.
+    pub(crate) fn new(errors: Vec<String>, now: SystemTime) -> Self {
+        Self {
+            errors,
+            first_failed_at: now,
+            last_failed_at: now,
+            awaited_handler: false,
+            unfit: None,
+        }
+    }
 }
 
 impl Slot {

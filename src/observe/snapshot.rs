@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Rates;
 use crate::broker::{Broker, ScheduleLedger};
-use crate::ports::DeadLetterLedger;
+use crate::ports::{BridgeSnapshot, DeadLetterLedger};
 use crate::queue::{QueueCore, SubscriptionState};
 
 /// The counts and depths of a bus; serialises, for an endpoint or a log.
@@ -43,6 +43,8 @@ pub struct Snapshot {
     pub late_replies: u64,
     /// Lifecycle and dead-letter events that a full subscriber missed.
     pub missed_events: u64,
+    /// The counts of the bridge to RabbitMQ, if there is one.
+    pub bridge: Option<BridgeSnapshot>,
 }
 
 /// The counts and depths of one queue, all of one instant. Counts are messages since the queue was made.
@@ -189,6 +191,7 @@ impl Snapshot {
             schedules,
             late_replies: broker.services.late_replies.load(Ordering::Relaxed),
             missed_events: broker.missed_events.load(Ordering::Relaxed),
+            bridge: broker.bridge.as_ref().map(|bridge| bridge.snapshot()),
         }
     }
 

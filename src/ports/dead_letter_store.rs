@@ -55,6 +55,7 @@ pub(crate) enum Wanted {
     All(Filter),
 }
 
+#[cfg(feature = "amqp")]
 impl Wanted {
     pub(crate) fn admits(&self, letter: &DeadLetter) -> bool {
         match self {

@@ -26,6 +26,15 @@ pub enum Problem {
     Draining,
     /// The bus is shut down. Unready.
     Closed,
+    /// A connection to RabbitMQ is down; the detail says why. Unready.
+    Disconnected,
+    /// RabbitMQ lets nothing be published: it is short of memory or disk. Unready.
+    Blocked,
+    /// What the bridge needs on RabbitMQ is not there, is there otherwise, or may not be used. Tried again; it
+    /// stays until somebody changes one or the other. Unready.
+    Topology,
+    /// RabbitMQ does not have the consumer of a subscription: its messages stay there. Unready.
+    NoConsumer,
     /// Waiting retries hold half of the mailbox, so nothing new is handed out. Reported.
     Stalled,
     /// No worker runs: it is being started or restarted. Messages wait. Reported.

@@ -1,5 +1,6 @@
 //! The small traits by which lower rooms reach higher ones without importing them. `bus` wires them.
 
+mod bridge_snapshot;
 mod child;
 mod dead_letter;
 mod dead_letter_store;
@@ -11,6 +12,7 @@ mod outgoing;
 mod request;
 mod timers;
 
+pub use bridge_snapshot::BridgeSnapshot;
 pub(crate) use child::{
     Child, ChildId, Exit, ExitReporter, Part, Report, Stop, StopFor, SuspendReason,
 };

@@ -25,6 +25,9 @@ pub(crate) trait Backing: Send + Sync {
     fn dead_letter(&self, queue: &QueueCore, slot: Slot, reason: Reason);
     /// Ended without a trace but its count.
     fn end(&self, queue: &QueueCore, slot: Slot, ending: Ending);
+    /// How long a message that no handler takes waits once for one, before it is given up: other replicas may
+    /// be of another version. None: it is given up at once.
+    fn unknown_type_delay(&self) -> Option<Duration>;
     /// Whether its messages come from outside of the process, so that local publishes do not go to it.
     fn is_bridged(&self) -> bool;
     /// Whether messages can come to it: false while a queue outside of the process is not there, or out of reach.
@@ -65,6 +68,10 @@ impl Backing for Memory {
         queue.end_in_flight(&slot, ending);
     }
 
+    fn unknown_type_delay(&self) -> Option<Duration> {
+        None
+    }
+
     fn is_bridged(&self) -> bool {
         false
     }
@@ -89,6 +96,13 @@ impl QueueCore {
             reason,
             again: false,
         });
+    }
+
+    /// Makes a dead letter of a message that no handler is to see.
+    pub(crate) fn give_up_unseen(&self, slot: Slot, reason: Reason) {
+        // It may have been let through as the breaker's probe, and was not tried.
+        self.abandon_probe();
+        self.backing.dead_letter(self, slot, reason);
     }
 
     pub(crate) fn end_in_flight(&self, slot: &Slot, ending: Ending) {

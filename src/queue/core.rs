@@ -161,6 +161,16 @@ impl QueueCore {
             kind,
         } = failed;
         self.remember(&mut slot, &failure);
+        if kind == Reason::UnknownType
+            && let Some(delay) = self.backing.unknown_type_delay()
+            && let Some(history) = slot.history.as_deref_mut()
+            && !std::mem::replace(&mut history.awaited_handler, true)
+        {
+            // Nobody has tried it.
+            slot.attempts -= 1;
+            self.backing.retry_after(self, slot, delay);
+            return;
+        }
         match step {
             NextStep::Immediate => self.backing.retry_now(self, slot),
             NextStep::After(delay) => self.backing.retry_after(self, slot, delay),
@@ -186,11 +196,7 @@ impl QueueCore {
                 history.last_failed_at = now;
             }
             none => {
-                *none = Some(Box::new(History {
-                    errors,
-                    first_failed_at: now,
-                    last_failed_at: now,
-                }));
+                *none = Some(Box::new(History::new(errors, now)));
             }
         }
     }

@@ -121,6 +121,12 @@ impl Hands {
                         }
                         continue;
                     }
+                    if let Some(reason) = slot.history.as_deref().and_then(|one| one.unfit) {
+                        if let Some(slot) = self.lease.take() {
+                            queue.give_up_unseen(slot, reason);
+                        }
+                        continue;
+                    }
                 }
                 *started = true;
                 let scratch = &mut self.scratch;

@@ -49,6 +49,9 @@ pub enum TopologyError {
         /// What RabbitMQ said.
         text: String,
     },
+    /// The group can have no queue: its name is not valid.
+    #[error("{0}")]
+    Name(String),
     /// The connection was lost on the way. What comes before in the plan may be declared.
     #[error("the connection was lost while declaring: {0}")]
     Connection(String),

@@ -23,7 +23,8 @@ pub(in crate::bridge) use apply::apply;
 pub use error::TopologyError;
 pub(in crate::bridge) use names::{GroupNames, Names};
 pub use plan::{Argument, ExchangeKind, Plan, PlanObject};
-pub(in crate::bridge) use remove::{DeleteOnly, delete, prune};
+pub use remove::DeleteOnly;
+pub(in crate::bridge) use remove::{delete, prune};
 pub use subscription::QueueType;
 pub(in crate::bridge) use subscription::{
     NEVER, SubscriptionShape, at_least_once, base_plan, dead_letter_plan, subscription_plan,

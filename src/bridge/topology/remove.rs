@@ -48,9 +48,9 @@ pub(in crate::bridge) async fn prune(
     close(&channel).await
 }
 
-/// On what condition a queue is deleted.
+/// On what condition a queue is deleted, see [`AmqpAdmin`](crate::AmqpAdmin).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::bridge) enum DeleteOnly {
+pub enum DeleteOnly {
     /// When it has neither consumers nor messages that are ready.
     UnusedAndEmpty,
     /// Always, with what is in it.

@@ -27,6 +27,9 @@ pub(in crate::bridge) fn retry_copy(
     if let Some(history) = &slot.history {
         set(names::FIRST_FAILED, &millis(history.first_failed_at));
         set(names::LAST_FAILED, &millis(history.last_failed_at));
+        if history.awaited_handler {
+            set(names::AWAITED_HANDLER, "1");
+        }
         errors = &history.errors;
     }
     fitted(properties, headers, errors, frame_max, Way::Ladder)

@@ -61,11 +61,15 @@ impl Headers<'_> {
         let attempts = self.attempts();
         let last = self.time(names::LAST_FAILED);
         let first = self.time(names::FIRST_FAILED);
-        let history = last.or(first).filter(|_| attempts > 0).map(|known| {
+        let awaited_handler = self.get(names::AWAITED_HANDLER).is_some();
+        let has_failed = attempts > 0 || awaited_handler;
+        let history = last.or(first).filter(|_| has_failed).map(|known| {
             Box::new(History {
                 errors: self.errors(),
                 first_failed_at: first.unwrap_or(known),
                 last_failed_at: last.unwrap_or(known),
+                awaited_handler,
+                unfit: None,
             })
         });
         (attempts, history)

@@ -22,6 +22,7 @@ pub(super) const ATTEMPTS: &str = "x-postroom-attempts";
 pub(super) const FIRST_FAILED: &str = "x-postroom-first-failed";
 pub(super) const LAST_FAILED: &str = "x-postroom-last-failed";
 pub(super) const ERRORS: &str = "x-postroom-errors";
+pub(super) const AWAITED_HANDLER: &str = "x-postroom-awaited-handler";
 pub(super) const HEADERS_DROPPED: &str = "x-postroom-headers-dropped";
 
 // Of a dead letter alone.
@@ -33,8 +34,9 @@ pub(super) const QUEUE: &str = "x-postroom-queue";
 pub(super) const REFUSAL: &str = "x-postroom-refusal";
 
 /// What tells of failures: gone from a replay.
-pub(super) const FAILURES: [&str; 7] = [
+pub(super) const FAILURES: [&str; 8] = [
     ATTEMPTS,
+    AWAITED_HANDLER,
     FIRST_FAILED,
     LAST_FAILED,
     ERRORS,

@@ -177,6 +177,8 @@ proptest! {
             errors,
             first_failed_at: std::time::SystemTime::UNIX_EPOCH,
             last_failed_at: std::time::SystemTime::UNIX_EPOCH,
+            awaited_handler: false,
+            unfit: None,
         }));
         let copy = retry_copy(&slot, FRAME).unwrap();
         prop_assert!(size::frame(&copy) <= size::limit(FRAME, size::Way::Ladder));

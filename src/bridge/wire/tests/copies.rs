@@ -16,6 +16,8 @@ fn failed(decoded: Decoded, errors: Vec<String>) -> Slot {
         errors,
         first_failed_at: at(1_700_000_000),
         last_failed_at: at(1_700_000_060),
+        awaited_handler: false,
+        unfit: None,
     }));
     slot
 }
