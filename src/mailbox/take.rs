@@ -172,10 +172,10 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
     use std::task::Wake;
 
-    use super::super::Acquire;
-    use super::super::chunks::tests::slot;
     use super::*;
     use crate::delivery::{Order, Overflow};
+    use crate::mailbox::Acquire;
+    use crate::mailbox::chunks::tests::slot;
 
     #[derive(Default)]
     struct Rung(AtomicUsize);

@@ -12,7 +12,7 @@ use crate::ports::{Condition, HealthSource};
 ///
 /// A pause, an open breaker, a mailbox stalled by retries and a subscription without a worker are reported,
 /// and change neither: they are wanted, or pass by themselves, and to take the whole process out of service
-/// for one of them would stop all the others. [`Problem`] says which is which; whoever sees it otherwise
+/// for one of them would stop all the others. [`Problem`](crate::Problem) says which is which; whoever sees it otherwise
 /// decides by [`conditions`](Self::conditions).
 ///
 /// ```
