@@ -327,7 +327,7 @@ impl Bridge for Shared {
         }
     }
 
-    fn foundation(&self, group: &str) -> Result<Foundation, crate::message::NameError> {
+    fn foundation(&self, group: &str) -> Result<Arc<Foundation>, crate::message::NameError> {
         let names = self.names.group(group)?;
         #[cfg(feature = "testing")]
         if let Some(sweep) = &self.amqp.sweep {
@@ -348,10 +348,10 @@ impl Bridge for Shared {
             consumer: None,
         });
         let backing: Arc<AmqpQueue> = Arc::clone(&attached.amqp);
-        Ok(Foundation {
+        Ok(Arc::new(Foundation {
             dead_letters: Arc::new(letters),
             backing: backing as Arc<dyn Backing>,
-        })
+        }))
     }
 
     fn attach(&self, queue: &Arc<QueueCore>) -> BoxFuture<'static, ()> {

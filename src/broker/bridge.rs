@@ -29,7 +29,7 @@ pub(crate) trait Bridge: HealthSource {
     ///
     /// # Errors
     /// When the group cannot be the name of one.
-    fn foundation(&self, group: &str) -> Result<Foundation, NameError>;
+    fn foundation(&self, group: &str) -> Result<Arc<Foundation>, NameError>;
 
     /// Begins to consume for a queue made on [`foundation`](Self::foundation), if it does not already.
     fn attach(&self, queue: &Arc<QueueCore>) -> BoxFuture<'static, ()>;

@@ -16,7 +16,7 @@ impl Broker {
     pub(crate) fn dead_letter_sources(&self, queue: Option<&str>) -> Vec<DeadLetterSource> {
         let is_local = queue
             .and_then(|name| self.table.queue_named(name))
-            .is_some_and(|queue| !queue.backing.is_bridged());
+            .is_some_and(|queue| !queue.backing().is_bridged());
         let away = match &self.bridge {
             Some(bridge) if !is_local => bridge.dead_letters(queue),
             _ => Vec::new(),

@@ -90,7 +90,7 @@ impl RoutingTable {
             // What a bridged queue wants goes out, and comes back by RabbitMQ: one way, so that nothing comes twice.
             let (bridged, targets): (Vec<_>, Vec<_>) = found
                 .into_iter()
-                .partition(|queue| queue.backing.is_bridged());
+                .partition(|queue| queue.backing().is_bridged());
             let exports = || {
                 self.bridge
                     .as_ref()
@@ -115,7 +115,7 @@ impl RoutingTable {
         name: &str,
         spec: QueueSpec,
         services: &Arc<Services>,
-        foundation: Foundation,
+        foundation: Arc<Foundation>,
     ) -> Result<Arc<QueueCore>, SubscribeRefusal> {
         let mut state = self.state.lock();
         if let Some(id) = state.by_name.get(name).copied()

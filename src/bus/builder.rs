@@ -10,8 +10,10 @@ use crate::broker::{Broker, Limits};
 use crate::delivery::{Retry, RetryError, Strategy};
 use crate::message::{NameError, validate_queue};
 use crate::observe::Watchdog;
-use crate::ports::{DeadLettered, Interceptor, Lifecycle, LifecycleSink, Outgoing, Timers};
-use crate::queue::{Memory, Services};
+use crate::ports::{
+    DeadLetterStore, DeadLettered, Interceptor, Lifecycle, LifecycleSink, Outgoing, Timers,
+};
+use crate::queue::{Foundation, Memory, Services};
 use crate::store::MemoryDeadLetters;
 use crate::subscriber::WorkerThread;
 use crate::supervisor::{ChildSpec, OnExceeded, SupervisorActor, SupervisorSpec};
@@ -326,12 +328,17 @@ impl Builder {
             }
             None => None,
         };
+        let dead_letters: Arc<dyn DeadLetterStore> =
+            Arc::new(MemoryDeadLetters::new(self.dead_letter_capacity));
         let services = Arc::new(Services {
             clock: self.clock,
             timers: Arc::clone(&timers) as Arc<dyn Timers>,
             control: control.clone(),
-            dead_letters: Arc::new(MemoryDeadLetters::new(self.dead_letter_capacity)),
-            memory: Arc::new(Memory),
+            memory: Arc::new(Foundation {
+                backing: Arc::new(Memory),
+                dead_letters: Arc::clone(&dead_letters),
+            }),
+            dead_letters,
             lifecycle: Arc::clone(&events) as Arc<dyn LifecycleSink>,
             interceptors: self.interceptors.into(),
             outgoing: OnceLock::new(),

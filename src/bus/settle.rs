@@ -28,7 +28,7 @@ struct QueueLook {
     id: u64,
     books: Books,
     restarts: u64,
-    workers: usize,
+    workers: u32,
 }
 
 impl Bus {

@@ -530,13 +530,13 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
     }
 
     /// What the queue will stand on: RabbitMQ where all of it is imported, this process's memory where none is.
-    fn foundation(&self, spec: &QueueSpec) -> Result<Foundation, SubscribeError> {
+    fn foundation(&self, spec: &QueueSpec) -> Result<Arc<Foundation>, SubscribeError> {
         let broker = &self.bus.0.broker;
         let Some(bridge) = &broker.bridge else {
-            return Ok(broker.services.in_memory());
+            return Ok(Arc::clone(&broker.services.memory));
         };
         match bridge.home(&spec.patterns, &spec.commands) {
-            crate::broker::Home::Local => Ok(broker.services.in_memory()),
+            crate::broker::Home::Local => Ok(Arc::clone(&broker.services.memory)),
             crate::broker::Home::Bridged => Ok(bridge.foundation(&self.name)?),
             crate::broker::Home::Mixed { imported, local } => Err(SubscribeError::MixedBacking {
                 name: self.name.clone(),
@@ -619,7 +619,7 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
         match supervisor.send(add).await {
             Ok(Some(child)) => {
                 if let Some(bridge) = &inner.broker.bridge
-                    && queue.backing.is_bridged()
+                    && queue.backing().is_bridged()
                 {
                     bridge.attach(&queue).await;
                 }

@@ -105,7 +105,7 @@ impl Subscription {
         let purged = queue.mailbox.take_queued(Ending::Purged);
         for slot in &purged {
             if slot.token != 0 {
-                queue.backing.acked(slot.token);
+                queue.backing().acked(slot.token);
             }
             queue.refuse_reply(slot, Ending::Purged);
         }
@@ -134,7 +134,7 @@ impl Subscription {
         let is_last = bus.0.broker.table.leave(queue);
         if is_last {
             if let Some(bridge) = &bus.0.broker.bridge
-                && queue.backing.is_bridged()
+                && queue.backing().is_bridged()
             {
                 // What was not started goes back to RabbitMQ, where it is kept.
                 let left = end.saturating_duration_since(tokio::time::Instant::now());
@@ -157,7 +157,7 @@ impl Subscription {
         };
         if let Some(bridge) = &bus.0.broker.bridge
             && is_last
-            && queue.backing.is_bridged()
+            && queue.backing().is_bridged()
         {
             bridge.remove(queue).await;
         }
@@ -171,7 +171,7 @@ impl Subscription {
 /// Gives up what a closed queue still holds. Answers with what is lost: nothing of a bridged queue is.
 pub(super) async fn abandon(queue: &Arc<QueueCore>) -> Vec<Abandoned> {
     queue.mailbox.close();
-    let ending = if queue.backing.is_bridged() {
+    let ending = if queue.backing().is_bridged() {
         Ending::Returned
     } else {
         Ending::Abandoned

@@ -127,8 +127,8 @@ impl QueueSnapshot {
             stalls: books.stalls,
             refused: queue.refused.load(Ordering::Relaxed),
             restarts: queue.restarts.load(Ordering::Relaxed),
-            stuck: queue.stuck.load(Ordering::Relaxed),
-            workers: queue.workers.load(Ordering::Relaxed) as u64,
+            stuck: u64::from(queue.stuck.load(Ordering::Relaxed)),
+            workers: u64::from(queue.workers.load(Ordering::Relaxed)),
         }
     }
 

@@ -121,22 +121,22 @@ impl Handler<Bury> for QueueActor {
             return;
         };
         let (slot, parcel) = slot.share();
-        if !core.backing.is_live(slot.token) {
+        if !core.backing().is_live(slot.token) {
             // It comes again, and its attempts with it.
             if again {
                 core.not_stored.fetch_sub(1, Ordering::Relaxed);
             }
-            core.backing.end(&core, slot, Ending::Returned);
+            core.backing().end(&core, slot, Ending::Returned);
             return;
         }
         let letter = core.dead_letter(&slot, parcel, reason);
-        let stored = core.dead_letters.add(letter.clone());
+        let stored = core.foundation.dead_letters.add(letter.clone());
         self.burying += 1;
         ctx.spawn(stored.into_actor(self).map(move |stored, actor, ctx| {
             actor.burying -= 1;
             match stored {
                 Ok(()) => {
-                    core.backing.acked(slot.token);
+                    core.backing().acked(slot.token);
                     if again {
                         core.not_stored.fetch_sub(1, Ordering::Relaxed);
                     }
@@ -259,7 +259,10 @@ mod tests {
             clock,
             control: actix::Arbiter::current(),
             dead_letters: Arc::clone(store) as Arc<dyn DeadLetterStore>,
-            memory: Arc::new(crate::queue::Memory),
+            memory: Arc::new(crate::queue::Foundation {
+                backing: Arc::new(crate::queue::Memory),
+                dead_letters: Arc::clone(store) as Arc<dyn DeadLetterStore>,
+            }),
             lifecycle: Arc::new(Nobody),
             interceptors: Arc::new([]),
             outgoing,
@@ -277,7 +280,7 @@ mod tests {
             breaker: None,
             shares: false,
         };
-        let foundation = services.in_memory();
+        let foundation = Arc::clone(&services.memory);
         QueueCore::new(
             1,
             "queue".into(),
@@ -324,7 +327,7 @@ mod tests {
         };
         let slot = in_hand(&queue);
         assert!(!is_told());
-        queue.backing.dead_letter(&queue, slot, Reason::Rejected);
+        queue.backing().dead_letter(&queue, slot, Reason::Rejected);
         while !is_told() {
             tokio::task::yield_now().await;
         }

@@ -102,7 +102,7 @@ impl QueueCore {
     pub(crate) fn give_up_unseen(&self, slot: Slot, reason: Reason) {
         // It may have been let through as the breaker's probe, and was not tried.
         self.abandon_probe();
-        self.backing.dead_letter(self, slot, reason);
+        self.backing().dead_letter(self, slot, reason);
     }
 
     pub(crate) fn end_in_flight(&self, slot: &Slot, ending: Ending) {

@@ -1,5 +1,5 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -22,8 +22,8 @@ pub(crate) struct Services {
     pub(crate) timers: Arc<dyn Timers>,
     pub(crate) control: ArbiterHandle,
     pub(crate) dead_letters: Arc<dyn DeadLetterStore>,
-    /// One for all queues in memory.
-    pub(crate) memory: Arc<dyn Backing>,
+    /// What the queues of this process alone stand on.
+    pub(crate) memory: Arc<Foundation>,
     pub(crate) lifecycle: Arc<dyn LifecycleSink>,
     pub(crate) interceptors: Arc<[Arc<dyn Interceptor>]>,
     pub(crate) outgoing: OnceLock<Weak<dyn Outgoing>>,
@@ -31,14 +31,6 @@ pub(crate) struct Services {
 }
 
 impl Services {
-    /// What a queue of this process alone stands on.
-    pub(crate) fn in_memory(&self) -> Foundation {
-        Foundation {
-            backing: Arc::clone(&self.memory),
-            dead_letters: Arc::clone(&self.dead_letters),
-        }
-    }
-
     pub(crate) fn outgoing(&self) -> Option<Arc<dyn Outgoing>> {
         self.outgoing.get().and_then(Weak::upgrade)
     }
@@ -59,23 +51,24 @@ pub(crate) struct QueueCore {
     pub(crate) spec: Arc<QueueSpec>,
     pub(crate) mailbox: Mailbox,
     pub(crate) services: Arc<Services>,
-    pub(crate) backing: Arc<dyn Backing>,
-    /// Where its dead letters are kept.
-    pub(crate) dead_letters: Arc<dyn DeadLetterStore>,
+    pub(super) foundation: Arc<Foundation>,
     pub(crate) breaker: Option<Box<BreakerGate>>,
     pub(crate) restarts: AtomicU64,
     /// Messages that it refused for lack of room.
     pub(crate) refused: AtomicU64,
     /// Times that a handler was found to block its thread.
-    pub(crate) stuck: AtomicU64,
+    pub(crate) stuck: AtomicU32,
     /// Dead letters whose storing failed and is tried again.
-    pub(super) not_stored: AtomicUsize,
+    pub(super) not_stored: AtomicU32,
     /// Workers whose loop runs, from the making of their handler on.
-    pub(crate) workers: AtomicUsize,
+    pub(crate) workers: AtomicU32,
     keyed: bool,
     actor: OnceLock<Addr<QueueActor>>,
     this: Weak<QueueCore>,
 }
+
+// Six cache lines, of which every idle queue has its own.
+const _: () = assert!(size_of::<QueueCore>() <= 384);
 
 /// A failed attempt, as the worker hands it over.
 pub(crate) struct Failed {
@@ -91,7 +84,7 @@ impl QueueCore {
         name: Arc<str>,
         spec: Arc<QueueSpec>,
         services: Arc<Services>,
-        foundation: Foundation,
+        foundation: Arc<Foundation>,
     ) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             id,
@@ -104,16 +97,21 @@ impl QueueCore {
             keyed: matches!(spec.order, crate::delivery::Order::Keyed { .. }),
             spec,
             services,
-            backing: foundation.backing,
-            dead_letters: foundation.dead_letters,
+            foundation,
             restarts: AtomicU64::new(0),
             refused: AtomicU64::new(0),
-            stuck: AtomicU64::new(0),
-            not_stored: AtomicUsize::new(0),
-            workers: AtomicUsize::new(0),
+            stuck: AtomicU32::new(0),
+            not_stored: AtomicU32::new(0),
+            workers: AtomicU32::new(0),
             actor: OnceLock::new(),
             this: this.clone(),
         })
+    }
+
+    /// How its deliveries are settled.
+    #[inline]
+    pub(crate) fn backing(&self) -> &dyn Backing {
+        &*self.foundation.backing
     }
 
     /// Whether nobody looks at its deliveries but their handler.
@@ -162,26 +160,26 @@ impl QueueCore {
         } = failed;
         self.remember(&mut slot, &failure);
         if kind == Reason::UnknownType
-            && let Some(delay) = self.backing.unknown_type_delay()
+            && let Some(delay) = self.backing().unknown_type_delay()
             && let Some(history) = slot.history.as_deref_mut()
             && !std::mem::replace(&mut history.awaited_handler, true)
         {
             // Nobody has tried it.
             slot.attempts -= 1;
-            self.backing.retry_after(self, slot, delay);
+            self.backing().retry_after(self, slot, delay);
             return;
         }
         match step {
-            NextStep::Immediate => self.backing.retry_now(self, slot),
-            NextStep::After(delay) => self.backing.retry_after(self, slot, delay),
-            NextStep::Discard => self.backing.end(self, slot, Ending::Discarded),
+            NextStep::Immediate => self.backing().retry_now(self, slot),
+            NextStep::After(delay) => self.backing().retry_after(self, slot, delay),
+            NextStep::Discard => self.backing().end(self, slot, Ending::Discarded),
             NextStep::DeadLetter(reason) => {
                 // What was wrong with the message says more than that the policy gave it up.
                 let reason = match kind {
                     Reason::Exhausted => reason,
                     kind => kind,
                 };
-                self.backing.dead_letter(self, slot, reason);
+                self.backing().dead_letter(self, slot, reason);
             }
         }
     }

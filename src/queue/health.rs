@@ -9,7 +9,7 @@ impl HealthSource for QueueCore {
         let halted = self.mailbox.halted();
         let not_stored = self.not_stored.load(Ordering::Relaxed);
         let is_served = self.workers.load(Ordering::Relaxed) > 0;
-        let is_connected = self.backing.is_connected();
+        let is_connected = self.backing().is_connected();
         let is_well = not_stored == 0 && is_served && is_connected;
         // The lock is taken only where there may be something to tell.
         if halted & !halt::SEAT == 0 && is_well || self.mailbox.is_closed() {

@@ -117,7 +117,7 @@ impl Hands {
                     }
                     if !simple && let Some(ending) = not_to_be_started(queue, slot) {
                         if let Some(slot) = self.lease.take() {
-                            queue.backing.end(queue, slot, ending);
+                            queue.backing().end(queue, slot, ending);
                         }
                         continue;
                     }
@@ -231,7 +231,7 @@ impl Hands {
         };
         self.lease.settled.acked += 1;
         if slot.token != 0 {
-            queue.backing.acked(slot.token);
+            queue.backing().acked(slot.token);
         }
         if let Some(metadata) = &slot.parcel.envelope().metadata {
             if let Some(key) = slot.key() {
@@ -330,7 +330,7 @@ impl Drop for Hands {
 /// How a message ends that is too old, or whose delivery can not be settled any more.
 #[inline]
 fn not_to_be_started(queue: &QueueCore, slot: &Slot) -> Option<Ending> {
-    if slot.token != 0 && !queue.backing.is_live(slot.token) {
+    if slot.token != 0 && !queue.backing().is_live(slot.token) {
         return Some(Ending::Returned);
     }
     let expires = slot.parcel.envelope().expires_ms()?;
