@@ -89,13 +89,22 @@ impl Link {
         L: Future<Output = Result<(), String>>,
     {
         loop {
-            let began_on = self.connects.load(Ordering::Relaxed);
+            let stands_on = match self.look() {
+                (true, connects) => connects,
+                // It waits for the next one.
+                (false, connects) => connects + 1,
+            };
             let ended = life().await;
-            let is_there = self.state.borrow().is_up();
-            if ended.is_ok() || (is_there && began_on == self.connects.load(Ordering::Relaxed)) {
+            if ended.is_ok() || self.look() == (true, stands_on) {
                 return ended;
             }
         }
+    }
+
+    /// Whether it is connected, and how often it has been, as of one instant.
+    fn look(&self) -> (bool, u64) {
+        let state = self.state.borrow();
+        (state.is_up(), self.connects.load(Ordering::Relaxed))
     }
 
     /// Waits until it is known not to be connected: not while the first try is under way. Cancel safe.
@@ -178,10 +187,12 @@ async fn keep(
     stop: &mut Stop,
 ) -> Result<(), String> {
     let mut events = pin!(connection.events_listener());
-    link.connects.fetch_add(1, Ordering::Relaxed);
-    link.state.send_replace(LinkState::Up {
-        connection: Arc::clone(&connection),
-        blocked: None,
+    link.state.send_modify(|state| {
+        link.connects.fetch_add(1, Ordering::Relaxed);
+        *state = LinkState::Up {
+            connection: Arc::clone(&connection),
+            blocked: None,
+        };
     });
     let tell = |kind, why| shared.services.tell(&link.name, kind, why);
     tell(LifecycleKind::Connected, Some(broker));
