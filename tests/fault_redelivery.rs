@@ -14,6 +14,8 @@ mod common;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const ATTEMPTS: u32 = 3;
+/// The most deliveries that one consumer holds: the default.
+const PREFETCH: usize = 256;
 
 /// What becomes of a message.
 fn fails(id: u64, attempt: u32) -> bool {
@@ -75,7 +77,8 @@ async fn copies_are_on_their_way_when_connections_are_cut() {
     })
     .await;
     let verdict = load.check().await;
-    assert!(verdict.duplicated.len() < verdict.handled / 4, "{verdict}");
+    // A cut may lose the settlements of what was delivered by then, which the prefetch bounds.
+    assert!(verdict.duplicated.len() <= cuts * PREFETCH, "{verdict}");
     for id in letters.keys() {
         assert_eq!(id % 4, 0, "{id} is a dead letter");
     }
