@@ -239,7 +239,7 @@ impl Life {
         let held = if self.core.spec.shares {
             Held::Shared(parcel.shared())
         } else {
-            parcel.own()
+            parcel.own(None)
         };
         let mut slot = self.core.slot(held);
         slot.token = AmqpQueue::token(self.epoch, tag);

@@ -70,6 +70,7 @@ pub(crate) fn forget_routes() {
 
 impl Broker {
     /// The route of a constant address, compared by its place in memory. A thread asks the shared table only once per address and change.
+    #[inline]
     pub(crate) fn with_static_route<T>(
         &self,
         kind: AddressKind,
@@ -89,21 +90,34 @@ impl Broker {
             {
                 return run(&known.route);
             }
-            let route = self.table.route(kind, address);
-            if route.targets.len() <= MOST_TARGETS
-                && let Ok(mut routes) = routes.try_borrow_mut()
-            {
-                let displaced = routes.0[place].replace(Remembered {
-                    broker: self.id,
-                    address,
-                    kind,
-                    route: Arc::clone(&route),
-                });
-                // A forgotten route may be the last to hold a queue.
-                drop(routes);
-                drop(displaced);
-            }
+            let route = self.remember(routes, place, kind, address);
             run(&route)
         })
+    }
+
+    /// Asks the shared table, and remembers what it says.
+    #[cold]
+    fn remember(
+        &self,
+        routes: &RefCell<Memory>,
+        place: usize,
+        kind: AddressKind,
+        address: &'static str,
+    ) -> Arc<Route> {
+        let route = self.table.route(kind, address);
+        if route.targets.len() <= MOST_TARGETS
+            && let Ok(mut routes) = routes.try_borrow_mut()
+        {
+            let displaced = routes.0[place].replace(Remembered {
+                broker: self.id,
+                address,
+                kind,
+                route: Arc::clone(&route),
+            });
+            // A forgotten route may be the last to hold a queue.
+            drop(routes);
+            drop(displaced);
+        }
+        route
     }
 }

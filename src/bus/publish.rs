@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::Bus;
 use crate::broker::{Accepted, Gate, Schedule, Stop, accept_everywhere};
 use crate::message::{
-    Address, AddressKind, CorrelationId, Envelope, MessageId, Metadata, Name, Parcel, Recoverable,
-    parcel,
+    Address, AddressKind, CorrelationId, Envelope, MessageId, Metadata, Name, Parcel, Plain,
+    Recoverable, parcel,
 };
 use crate::ports::{BoxFuture, Bridged, Refusal};
 use crate::queue::QueueCore;
@@ -126,21 +126,33 @@ pub struct Publish<'a, M> {
     address: &'static str,
     kind: AddressKind,
     message: Option<M>,
-    metadata: Option<Box<Metadata>>,
-    /// Apart, so that what moves with every message is small.
-    rare: Option<Box<Rare>>,
-    waiting: Option<Waiting<'a, M>>,
+    /// Apart and in one piece, so that what moves with every message is small.
+    rare: Option<Box<Rare<'a, M>>>,
 }
 
 /// What most messages do not have.
-#[derive(Default)]
-struct Rare {
+struct Rare<'a, M> {
+    metadata: Option<Box<Metadata>>,
     /// An address made at run time, instead of the constant one.
     address: Option<Arc<str>>,
     delay: Option<Duration>,
     timeout: Option<Duration>,
     /// Of a message that was refused for lack of room.
     envelope: Option<Envelope>,
+    waiting: Option<Waiting<'a, M>>,
+}
+
+impl<M> Default for Rare<'_, M> {
+    fn default() -> Self {
+        Self {
+            metadata: None,
+            address: None,
+            delay: None,
+            timeout: None,
+            envelope: None,
+            waiting: None,
+        }
+    }
 }
 
 type Waiting<'a, M> = BoxFuture<'a, Result<Receipt, PublishError<M>>>;
@@ -156,9 +168,7 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
             address,
             kind,
             message: Some(message),
-            metadata: None,
             rare: None,
-            waiting: None,
         }
     }
 
@@ -169,7 +179,7 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
         publish
     }
 
-    fn rare(&mut self) -> &mut Rare {
+    fn rare(&mut self) -> &mut Rare<'a, M> {
         self.rare.get_or_insert_default()
     }
 
@@ -181,7 +191,7 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
     }
 
     fn metadata(&mut self) -> &mut Metadata {
-        self.metadata.get_or_insert_default()
+        self.rare().metadata.get_or_insert_default()
     }
 
     /// The ordering key, for keyed subscribers.
@@ -270,14 +280,17 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
 
     /// Made once: what waits for room has the id that interceptors saw.
     fn envelope(&mut self) -> Envelope {
-        let known = self.rare.as_mut().and_then(|rare| rare.envelope.take());
+        let rare = self.rare.as_mut();
+        let (known, metadata) = rare.map_or((None, None), |rare| {
+            (rare.envelope.take(), rare.metadata.take())
+        });
         known.unwrap_or_else(|| Envelope {
             id: self.bus.0.broker.services.clock.new_id(),
             address: Address {
                 kind: self.kind,
                 name: self.name(),
             },
-            metadata: self.metadata.take(),
+            metadata,
         })
     }
 
@@ -285,28 +298,19 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
     #[inline]
     fn attempt_plain(&mut self) -> Option<Receipt> {
         let broker = &*self.bus.0.broker;
-        if self.metadata.is_some()
-            || self.rare.is_some()
-            || !broker.admits(Gate::Open)
-            || !broker.is_plain()
-        {
+        if self.rare.is_some() || !broker.admits(Gate::Open) || !broker.is_plain() {
             return None;
         }
         let (kind, address) = (self.kind, self.address);
         let id = broker.services.clock.new_id();
         let message = &mut self.message;
         let accepted = broker.with_static_route(kind, address, |route| {
-            let accepted = accept_everywhere(route, None, || {
-                let envelope = Envelope {
-                    id,
-                    address: Address {
-                        kind,
-                        name: Name::Static(address),
-                    },
-                    metadata: None,
-                };
+            let accepted = accept_everywhere(route, None, || Plain {
+                id,
+                kind,
+                address,
                 // Taken exactly here: from now on the message is accepted.
-                Parcel::new(envelope, taken(message))
+                message: taken(message),
             });
             accepted.then_some(route.targets.len())
         })?;
@@ -465,25 +469,35 @@ impl<M: Serialize + Send + Sync + 'static> Future for Publish<'_, M> {
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        if this.waiting.is_none() {
-            if let Some(receipt) = this.attempt_plain() {
-                return Poll::Ready(Ok(receipt));
-            }
-            match this.attempt() {
-                Ok(receipt) => return Poll::Ready(Ok(receipt)),
-                Err(Refused::Final(refusal)) => return Poll::Ready(Err(this.refused(refusal))),
-                Err(Refused::Wait(_) | Refused::Export) => this.waiting = Some(this.wait()),
-            }
-        }
-        match &mut this.waiting {
-            Some(waiting) => waiting.as_mut().poll(cx),
-            None => Poll::Pending,
+        match this.attempt_plain() {
+            Some(receipt) => Poll::Ready(Ok(receipt)),
+            None => this.poll_slowly(cx),
         }
     }
 }
 
 impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
-    /// The slow way: in line for a credit, and for the confirm of what leaves the process. The message is given
+    /// With options, with interceptors, without room, out of the process.
+    #[cold]
+    fn poll_slowly(&mut self, cx: &mut Context<'_>) -> Poll<Result<Receipt, PublishError<M>>> {
+        let is_waiting = |rare: &Rare<'_, M>| rare.waiting.is_some();
+        if !self.rare.as_deref().is_some_and(is_waiting) {
+            match self.attempt() {
+                Ok(receipt) => return Poll::Ready(Ok(receipt)),
+                Err(Refused::Final(refusal)) => return Poll::Ready(Err(self.refused(refusal))),
+                Err(Refused::Wait(_) | Refused::Export) => {
+                    let waiting = self.wait();
+                    self.rare().waiting = Some(waiting);
+                }
+            }
+        }
+        match &mut self.rare().waiting {
+            Some(waiting) => waiting.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+
+    /// In line for a credit, and for the confirm of what leaves the process. The message is given
     /// back if they do not come in time.
     fn wait(&mut self) -> Waiting<'a, M> {
         let bus = self.bus;

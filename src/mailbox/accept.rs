@@ -154,7 +154,8 @@ where
         } else if shares(first) {
             Held::Shared(make().shared())
         } else {
-            make().own()
+            let spent = state.store.spent();
+            make().own(spent)
         };
         state.used += 1;
         state.put(slot(first, parcel), lane_here)

@@ -2,32 +2,47 @@ use std::collections::VecDeque;
 
 use super::Slot;
 use super::take::BATCH;
+use crate::message::Spent;
 
 /// A line of messages, cut into pieces of a worker's batch: a worker takes a whole piece by exchanging it for
 /// its empty one, so that no message is moved between the push and the handler.
 #[derive(Default)]
 pub(super) struct Chunks {
-    /// What is handed out next. Empty only if everything is.
+    /// What is handed out next.
     front: VecDeque<Slot>,
-    /// What does not fit into the front piece; none for a queue that was never that long.
+    /// What comes after it; none for a queue that never was longer than one piece.
     rest: Option<Box<Rest>>,
 }
 
 #[derive(Default)]
 struct Rest {
-    chunks: VecDeque<VecDeque<Slot>>,
-    len: usize,
+    /// Full pieces.
+    full: VecDeque<Vec<Slot>>,
+    /// The last piece, which is being filled.
+    last: Vec<Slot>,
     /// Emptied pieces, to be used again.
-    spares: Vec<VecDeque<Slot>>,
+    spares: Vec<Vec<Slot>>,
+    /// Emptied parcels, to be used again.
+    spent: Vec<Spent>,
 }
 
 /// The most emptied pieces that a queue keeps.
 const SPARES: usize = 16;
+/// The most emptied parcels that a queue keeps.
+const SPENT: usize = 4 * BATCH;
 
 impl Chunks {
-    #[inline]
+    #[inline(always)]
     pub(super) fn push_back(&mut self, slot: Slot) {
-        if self.front.len() < BATCH && self.rest.as_ref().is_none_or(|rest| rest.len == 0) {
+        match &mut self.rest {
+            Some(rest) => rest.push_back(slot),
+            None => self.push_first(slot),
+        }
+    }
+
+    #[inline(never)]
+    fn push_first(&mut self, slot: Slot) {
+        if self.front.len() < BATCH {
             self.front.push_back(slot);
         } else {
             self.rest.get_or_insert_default().push_back(slot);
@@ -39,63 +54,103 @@ impl Chunks {
     }
 
     pub(super) fn pop_front(&mut self) -> Option<Slot> {
-        let slot = self.front.pop_front();
         self.refill();
-        slot
+        self.front.pop_front()
     }
 
     #[inline]
     pub(super) fn len(&self) -> usize {
-        self.front.len() + self.rest.as_ref().map_or(0, |rest| rest.len)
+        self.front.len() + self.rest.as_ref().map_or(0, |rest| rest.len())
     }
 
     /// Hands out up to `max`, not more than the front piece has.
     #[inline]
     pub(super) fn take(&mut self, max: usize, batch: &mut VecDeque<Slot>) -> usize {
+        self.refill();
         let taken = max.min(self.front.len());
         if taken == self.front.len() && batch.is_empty() {
             std::mem::swap(&mut self.front, batch);
         } else {
             batch.extend(self.front.drain(..taken));
         }
-        self.refill();
         taken
     }
 
     pub(super) fn drain(&mut self) -> Vec<Slot> {
         let mut slots: Vec<Slot> = self.front.drain(..).collect();
         if let Some(rest) = self.rest.take() {
-            slots.extend(rest.chunks.into_iter().flatten());
+            slots.extend(rest.full.into_iter().flatten());
+            slots.extend(rest.last);
         }
         slots
     }
 
+    /// Keeps parcels for messages to come; what it has no use for is left. A queue that is never long keeps
+    /// none.
+    pub(super) fn keep_spent(&mut self, spent: &mut Vec<Spent>) {
+        let Some(rest) = &mut self.rest else {
+            return;
+        };
+        if rest.spent.is_empty() {
+            std::mem::swap(&mut rest.spent, spent);
+        } else {
+            let room = SPENT - rest.spent.len().min(SPENT);
+            rest.spent
+                .extend(spent.drain(spent.len().saturating_sub(room)..));
+        }
+    }
+
+    /// A parcel for the next message.
+    #[inline]
+    pub(super) fn spent(&mut self) -> Option<Spent> {
+        self.rest.as_mut()?.spent.pop()
+    }
+
+    /// The front piece is empty only if everything is.
     #[inline]
     fn refill(&mut self) {
         if self.front.is_empty()
             && let Some(rest) = &mut self.rest
-            && let Some(next) = rest.chunks.pop_front()
         {
-            rest.len -= next.len();
-            let empty = std::mem::replace(&mut self.front, next);
-            if empty.capacity() >= BATCH && rest.spares.len() < SPARES {
-                rest.spares.push(empty);
-            }
+            rest.exchange(&mut self.front);
         }
     }
 }
 
 impl Rest {
+    #[inline]
+    fn len(&self) -> usize {
+        self.full.len() * BATCH + self.last.len()
+    }
+
+    #[inline(always)]
     fn push_back(&mut self, slot: Slot) {
-        self.len += 1;
-        match self.chunks.back_mut() {
-            Some(last) if last.len() < BATCH => last.push_back(slot),
-            _ => {
-                let spare = self.spares.pop();
-                let mut chunk = spare.unwrap_or_else(|| VecDeque::with_capacity(BATCH));
-                chunk.push_back(slot);
-                self.chunks.push_back(chunk);
-            }
+        self.last.push(slot);
+        if self.last.len() == BATCH {
+            self.begin_another();
+        }
+    }
+
+    #[inline(never)]
+    fn begin_another(&mut self) {
+        let spare = self.spares.pop();
+        let empty = spare.unwrap_or_else(|| Vec::with_capacity(BATCH));
+        self.full
+            .push_back(std::mem::replace(&mut self.last, empty));
+    }
+
+    /// Takes an empty piece, and gives the next one for it.
+    fn exchange(&mut self, piece: &mut VecDeque<Slot>) {
+        // Neither of these conversions moves a message or asks for memory.
+        let next = match self.full.pop_front() {
+            Some(next) => next,
+            None => std::mem::take(&mut self.last),
+        };
+        let empty = std::mem::replace(piece, next.into());
+        if self.last.capacity() == 0 {
+            self.last = empty.into();
+        } else if empty.capacity() >= BATCH && self.spares.len() < SPARES {
+            self.spares.push(empty.into());
         }
     }
 }

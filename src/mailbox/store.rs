@@ -3,6 +3,7 @@ use std::collections::VecDeque;
 use super::Slot;
 use super::chunks::Chunks;
 use crate::delivery::{Lanes, Order};
+use crate::message::Spent;
 
 /// Where queued messages stand: one line, or one lane per key.
 pub(super) enum Store {
@@ -18,7 +19,7 @@ impl Store {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn push_back(&mut self, slot: Slot, key: Option<u64>) {
         match self {
             Self::Line(line) => line.push_back(slot),
@@ -50,6 +51,21 @@ impl Store {
                 lanes.take(max, &mut |_, slot| batch.push_back(slot));
                 batch.len() - before
             }
+        }
+    }
+
+    /// Keeps emptied parcels for messages to come; what it has no use for is left.
+    pub(super) fn keep_spent(&mut self, spent: &mut Vec<Spent>) {
+        if let Self::Line(line) = self {
+            line.keep_spent(spent);
+        }
+    }
+
+    #[inline]
+    pub(super) fn spent(&mut self) -> Option<Spent> {
+        match self {
+            Self::Line(line) => line.spent(),
+            Self::Lanes(_) => None,
         }
     }
 

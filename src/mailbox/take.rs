@@ -3,6 +3,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Poll, Waker};
 
 use super::{Bells, Mailbox, Slot, State, halt};
+use crate::message::Spent;
 
 /// The most that one worker takes at once: a slow worker must not hoard.
 pub(super) const BATCH: usize = 64;
@@ -25,14 +26,29 @@ pub(crate) struct Settled {
     pub(crate) acked: usize,
     /// Credits that a message sent to the handler's own queue took over (rule 9).
     pub(crate) reused: usize,
+    /// Emptied parcels, for messages to come.
+    pub(crate) spent: Vec<Spent>,
+}
+
+impl Settled {
+    /// A message is done with: what remains of it may carry another.
+    #[inline]
+    pub(crate) fn spend(&mut self, slot: Slot) {
+        if let Some(spent) = slot.parcel.spend()
+            && self.spent.len() < BATCH
+        {
+            self.spent.push(spent);
+        }
+    }
 }
 
 impl State {
     fn book(&mut self, settled: &mut Settled) {
-        let settled = std::mem::take(settled);
-        self.in_flight -= settled.acked;
-        self.books.acked += settled.acked as u64;
-        self.used -= settled.acked - settled.reused;
+        let acked = std::mem::take(&mut settled.acked);
+        self.in_flight -= acked;
+        self.books.acked += acked as u64;
+        self.used -= acked - std::mem::take(&mut settled.reused);
+        self.store.keep_spent(&mut settled.spent);
     }
 }
 
@@ -109,8 +125,29 @@ impl Mailbox {
             };
             (result, bells)
         };
+        // Not under the lock.
+        settled.spent.clear();
         bells.ring();
         result
+    }
+
+    /// Gives the books what was finished, if there is nothing to take. True: there is nothing.
+    pub(crate) fn settle_and_look(&self, settled: &mut Settled) -> bool {
+        let bells = {
+            let mut state = self.lock();
+            if state.store.ready() > 0 {
+                return false;
+            }
+            state.book(settled);
+            state.serve_line(self.capacity)
+        };
+        bells.ring();
+        true
+    }
+
+    /// Whether there is nothing to take.
+    pub(crate) fn is_out(&self) -> bool {
+        self.lock().store.ready() == 0
     }
 
     /// Gives the books what was finished, without asking for more, and publishers that wait what

@@ -18,20 +18,35 @@ pub struct MessageId(u128);
 #[error("not a message id: {0}")]
 pub struct ParseMessageIdError(String);
 
-const VERSION: u128 = 0x7 << 76;
-const VARIANT: u128 = 0b10 << 62;
-/// The 74 bits that are not time, version or variant; a counter within the millisecond.
-const COUNTER_BITS: u32 = 74;
+const VERSION: u64 = 0x7 << 12;
+const VARIANT: u64 = 0b10 << 62;
+/// The 74 bits that are not time, version or variant are a counter within the millisecond: so many of them
+/// before the variant, and so many after it.
+const HIGH_BITS: u32 = 12;
 const LOW_BITS: u32 = 62;
 
+/// The counter is kept in two: its highest bits, which stand before the variant, and the rest.
 #[derive(Clone, Copy)]
 struct Generator {
     millis: u64,
-    counter: u128,
+    high: u64,
+    low: u64,
 }
 
 thread_local! {
-    static GENERATOR: Cell<Generator> = const { Cell::new(Generator { millis: 0, counter: 0 }) };
+    static GENERATOR: Cell<Generator> = const { Cell::new(Generator { millis: 0, high: 0, low: 0 }) };
+}
+
+impl Generator {
+    /// At random, and with its top bit free, so that a millisecond can not use the counter up.
+    #[cold]
+    fn start(millis: u64) -> Self {
+        Self {
+            millis,
+            high: fastrand::u64(..) >> (64 - HIGH_BITS + 1),
+            low: fastrand::u64(..) >> (64 - LOW_BITS),
+        }
+    }
 }
 
 impl MessageId {
@@ -48,27 +63,22 @@ impl MessageId {
     pub(crate) fn new_at(millis: u64) -> Self {
         GENERATOR.with(|generator| {
             let mut state = generator.get();
-            // The top bit stays free at the start, so that a millisecond can not use the counter up.
-            let start = || fastrand::u128(..) >> (128 - COUNTER_BITS + 1);
             if millis > state.millis {
-                state = Generator {
-                    millis,
-                    counter: start(),
-                };
+                state = Generator::start(millis);
             } else {
                 // The same millisecond, or a clock that went back: the order is kept.
-                state.counter += 1;
-                if state.counter >> COUNTER_BITS != 0 {
-                    state = Generator {
-                        millis: state.millis + 1,
-                        counter: start(),
-                    };
+                state.low += 1;
+                if state.low >> LOW_BITS != 0 {
+                    state.low = 0;
+                    state.high += 1;
+                    if state.high >> HIGH_BITS != 0 {
+                        state = Generator::start(state.millis + 1);
+                    }
                 }
             }
             generator.set(state);
-            let high = state.counter >> LOW_BITS;
-            let low = state.counter & ((1 << LOW_BITS) - 1);
-            Self((u128::from(state.millis) << 80) | VERSION | (high << 64) | VARIANT | low)
+            let before = state.millis << 16 | VERSION | state.high;
+            Self(u128::from(before) << 64 | u128::from(VARIANT | state.low))
         })
     }
 

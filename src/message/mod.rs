@@ -26,7 +26,9 @@ pub(crate) use name::{Name, validate_header, validate_key, validate_queue, valid
 #[cfg(feature = "amqp")]
 pub(crate) use name::{validate_length, validate_part};
 pub use parcel::CodecError;
-pub(crate) use parcel::{Held, Parcel, Payload, Recoverable, SharedParcel, encoded, parcel};
+pub(crate) use parcel::{
+    Held, Parcel, Payload, Plain, Recoverable, SharedParcel, Spent, encoded, parcel,
+};
 pub use pattern::Pattern;
 #[cfg(test)]
 pub(crate) use pattern::tests::words as pattern_words;

@@ -114,7 +114,7 @@ impl<'a> RawMessage<'a> {
     /// The sender's own value, when it was sent in this process as a `T`.
     #[must_use]
     pub fn downcast_ref<T: 'static>(&self) -> Option<&'a T> {
-        self.parcel.body().downcast_ref()
+        self.parcel.body_as()
     }
 }
 

@@ -34,7 +34,7 @@ impl<E: Event> Deref for Delivery<E> {
     type Target = E;
 
     fn deref(&self) -> &E {
-        match (&self.decoded, self.parcel.body().downcast_ref()) {
+        match (&self.decoded, self.parcel.body_as()) {
             (Some(event), _) | (None, Some(event)) => event,
             (None, None) => unreachable!("a delivery is made of its own type or decoded"),
         }
@@ -65,7 +65,7 @@ where
         let Held::Shared(parcel) = cx.parcel else {
             return Err(Failure::reject("the queue of an actor shares its messages"));
         };
-        let decoded = if parcel.body().is::<E>() {
+        let decoded = if parcel.body_as::<E>().is_some() {
             None
         } else {
             Some(parcel.decode()?)

@@ -203,7 +203,7 @@ where
         message: Message<'a>,
         cx: &'a mut Context<'_>,
     ) -> impl Future<Output = Option<Result<(), DispatchFailure>>> {
-        match message.0.body().downcast_ref::<E>() {
+        match message.0.body_as::<E>() {
             Some(event) => Either::Head {
                 future: handler.handle(event, cx),
             },
@@ -248,7 +248,7 @@ where
         message: Message<'a>,
         cx: &'a mut Context<'_>,
     ) -> impl Future<Output = Option<Result<(), DispatchFailure>>> {
-        match message.0.body().downcast_ref::<C>() {
+        match message.0.body_as::<C>() {
             Some(command) => Either::Head {
                 future: async move {
                     let reply = handler.handle(command, cx).await;

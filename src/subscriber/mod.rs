@@ -8,6 +8,7 @@ mod dispatch;
 mod factory;
 mod function;
 mod handler;
+mod lookout;
 mod member;
 mod pulse;
 mod release;

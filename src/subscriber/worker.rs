@@ -10,6 +10,7 @@ use super::caught::{Caught, Guarded, Panicked};
 use super::context::{Context, Scratch};
 use super::dispatch::{Dispatch, DispatchFailure, Message};
 use super::factory::Factory;
+use super::lookout::Lookout;
 use super::member::Member;
 use super::release::{Released, release};
 use super::shell::Run;
@@ -23,7 +24,6 @@ use crate::queue::{Failed, QueueCore};
 const SLICE: Duration = Duration::from_millis(1);
 /// Reading the clock costs more than a message: it is read once in so many.
 const CLOCK_EVERY: u32 = 32;
-
 /// Makes a handler and feeds it until it fails, is asked to stop, or asks to stop.
 ///
 /// Dropping the future at any point gives back what was not settled.
@@ -75,7 +75,9 @@ impl Hands {
     ) -> Exit {
         let mut slice = Instant::now();
         let mut since_clock = 0;
+        let mut lookout = Lookout::default();
         loop {
+            lookout.stand(&queue.mailbox, &mut self.lease.settled).await;
             let take = std::future::poll_fn(|cx| {
                 let lease = &mut self.lease;
                 let taken =
@@ -91,7 +93,7 @@ impl Hands {
             .await;
             match take {
                 Take::Stop => return Exit::Stopped,
-                Take::Batch => {}
+                Take::Batch => lookout.handled(self.lease.batch.len()),
             }
             if since_clock == 0 {
                 slice = Instant::now();
@@ -144,29 +146,34 @@ impl Hands {
                         poll_attempt(queue, settled, &mut deadline, handling.as_mut(), cx)
                     })
                     .await;
-                    match typed {
-                        Some(None) => {}
-                        Some(Some(result)) => ended = Some(Some(result)),
-                        None => ended = Some(None),
-                    }
                     if deadline.is_some() {
                         deadline = None;
                     }
+                    ended = match typed {
+                        Some(None) => None,
+                        Some(Some(result)) => Some(Some(result)),
+                        None => Some(None),
+                    };
                 }
-                let ended = match ended {
-                    Some(ended) => ended,
-                    None => observed(queue, dispatch, handler, slot, scratch, settled).await,
-                };
-                if plain && matches!(ended, Some(Ok(()))) && self.scratch.is_empty() {
+                if let Some(Some(Ok(()))) = ended
+                    && scratch.is_empty()
+                {
                     queue.record(true);
                     if simple {
-                        self.lease.settled.acked += 1;
-                        drop(self.lease.take());
+                        settled.acked += 1;
+                        *started = false;
+                        if let Some(slot) = batch.pop_front() {
+                            settled.spend(slot);
+                        }
                     } else {
                         self.acknowledge(queue);
                     }
                     again = false;
                 } else {
+                    let ended = match ended {
+                        Some(ended) => ended,
+                        None => observed(queue, dispatch, handler, slot, scratch, settled).await,
+                    };
                     match self.conclude(queue, ended).await {
                         Next::Message => again = false,
                         Next::Again => again = true,

@@ -65,7 +65,7 @@ pub(in crate::bridge) fn replayed(
 /// where it was first sent, since a copy comes by another way.
 fn copy(parcel: &Parcel) -> Result<(BasicProperties, FieldTable), Refusal> {
     let envelope = parcel.envelope();
-    let received = parcel.body().downcast_ref::<Received>();
+    let received = parcel.body_as::<Received>();
     let made;
     let original = match received {
         Some(received) => &received.properties,

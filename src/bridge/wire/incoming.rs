@@ -150,7 +150,7 @@ pub(in crate::bridge) fn decode_with(
 
 /// The body of a copy: as it came.
 pub(in crate::bridge) fn copy_body(parcel: &Parcel) -> Result<&[u8], CodecError> {
-    let received = parcel.body().downcast_ref::<Received>();
+    let received = parcel.body_as::<Received>();
     match received.and_then(|received| received.body.as_deref()) {
         Some(body) => Ok(body),
         None => parcel.json(),
