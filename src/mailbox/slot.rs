@@ -56,6 +56,12 @@ impl Slot {
         }
     }
 
+    /// Whether there is nothing to it but the message: no expiry, no key, no reply, no failure before, no broker.
+    #[inline]
+    pub(crate) fn is_simple(&self) -> bool {
+        self.token == 0 && self.history.is_none() && self.parcel.envelope().metadata.is_none()
+    }
+
     /// From now on somebody else has its parcel too.
     pub(crate) fn share(self) -> (Self, SharedParcel) {
         let parcel = self.parcel.share();

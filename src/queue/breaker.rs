@@ -25,9 +25,13 @@ impl QueueCore {
     /// Whether the next message may be started. Otherwise hand-over is halted until a probe is due.
     #[inline]
     pub(crate) fn breaker_allows(&self) -> bool {
-        let Some(gate) = &self.breaker else {
-            return true;
-        };
+        match &self.breaker {
+            None => true,
+            Some(gate) => self.gate_allows(gate),
+        }
+    }
+
+    fn gate_allows(&self, gate: &BreakerGate) -> bool {
         let now = self.services.timers.now();
         let mut state = gate.state.lock();
         match state.allows(now) {

@@ -18,41 +18,24 @@ use crate::queue::QueueCore;
 /// How one attempt ended, short of a panic; none if it did not finish in time.
 pub(super) type Ended = Option<Result<(), DispatchFailure>>;
 
-/// Runs the handler of the message's own type in place, the usual case. None inside: it has none.
+/// Runs a future that waits, up to the time that an attempt may take; none if it did not finish by then.
 ///
-/// Nothing is set up until the handler first waits: one that never waits pays nothing. What was finished
-/// before it is settled then, since the wait may be long.
-#[inline(always)]
-pub(super) fn poll_attempt<T>(
+/// What was finished before it is settled, since the wait may be long.
+pub(super) async fn in_time<T>(
     queue: &QueueCore,
     settled: &mut Settled,
-    deadline: &mut Option<Option<Deadline>>,
-    future: Pin<&mut impl Future<Output = T>>,
-    cx: &mut std::task::Context<'_>,
-) -> Poll<Option<T>> {
-    match future.poll(cx) {
+    mut future: Pin<&mut impl Future<Output = T>>,
+) -> Option<T> {
+    queue.mailbox.settle(settled);
+    let Some(timeout) = queue.spec.timeout else {
+        return Some(future.await);
+    };
+    let mut deadline = Deadline::new(Arc::clone(&queue.services.timers), timeout);
+    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(output) => Poll::Ready(Some(output)),
-        Poll::Pending => poll_deadline(queue, settled, deadline, cx).map(|()| None),
-    }
-}
-
-/// Ready when the attempt has taken too long.
-#[cold]
-fn poll_deadline(
-    queue: &QueueCore,
-    settled: &mut Settled,
-    deadline: &mut Option<Option<Deadline>>,
-    cx: &mut std::task::Context<'_>,
-) -> Poll<()> {
-    let deadline = deadline.get_or_insert_with(|| {
-        queue.mailbox.settle(settled);
-        let timeout = queue.spec.timeout?;
-        Some(Deadline::new(Arc::clone(&queue.services.timers), timeout))
-    });
-    match deadline {
-        None => Poll::Pending,
-        Some(deadline) => Pin::new(deadline).poll(cx),
-    }
+        Poll::Pending => Pin::new(&mut deadline).poll(cx).map(|()| None),
+    })
+    .await
 }
 
 /// Everything but the usual case: interceptors, a span, a message of another Rust type. Boxed, so that the
@@ -75,9 +58,11 @@ pub(super) fn observed<'a, H, D: Dispatch<H>>(
     let around = around(inbound, queue, dispatch, handler, slot, scratch).instrument(span);
     Box::pin(async move {
         let mut around = pin!(around);
-        let mut deadline = None;
-        std::future::poll_fn(|cx| poll_attempt(queue, settled, &mut deadline, around.as_mut(), cx))
-            .await
+        let first = std::future::poll_fn(|cx| Poll::Ready(around.as_mut().poll(cx))).await;
+        match first {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => in_time(queue, settled, around).await,
+        }
     })
 }
 

@@ -1,11 +1,13 @@
+use std::future::Future as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use super::attempt::{Ended, observed, poll_attempt};
+use super::attempt::{Ended, in_time, observed};
 use super::caught::{Caught, Guarded, Panicked};
 use super::context::{Context, Scratch};
 use super::dispatch::{Dispatch, DispatchFailure, Message};
@@ -78,7 +80,7 @@ impl Hands {
         let mut lookout = Lookout::default();
         loop {
             lookout.stand(&queue.mailbox, &mut self.lease.settled).await;
-            let take = std::future::poll_fn(|cx| {
+            let (take, waker) = std::future::poll_fn(|cx| {
                 let lease = &mut self.lease;
                 let taken =
                     queue
@@ -88,9 +90,10 @@ impl Hands {
                     // Others run while this worker waits: its slice begins anew.
                     since_clock = 0;
                 }
-                taken
+                taken.map(|take| (take, cx.waker().clone()))
             })
             .await;
+            let mut task = std::task::Context::from_waker(&waker);
             match take {
                 Take::Stop => return Exit::Stopped,
                 Take::Batch => lookout.handled(self.lease.batch.len()),
@@ -101,8 +104,21 @@ impl Hands {
             let plain = queue.is_plain() && !tracing::enabled!(tracing::Level::INFO);
             // The message in hand is tried again at once: it was looked at before its first attempt.
             let mut again = false;
-            let mut deadline = None;
             loop {
+                let Some(slot) = self.lease.batch.front() else {
+                    break;
+                };
+                // Nothing but the message: no expiry, no key, no reply, no failure before.
+                let simple = slot.is_simple();
+                if !again {
+                    if queue.mailbox.must_put_down(seat) || !queue.breaker_allows() {
+                        self.lease.put_down();
+                        break;
+                    }
+                    if !simple && self.end_unstarted(queue) {
+                        continue;
+                    }
+                }
                 let Lease {
                     batch,
                     started,
@@ -110,30 +126,9 @@ impl Hands {
                     ..
                 } = &mut self.lease;
                 let Some(slot) = batch.front() else { break };
-                // Nothing but the message: no expiry, no key, no reply.
-                let simple = slot.token == 0 && slot.parcel.envelope().metadata.is_none();
-                if !again {
-                    if queue.mailbox.must_put_down(seat) || !queue.breaker_allows() {
-                        self.lease.put_down();
-                        break;
-                    }
-                    if !simple && let Some(ending) = not_to_be_started(queue, slot) {
-                        if let Some(slot) = self.lease.take() {
-                            queue.backing().end(queue, slot, ending);
-                        }
-                        continue;
-                    }
-                    if let Some(reason) = slot.history.as_deref().and_then(|one| one.unfit) {
-                        if let Some(slot) = self.lease.take() {
-                            queue.give_up_unseen(slot, reason);
-                        }
-                        continue;
-                    }
-                }
                 *started = true;
                 let scratch = &mut self.scratch;
-                let mut ended = None;
-                if plain {
+                let ended = if plain {
                     let mut cx = Context {
                         parcel: &slot.parcel,
                         attempt: slot.attempts + 1,
@@ -142,20 +137,18 @@ impl Hands {
                     };
                     let message = Message(&slot.parcel);
                     let mut handling = pin!(dispatch.run_typed(&mut *handler, message, &mut cx));
-                    let typed = std::future::poll_fn(|cx| {
-                        poll_attempt(queue, settled, &mut deadline, handling.as_mut(), cx)
-                    })
-                    .await;
-                    if deadline.is_some() {
-                        deadline = None;
+                    // Most handlers never wait: nothing is set up for those that do.
+                    match handling.as_mut().poll(&mut task) {
+                        Poll::Ready(typed) => Typed::Ended(typed),
+                        Poll::Pending => match in_time(queue, settled, handling).await {
+                            Some(typed) => Typed::Ended(typed),
+                            None => Typed::TooLate,
+                        },
                     }
-                    ended = match typed {
-                        Some(None) => None,
-                        Some(Some(result)) => Some(Some(result)),
-                        None => Some(None),
-                    };
-                }
-                if let Some(Some(Ok(()))) = ended
+                } else {
+                    Typed::Ended(None)
+                };
+                if let Typed::Ended(Some(Ok(()))) = ended
                     && scratch.is_empty()
                 {
                     queue.record(true);
@@ -171,8 +164,11 @@ impl Hands {
                     again = false;
                 } else {
                     let ended = match ended {
-                        Some(ended) => ended,
-                        None => observed(queue, dispatch, handler, slot, scratch, settled).await,
+                        Typed::Ended(Some(result)) => Some(result),
+                        Typed::TooLate => None,
+                        Typed::Ended(None) => {
+                            observed(queue, dispatch, handler, slot, scratch, settled).await
+                        }
                     };
                     match self.conclude(queue, ended).await {
                         Next::Message => again = false,
@@ -191,6 +187,28 @@ impl Hands {
                 }
             }
         }
+    }
+
+    /// Ends the first message without an attempt, if it is too old, can not be settled any more or was found unfit.
+    #[cold]
+    fn end_unstarted(&mut self, queue: &QueueCore) -> bool {
+        let Some(slot) = self.lease.batch.front() else {
+            return false;
+        };
+        let unfit = slot.history.as_deref().and_then(|history| history.unfit);
+        if let Some(ending) = not_to_be_started(queue, slot) {
+            if let Some(slot) = self.lease.take() {
+                queue.backing().end(queue, slot, ending);
+            }
+            return true;
+        }
+        if let Some(reason) = unfit {
+            if let Some(slot) = self.lease.take() {
+                queue.give_up_unseen(slot, reason);
+            }
+            return true;
+        }
+        false
     }
 
     /// Everything after an attempt that is not the plain success: releases, failures, replies.
@@ -311,6 +329,12 @@ impl Hands {
         queue.settle_failed(failed, step);
         Exit::Failed { message, why }
     }
+}
+
+/// How the handler of a message's own type ended; none: there is no such handler.
+enum Typed {
+    Ended(Option<Result<(), DispatchFailure>>),
+    TooLate,
 }
 
 /// What follows an attempt.

@@ -59,7 +59,7 @@ impl Clock {
     pub(crate) fn new_id(&self) -> MessageId {
         match &self.0 {
             Source::System => MessageId::new(),
-            Source::Manual(manual) => MessageId::new_at(manual.wall_ms()),
+            Source::Manual(manual) => manual.new_id(),
         }
     }
 
@@ -93,6 +93,11 @@ impl fmt::Debug for Clock {
 }
 
 impl Manual {
+    #[cold]
+    fn new_id(&self) -> MessageId {
+        MessageId::new_at(self.wall_ms())
+    }
+
     fn wall_ms(&self) -> u64 {
         let state = self.state.lock();
         let (set_ms, set_at) = state.wall_set.unwrap_or((self.started_ms, Duration::ZERO));
