@@ -104,10 +104,7 @@ impl Hands {
             let plain = queue.is_plain() && !tracing::enabled!(tracing::Level::INFO);
             // The message in hand is tried again at once: it was looked at before its first attempt.
             let mut again = false;
-            loop {
-                let Some(slot) = self.lease.batch.front() else {
-                    break;
-                };
+            while let Some(slot) = self.lease.batch.front() {
                 // Nothing but the message: no expiry, no key, no reply, no failure before.
                 let simple = slot.is_simple();
                 if !again {
