@@ -411,7 +411,8 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
         self
     }
 
-    /// What happens to a message for a full mailbox. Default: the publisher waits.
+    /// What happens to a message for a full mailbox. Default: the publisher waits. No matter for a subscription
+    /// over RabbitMQ, whose queue there keeps what the mailbox has no place for.
     pub fn overflow(mut self, overflow: Overflow) -> Self {
         self.overflow = overflow;
         self

@@ -4,6 +4,7 @@ use super::Stage;
 use super::props::{Journal, Note, attempts, note, plain_error};
 use super::unmet::{Step, Unmet, same};
 use crate::delivery::{Outcome, Reason, Retry};
+use crate::observe::QueueSnapshot;
 use crate::subscriber::Context;
 
 scenarios! {
@@ -35,6 +36,7 @@ async fn end(how: End) -> Outcome {
 
 /// A queue whose handler ends like this at each attempt gets one message.
 async fn failing(stage: &Stage, how: &'static [End], retry: Retry) -> Result<(), Unmet> {
+    stage.anew().await?;
     let bus = stage.bus().await?;
     let max = retry.max_attempts();
     let seen = Journal::new();
@@ -49,11 +51,13 @@ async fn failing(stage: &Stage, how: &'static [End], retry: Retry) -> Result<(),
     .await
     .step("subscribing")?;
     let receipt = bus.publish(note(1)).await.step("publishing")?;
-    stage.pass(&bus, 10 * max).await;
+    let ends = |queue: &QueueSnapshot| (queue.acked, queue.dead_lettered);
+    let what = "acked, dead-lettered";
+    stage
+        .books_after(&bus, 10 * max, "failing", what, ends, (0, 1))
+        .await?;
     same("starts", seen.read(), (1..=max).collect::<Vec<_>>())?;
     let queue = stage.queue(&bus, "failing")?;
-    same("acked", queue.acked, 0)?;
-    same("dead-lettered", queue.dead_lettered, 1)?;
     same("attempts after a first", queue.retried, u64::from(max) - 1)?;
     let letters = stage.letters(&bus).await?;
     same("dead letters", letters.len(), 1)?;
@@ -62,7 +66,9 @@ async fn failing(stage: &Stage, how: &'static [End], retry: Retry) -> Result<(),
     same("its reason", letters[0].reason, Reason::Exhausted)?;
     // Another one finds the queue as the first one did.
     bus.publish(note(2)).await.step("publishing again")?;
-    stage.pass(&bus, 10 * max).await;
+    stage
+        .books_after(&bus, 10 * max, "failing", what, ends, (0, 2))
+        .await?;
     same("starts in all", seen.len(), 2 * max as usize)
 }
 
@@ -99,9 +105,10 @@ async fn rule_3_a_panic_after_the_work_is_not_a_success(stage: &Stage) -> Result
     .await
     .step("subscribing")?;
     bus.publish(note(1)).await.step("publishing")?;
-    stage.pass(&bus, 5).await;
-    same("starts", work.read(), [1, 2])?;
-    same("acked", stage.queue(&bus, "failing")?.acked, 1)
+    stage
+        .books_after(&bus, 5, "failing", "acked", |queue| queue.acked, 1)
+        .await?;
+    same("starts", work.read(), [1, 2])
 }
 
 async fn rule_4_attempts_are_exact(stage: &Stage) -> Result<(), Unmet> {
@@ -136,13 +143,11 @@ async fn rule_4_the_last_attempt_may_succeed(stage: &Stage) -> Result<(), Unmet>
     .await
     .step("subscribing")?;
     bus.publish(note(1)).await.step("publishing")?;
-    stage.pass(&bus, 10).await;
-    let queue = stage.queue(&bus, "late")?;
-    same(
-        "acked, dead-lettered, retried",
-        (queue.acked, queue.dead_lettered, queue.retried),
-        (1, 0, 2),
-    )
+    let ends = |queue: &QueueSnapshot| (queue.acked, queue.dead_lettered, queue.retried);
+    let what = "acked, dead-lettered, retried";
+    stage
+        .books_after(&bus, 10, "late", what, ends, (1, 0, 2))
+        .await
 }
 
 async fn rule_4_the_attempt_is_visible(stage: &Stage) -> Result<(), Unmet> {
@@ -162,7 +167,10 @@ async fn rule_4_the_attempt_is_visible(stage: &Stage) -> Result<(), Unmet> {
     .step("subscribing")?;
     let first = bus.publish(note(1)).await.step("publishing")?.id;
     let second = bus.publish(note(2)).await.step("publishing")?.id;
-    stage.pass(&bus, 10).await;
+    let dead = |queue: &QueueSnapshot| queue.dead_lettered;
+    stage
+        .books_after(&bus, 10, "counting", "dead-lettered", dead, 2)
+        .await?;
     for (n, id) in [(1, first), (2, second)] {
         let mut of_one = seen.read();
         of_one.retain(|(known, _, _)| *known == n);

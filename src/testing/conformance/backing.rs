@@ -26,6 +26,14 @@ pub trait Backing: Send + Sync + 'static {
 pub struct Features {
     /// Waits end exactly when they are due, not just after it.
     pub exact_time: bool,
+    /// Publishes are accepted by queues of this process (rules 1, 2 and 10): their credits are taken, a full one
+    /// holds or refuses its publisher, and what they hold ends with the bus. Without it the queue is elsewhere,
+    /// bounded there; the mailbox bounds what is handed over, and what is not handled goes back.
+    pub local_acceptance: bool,
+    /// What is parked behind a waiting message of its key takes at most half of the bound (rule 7).
+    pub parked_half: bool,
+    /// Dead letters have a bound, at which the oldest is evicted.
+    pub dead_letter_bound: bool,
     /// Keyed order, over retries too (rule 7).
     pub keyed_order: bool,
     /// A full queue can drop its oldest or its newest message (rule 2).
@@ -44,6 +52,9 @@ impl Features {
     pub fn all() -> Self {
         Self {
             exact_time: true,
+            local_acceptance: true,
+            parked_half: true,
+            dead_letter_bound: true,
             keyed_order: true,
             drop_policies: true,
             expiry: true,
@@ -93,7 +104,8 @@ impl Time {
     pub(super) fn step(&self) -> Duration {
         match self {
             Self::Manual(_) => Duration::from_secs(1),
-            Self::Real => Duration::from_millis(10),
+            // What RabbitMQ's ladder of delays has as its lowest rung.
+            Self::Real => Duration::from_millis(100),
         }
     }
 

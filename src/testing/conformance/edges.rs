@@ -6,6 +6,7 @@ use super::unmet::{Step, Unmet, holds, same};
 use crate::bus::SubscribeError;
 use crate::delivery::{Outcome, Reason};
 use crate::message::RawMessage;
+use crate::observe::QueueSnapshot;
 use crate::ports::Refusal;
 use crate::subscriber::{Context, RawSubscriber, Subscriber};
 
@@ -38,11 +39,8 @@ async fn groups_each_get_a_copy_and_members_compete(stage: &Stage) -> Result<(),
         .step("subscribing")?;
     }
     let receipt = bus.publish(note(0)).await.step("publishing")?;
-    same(
-        "queues that accepted: one a group",
-        receipt.local.accepted,
-        2,
-    )?;
+    // One a group.
+    stage.taken_by(&receipt, 2)?;
     for n in 1..20 {
         bus.publish(note(n)).await.step("publishing")?;
     }
@@ -52,10 +50,13 @@ async fn groups_each_get_a_copy_and_members_compete(stage: &Stage) -> Result<(),
         })
         .await?;
     door.open();
-    bus.settle().await;
-    same("the single one handled", counts[2].get(), 20)?;
-    let pair = [counts[0].get(), counts[1].get()];
-    same("the pair handled together", pair.iter().sum::<u32>(), 20)?;
+    let what = "the single one handled";
+    stage.comes(&bus, what, || counts[2].get(), 20).await?;
+    let of_the_pair = || [counts[0].get(), counts[1].get()];
+    let what = "the pair handled together";
+    let together = || of_the_pair().iter().sum::<u32>();
+    stage.comes(&bus, what, together, 20).await?;
+    let pair = of_the_pair();
     holds(
         "each of the pair worked",
         pair.iter().all(|count| *count > 0),
@@ -114,9 +115,11 @@ async fn overlapping_patterns_deliver_once(stage: &Stage) -> Result<(), Unmet> {
         .await
         .step("subscribing")?;
     let receipt = bus.publish(note(1)).await.step("publishing")?;
-    same("queues that accepted", receipt.local.accepted, 1)?;
-    bus.settle().await;
-    same("seen", seen.read(), ["conformance.note"])
+    stage.taken_by(&receipt, 1)?;
+    let once = ["conformance.note"];
+    stage.comes(&bus, "seen", || seen.read(), once).await?;
+    stage.pass(&bus, 1).await;
+    same("seen", seen.read(), once)
 }
 
 /// Handles notes by their type and everything by a pattern.
@@ -139,6 +142,7 @@ impl RawSubscriber for Both {
 async fn the_exact_type_wins_over_a_pattern(stage: &Stage) -> Result<(), Unmet> {
     // However they are declared.
     for type_first in [true, false] {
+        stage.anew().await?;
         let bus = stage.bus().await?;
         let seen = Journal::new();
         let write = seen.clone();
@@ -159,8 +163,10 @@ async fn the_exact_type_wins_over_a_pattern(stage: &Stage) -> Result<(), Unmet> 
         started.step("subscribing")?;
         bus.publish(note(1)).await.step("publishing")?;
         bus.publish(Effect { n: 1 }).await.step("publishing")?;
-        bus.settle().await;
-        same("who handled", seen.read(), ["type", "pattern"])?;
+        let what = "who handled";
+        stage
+            .comes(&bus, what, || seen.read(), ["type", "pattern"])
+            .await?;
     }
     Ok(())
 }
@@ -196,16 +202,15 @@ async fn patterns_match_as_rabbitmqs_topic_exchange(stage: &Stage) -> Result<(),
             .await
             .step("publishing")?;
     }
-    bus.settle().await;
-    for ((pattern, expected), seen) in cases.iter().zip(journals) {
-        same(
-            "matches",
-            (pattern, seen.read()),
-            (
-                pattern,
-                expected.iter().map(|topic| (*topic).to_owned()).collect(),
-            ),
-        )?;
+    for ((pattern, expected), seen) in cases.iter().zip(&journals) {
+        let topics: Vec<String> = expected.iter().map(|topic| (*topic).to_owned()).collect();
+        let what = format!("matches of {pattern}");
+        stage.comes(&bus, &what, || seen.read(), topics).await?;
+    }
+    stage.pass(&bus, 1).await;
+    for ((pattern, expected), seen) in cases.iter().zip(&journals) {
+        let what = format!("matches of {pattern}, and no more");
+        same(&what, seen.len(), expected.len())?;
     }
     Ok(())
 }
@@ -232,7 +237,7 @@ async fn two_rust_types_share_one_topic(stage: &Stage) -> Result<(), Unmet> {
     .await
     .step("subscribing")?;
     let receipt = bus.publish(note(1)).await.step("publishing ours")?;
-    same("queues that accepted", receipt.local.accepted, 2)?;
+    stage.taken_by(&receipt, 2)?;
     let twin = |n, remark: &str| TwinNote {
         n,
         remark: remark.to_owned(),
@@ -240,10 +245,11 @@ async fn two_rust_types_share_one_topic(stage: &Stage) -> Result<(), Unmet> {
     bus.publish(twin(2, "new"))
         .await
         .step("publishing theirs")?;
-    bus.settle().await;
     // What one type does not know is ignored; what the other misses has its default.
-    same("ours", ours.read(), [note(1), note(2)])?;
-    same("theirs", theirs.read(), [twin(1, ""), twin(2, "new")])
+    let notes = [note(1), note(2)];
+    stage.comes(&bus, "ours", || ours.read(), notes).await?;
+    let twins = [twin(1, ""), twin(2, "new")];
+    stage.comes(&bus, "theirs", || theirs.read(), twins).await
 }
 
 async fn rule_12_an_undecodable_body_is_a_dead_letter_and_the_others_flow(
@@ -272,7 +278,10 @@ async fn rule_12_an_undecodable_body_is_a_dead_letter_and_the_others_flow(
     bus.publish_raw("conformance.note", good)
         .await
         .step("publishing")?;
-    stage.pass(&bus, 10).await;
+    let ends = |queue: &QueueSnapshot| (queue.acked, queue.dead_lettered);
+    stage
+        .books_after(&bus, 10, "reading", "acked, dead-lettered", ends, (3, 1))
+        .await?;
     same("handled", seen.read(), [1, 2, 3])?;
     let letters = stage.letters(&bus).await?;
     same("dead letters", letters.len(), 1)?;
@@ -370,8 +379,9 @@ async fn rule_12_a_body_over_the_limit_is_an_error(stage: &Stage) -> Result<(), 
     bus.publish(note(1))
         .await
         .step("publishing within the limit")?;
-    bus.settle().await;
-    same("accepted", stage.queue(&bus, "reading")?.accepted, 1)
+    stage
+        .books(&bus, "reading", "accepted", |queue| queue.accepted, 1)
+        .await
 }
 
 async fn headers_and_key_arrive(stage: &Stage) -> Result<(), Unmet> {
@@ -395,11 +405,8 @@ async fn headers_and_key_arrive(stage: &Stage) -> Result<(), Unmet> {
         .step("publishing")?
         .id;
     let without = bus.publish(note(2)).await.step("publishing")?.id;
-    bus.settle().await;
     let (key, tenant) = (Some("k".to_owned()), Some("t".to_owned()));
-    same(
-        "id, key and header",
-        seen.read(),
-        [(with, key, tenant), (without, None, None)],
-    )
+    let expected = [(with, key, tenant), (without, None, None)];
+    let what = "id, key and header";
+    stage.comes(&bus, what, || seen.read(), expected).await
 }

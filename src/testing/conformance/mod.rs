@@ -15,8 +15,9 @@
 //! # }
 //! ```
 //!
-//! [`InProcess`] runs on a manual clock, in milliseconds. A backing of another kind implements [`Backing`] and
-//! says in its [`Features`] what it does not promise; scenarios about that are skipped, and reported as such.
+//! [`InProcess`] runs on a manual clock, in milliseconds. With the feature `amqp`, `RabbitMq` runs over a broker
+//! of yours, in real time. A backing of another kind implements [`Backing`] and says in its [`Features`] what it
+//! does not promise; scenarios about that are skipped, and reported with the feature that they need.
 
 /// Lists a room's scenarios, each with the feature that it needs, if it needs one.
 macro_rules! scenarios {
@@ -24,7 +25,10 @@ macro_rules! scenarios {
         pub(super) fn all() -> Vec<super::Scenario> {
             vec![$(super::Scenario {
                 name: stringify!($name),
-                needs: |_features| true $(&& _features.$need)?,
+                needs: [$(super::Need {
+                    feature: stringify!($need),
+                    is_promised: |features| features.$need,
+                })?].first().copied(),
                 body: |stage| Box::pin($name(stage)),
             }),*]
         }
@@ -39,6 +43,8 @@ mod edges;
 mod order;
 mod overflow;
 mod props;
+#[cfg(feature = "amqp")]
+mod rabbit_mq;
 mod releases;
 mod report;
 mod requests;
@@ -51,6 +57,8 @@ mod unmet;
 mod verdicts;
 
 pub use backing::{Backing, Features, InProcess, Isolated, Time};
+#[cfg(feature = "amqp")]
+pub use rabbit_mq::RabbitMq;
 pub use report::{Line, Report, Verdict};
 pub use run::{run, run_blocking};
 pub use unmet::Unmet;
@@ -58,11 +66,18 @@ pub use unmet::Unmet;
 use crate::ports::LocalBoxFuture;
 use stage::Stage;
 
+/// A feature that a scenario looks at.
+#[derive(Clone, Copy)]
+struct Need {
+    feature: &'static str,
+    is_promised: fn(&Features) -> bool,
+}
+
 /// One rule of the contract, as something to be seen.
 #[derive(Clone, Copy)]
 pub struct Scenario {
     name: &'static str,
-    needs: fn(&Features) -> bool,
+    needs: Option<Need>,
     body: for<'a> fn(&'a Stage) -> LocalBoxFuture<'a, Result<(), Unmet>>,
 }
 
@@ -76,7 +91,13 @@ impl Scenario {
     /// Whether a backing with these features promises what this scenario looks at.
     #[must_use]
     pub fn applies_to(&self, features: &Features) -> bool {
-        (self.needs)(features)
+        self.missing_in(features).is_none()
+    }
+
+    /// The feature that is not promised, and would have to be.
+    fn missing_in(&self, features: &Features) -> Option<&'static str> {
+        let need = self.needs?;
+        (!(need.is_promised)(features)).then_some(need.feature)
     }
 }
 

@@ -7,6 +7,7 @@ use super::props::{Count, Door, Journal, Note, attempts, note, plain_error};
 use super::unmet::{Step, Unmet, holds, same};
 use crate::bus::SubscribeError;
 use crate::delivery::Failure;
+use crate::observe::QueueSnapshot;
 use crate::ports::Refusal;
 use crate::subscriber::Context;
 
@@ -18,7 +19,7 @@ scenarios! {
     rule_7_keyed_runs_other_lanes_on if keyed_order;
     rule_7_keyed_handles_one_of_a_key_at_a_time if keyed_order;
     rule_7_a_dead_lettered_key_lets_its_successors_go_on if keyed_order;
-    rule_7_a_waiting_lane_parks_at_most_half if keyed_order;
+    rule_7_a_waiting_lane_parks_at_most_half if parked_half;
     rule_7_a_hold_over_the_cap_is_refused_at_start if keyed_order;
     rule_7_unordered_workers_really_run_at_once;
 }
@@ -39,8 +40,8 @@ async fn rule_7_fifo_keeps_the_order_of_acceptance(stage: &Stage) -> Result<(), 
     for n in 0..500 {
         bus.publish(note(n)).await.step("publishing")?;
     }
-    bus.settle().await;
-    same("handled", done.read(), (0..500).collect::<Vec<_>>())
+    let all: Vec<u32> = (0..500).collect();
+    stage.comes(&bus, "handled", || done.read(), all).await
 }
 
 async fn rule_7_fifo_handles_one_at_a_time(stage: &Stage) -> Result<(), Unmet> {
@@ -59,11 +60,13 @@ async fn rule_7_fifo_handles_one_at_a_time(stage: &Stage) -> Result<(), Unmet> {
     for n in 0..5 {
         bus.publish(note(n)).await.step("publishing")?;
     }
-    stage.pass_exactly(&bus, Duration::ZERO).await;
+    stage
+        .until("one is in the handler", || door.waiting() == 1)
+        .await?;
+    stage.pass(&bus, 1).await;
     same("in the handler", door.waiting(), 1)?;
     door.open();
-    bus.settle().await;
-    same("handled", done.get(), 5)
+    stage.comes(&bus, "handled", || done.get(), 5).await
 }
 
 async fn rule_7_a_delayed_retry_goes_behind_in_fifo(stage: &Stage) -> Result<(), Unmet> {
@@ -78,26 +81,31 @@ async fn rule_7_a_delayed_retry_goes_behind_in_fifo(stage: &Stage) -> Result<(),
             write.write(note.n);
             Ok(())
         })
-        .retry(attempts(2, stage.steps(1)))
+        .retry(attempts(2, stage.steps(10)))
         .start()
         .await
         .step("subscribing")?;
     bus.publish(note(1)).await.step("publishing")?;
-    bus.settle().await;
+    stage
+        .books(&bus, "fifo", "failed", |queue| queue.retried, 1)
+        .await?;
     subscriber.pause();
     for n in 2..=3 {
         bus.publish(note(n)).await.step("publishing")?;
     }
-    stage.pass(&bus, 2).await;
+    stage
+        .books_after(&bus, 11, "fifo", "queued", |queue| queue.queued, 3)
+        .await?;
     bus.publish(note(4)).await.step("publishing")?;
     subscriber.resume().await;
-    bus.settle().await;
-    same("handled", done.read(), [2, 3, 1, 4])
+    stage
+        .comes(&bus, "handled", || done.read(), [2, 3, 1, 4])
+        .await
 }
 
 /// Fails the first attempts of a message, and writes key and number of what succeeds.
 macro_rules! keyed {
-    ($stage:ident, $bus:ident, $done:ident, $lanes:expr, $fails:expr, $failure:expr) => {{
+    ($stage:ident, $bus:ident, $done:ident, $lanes:expr, $wait:expr, $fails:expr, $failure:expr) => {{
         let write = $done.clone();
         let handler = async move |note: &Note, cx: &mut Context<'_>| {
             if $fails(note.n, cx.attempt()) {
@@ -109,7 +117,7 @@ macro_rules! keyed {
         };
         $bus.subscribe_fn::<Note, _>("keyed", handler)
             .keyed($lanes)
-            .retry(attempts(3, $stage.steps(2)))
+            .retry(attempts(3, $stage.steps($wait)))
     }};
 }
 
@@ -121,16 +129,18 @@ fn of_key(done: &Journal<(String, u32)>, key: &str) -> Vec<u32> {
 
 async fn rule_7_keyed_keeps_the_order_of_a_key_over_retries(stage: &Stage) -> Result<(), Unmet> {
     for lanes in [1, 4] {
+        stage.anew().await?;
         let bus = stage.bus().await?;
         let done = Journal::new();
         let fails = |n: u32, attempt: u32| n.is_multiple_of(3) && attempt < 3;
-        let subscriber = keyed!(stage, bus, done, lanes, fails, plain_error());
+        let subscriber = keyed!(stage, bus, done, lanes, 2, fails, plain_error());
         subscriber.start().await.step("subscribing")?;
         for n in 0..30 {
             bus.publish(note(n)).key(n % 4).await.step("publishing")?;
         }
-        stage.pass(&bus, 100).await;
-        same("handled", done.len(), 30)?;
+        stage
+            .comes_after(&bus, 100, "handled", || done.len(), 30)
+            .await?;
         for key in 0..4 {
             let expected: Vec<u32> = (0..30).filter(|n| n % 4 == key).collect();
             same(
@@ -147,7 +157,7 @@ async fn rule_7_keyed_runs_other_lanes_on(stage: &Stage) -> Result<(), Unmet> {
     let bus = stage.bus().await?;
     let done = Journal::new();
     let fails = |n: u32, attempt: u32| n == 1 && attempt == 1;
-    let subscriber = keyed!(stage, bus, done, 1, fails, plain_error());
+    let subscriber = keyed!(stage, bus, done, 1, 30, fails, plain_error());
     subscriber.start().await.step("subscribing")?;
     for n in 1..=3 {
         bus.publish(note(n)).key("held").await.step("publishing")?;
@@ -159,12 +169,18 @@ async fn rule_7_keyed_runs_other_lanes_on(stage: &Stage) -> Result<(), Unmet> {
             .await
             .step("publishing without a key")?;
     }
-    bus.settle().await;
-    same("the lane that waits", of_key(&done, "held"), [0; 0])?;
-    same("another lane", of_key(&done, "free"), [10, 20, 30])?;
-    same("without a key", of_key(&done, ""), [100, 200, 300])?;
-    stage.pass(&bus, 2).await;
-    same("the lane after its wait", of_key(&done, "held"), [1, 2, 3])
+    let free = || of_key(&done, "free");
+    stage
+        .comes(&bus, "another lane", free, [10, 20, 30])
+        .await?;
+    let none = || of_key(&done, "");
+    stage
+        .comes(&bus, "without a key", none, [100, 200, 300])
+        .await?;
+    let held = || of_key(&done, "held");
+    same("the lane that waits", held(), [0; 0])?;
+    let what = "the lane after its wait";
+    stage.comes_after(&bus, 30, what, held, [1, 2, 3]).await
 }
 
 async fn rule_7_keyed_handles_one_of_a_key_at_a_time(stage: &Stage) -> Result<(), Unmet> {
@@ -185,43 +201,48 @@ async fn rule_7_keyed_handles_one_of_a_key_at_a_time(stage: &Stage) -> Result<()
     stage
         .until("three keys are in hand", || door.waiting() == 3)
         .await?;
-    stage.pass_exactly(&bus, Duration::ZERO).await;
+    stage.pass(&bus, 1).await;
     same("in the handler: one of each key", door.waiting(), 3)?;
     door.open();
-    bus.settle().await;
-    same("acked", stage.queue(&bus, "keyed")?.acked, 9)
+    stage
+        .books(&bus, "keyed", "acked", |queue| queue.acked, 9)
+        .await
 }
 
 async fn rule_7_a_dead_lettered_key_lets_its_successors_go_on(stage: &Stage) -> Result<(), Unmet> {
     let bus = stage.bus().await?;
     let done = Journal::new();
     let fails = |n: u32, _| n == 1 || n == 2;
-    let subscriber = keyed!(stage, bus, done, 2, fails, plain_error());
+    let subscriber = keyed!(stage, bus, done, 2, 2, fails, plain_error());
     subscriber.start().await.step("subscribing")?;
     for n in 1..=4 {
         bus.publish(note(n)).key("k").await.step("publishing")?;
     }
-    stage.pass(&bus, 30).await;
+    let ends = |queue: &QueueSnapshot| (queue.dead_lettered, queue.acked);
+    stage
+        .books_after(&bus, 30, "keyed", "dead-lettered, acked", ends, (2, 2))
+        .await?;
     same("dead letters", stage.kept(&bus).await?, 2)?;
     same("the successors", of_key(&done, "k"), [3, 4])?;
     // And those of a message that is rejected at once.
+    stage.anew().await?;
     let bus = stage.bus().await?;
     let done = Journal::new();
     let fails = |n: u32, _| n == 1;
-    let subscriber = keyed!(stage, bus, done, 2, fails, Failure::reject("no"));
+    let subscriber = keyed!(stage, bus, done, 2, 2, fails, Failure::reject("no"));
     subscriber.start().await.step("subscribing")?;
     for n in 1..=2 {
         bus.publish(note(n)).key("k").await.step("publishing")?;
     }
-    bus.settle().await;
-    same("the successor of a rejected one", of_key(&done, "k"), [2])
+    let what = "the successor of a rejected one";
+    stage.comes(&bus, what, || of_key(&done, "k"), [2]).await
 }
 
 async fn rule_7_a_waiting_lane_parks_at_most_half(stage: &Stage) -> Result<(), Unmet> {
     let bus = stage.bus().await?;
     let done = Journal::new();
     let fails = |n: u32, attempt: u32| n == 0 && attempt == 1;
-    let subscriber = keyed!(stage, bus, done, 1, fails, plain_error());
+    let subscriber = keyed!(stage, bus, done, 1, 2, fails, plain_error());
     subscriber.mailbox(8).start().await.step("subscribing")?;
     bus.publish(note(0)).key("held").await.step("publishing")?;
     bus.settle().await;
@@ -298,9 +319,10 @@ async fn rule_7_unordered_workers_really_run_at_once(stage: &Stage) -> Result<()
     for n in 4..8 {
         bus.publish(note(n)).await.step("publishing")?;
     }
-    stage.pass_exactly(&bus, Duration::ZERO).await;
+    stage.pass(&bus, 1).await;
     same("in the handler, and no more", door.waiting(), 4)?;
     door.open();
-    bus.settle().await;
-    same("acked", stage.queue(&bus, "unordered")?.acked, 8)
+    stage
+        .books(&bus, "unordered", "acked", |queue| queue.acked, 8)
+        .await
 }

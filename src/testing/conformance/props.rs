@@ -15,6 +15,9 @@ use crate::delivery::{Failure, Outcome, Retry};
 use crate::message::{Command, Event, RawMessage};
 use crate::subscriber::{Context, RawSubscriber};
 
+/// What a broker that counts in milliseconds may take off a wait, at each stage of it.
+pub(super) const ROUNDED: Duration = Duration::from_millis(10);
+
 /// The event that most scenarios use.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Note {

@@ -8,8 +8,9 @@ use super::Unmet;
 pub enum Verdict {
     /// The backing does what the contract says.
     Passed,
-    /// The backing does not promise what the scenario looks at.
-    Skipped,
+    /// The backing does not promise what the scenario looks at: the one of its [`Features`](super::Features)
+    /// that would have to be there.
+    Skipped(&'static str),
     /// It does something else.
     Failed(Unmet),
 }
@@ -76,9 +77,9 @@ impl fmt::Display for Report {
                     passed += 1;
                     writeln!(f, "passed   {:>6.1} ms", line.took.as_secs_f64() * 1e3)?;
                 }
-                Verdict::Skipped => {
+                Verdict::Skipped(feature) => {
                     skipped += 1;
-                    writeln!(f, "skipped  not promised")?;
+                    writeln!(f, "skipped  not promised: {feature}")?;
                 }
                 Verdict::Failed(unmet) => writeln!(f, "FAILED   {unmet}")?,
             }

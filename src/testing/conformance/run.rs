@@ -1,5 +1,6 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -8,8 +9,14 @@ use super::{Backing, Line, Report, Scenario, Unmet, Verdict, scenarios};
 
 /// The longest that one scenario may take, in real time.
 const DEADLINE: Duration = Duration::from_secs(20);
+/// The same over a backing whose waits have to be waited for.
+const DEADLINE_IN_REAL_TIME: Duration = Duration::from_secs(120);
 
-/// Runs every scenario over a backing, one after another. Works from any runtime.
+/// How many are run at once over such a backing: they mostly wait.
+const SIDE_BY_SIDE: usize = 8;
+
+/// Runs every scenario over a backing: one after another, or eight at once where the backing has no
+/// `exact_time`, since there they mostly wait. Works from any runtime.
 ///
 /// # Cancel safety
 /// Dropped, the suite runs on and nobody hears of it.
@@ -29,18 +36,41 @@ pub async fn run(backing: impl Backing) -> Report {
 /// Like [`run`], for a program without an async runtime.
 pub fn run_blocking(backing: impl Backing) -> Report {
     let backing: Arc<dyn Backing> = Arc::new(backing);
+    let at_once = match backing.features().exact_time {
+        true => 1,
+        false => SIDE_BY_SIDE,
+    };
+    let scenarios = scenarios();
+    let next = AtomicUsize::new(0);
+    let (done, lines) = channel();
+    std::thread::scope(|scope| {
+        for _ in 0..at_once {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(scenario) = scenarios.get(number) else {
+                        break;
+                    };
+                    let line = scenario.run_on(Arc::clone(&backing));
+                    // It is received after all of them.
+                    let _ = done.send((number, line));
+                }
+            });
+        }
+    });
+    drop(done);
+    let mut lines: Vec<(usize, Line)> = lines.iter().collect();
+    lines.sort_by_key(|(number, _)| *number);
     Report {
         backing: backing.name(),
-        lines: scenarios()
-            .into_iter()
-            .map(|scenario| scenario.run_on(Arc::clone(&backing)))
-            .collect(),
+        lines: lines.into_iter().map(|(_, line)| line).collect(),
     }
 }
 
 impl Scenario {
-    /// Runs this scenario over a backing, on a thread of its own. Blocks for 20 s at the most: a scenario that
-    /// has not ended by then has failed, and its thread is left behind.
+    /// Runs this scenario over a backing, on a thread of its own. Blocks for 20 s at the most, for 2 minutes
+    /// where the backing has no `exact_time`: a scenario that has not ended by then has failed, and its thread is
+    /// left behind.
     #[must_use]
     pub fn run(&self, backing: impl Backing) -> Line {
         self.run_on(Arc::new(backing))
@@ -53,14 +83,19 @@ impl Scenario {
             verdict,
             took: started.elapsed(),
         };
-        if !self.applies_to(&backing.features()) {
-            return line(Verdict::Skipped);
+        let features = backing.features();
+        if let Some(feature) = self.missing_in(&features) {
+            return line(Verdict::Skipped(feature));
         }
+        let deadline = match features.exact_time {
+            true => DEADLINE,
+            false => DEADLINE_IN_REAL_TIME,
+        };
         let (done, wait) = channel();
         let spawned = std::thread::Builder::new()
             .name(self.name.to_owned())
             .spawn(move || {
-                let ended = catch_unwind(AssertUnwindSafe(|| self.play(&*backing)));
+                let ended = catch_unwind(AssertUnwindSafe(|| self.play(backing)));
                 let ended = ended.unwrap_or_else(|panic| Err(Unmet::Panicked(text(&*panic))));
                 // Who waited may have given up.
                 let _ = done.send(ended);
@@ -68,25 +103,24 @@ impl Scenario {
         if let Err(error) = spawned {
             return line(Verdict::Failed(Unmet::Unavailable(error.to_string())));
         }
-        line(match wait.recv_timeout(DEADLINE) {
+        line(match wait.recv_timeout(deadline) {
             Ok(Ok(())) => Verdict::Passed,
             Ok(Err(unmet)) => Verdict::Failed(unmet),
-            Err(RecvTimeoutError::Timeout) => Verdict::Failed(Unmet::Hung(DEADLINE)),
+            Err(RecvTimeoutError::Timeout) => Verdict::Failed(Unmet::Hung(deadline)),
             Err(RecvTimeoutError::Disconnected) => {
                 Verdict::Failed(Unmet::Panicked("its thread ended".to_owned()))
             }
         })
     }
 
-    fn play(self, backing: &dyn Backing) -> Result<(), Unmet> {
+    fn play(self, backing: Arc<dyn Backing>) -> Result<(), Unmet> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
             .map_err(|error| Unmet::Unavailable(error.to_string()))?;
         let local = tokio::task::LocalSet::new();
         local.block_on(&runtime, async {
-            let isolated = backing.isolate().await.map_err(Unmet::Unavailable)?;
-            let stage = Stage::new(isolated);
+            let stage = Stage::open(backing).await?;
             let ended = (self.body)(&stage).await;
             if ended.is_err() {
                 stage.give_up().await;

@@ -1,27 +1,59 @@
 use std::cell::RefCell;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::props::ROUNDED;
 use super::unmet::{Step, holds, same};
-use super::{Isolated, Time, Unmet};
-use crate::bus::{Builder, Bus};
+use super::{Backing, Features, Isolated, Time, Unmet};
+use crate::bus::{Builder, Bus, Receipt};
 use crate::observe::QueueSnapshot;
-use crate::ports::{DeadLetter, Filter};
+use crate::ports::{Bridged, DeadLetter, Filter};
 
 /// The longest wait for something that needs no time of the clock.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The same where it has to come from somewhere else.
+const PATIENCE_IN_REAL_TIME: Duration = Duration::from_secs(30);
+/// How often is looked for it there.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// Where a scenario plays: its buses and its time.
 pub(super) struct Stage {
-    isolated: Isolated,
+    backing: Arc<dyn Backing>,
+    features: Features,
+    place: RefCell<Isolated>,
     buses: RefCell<Vec<Bus>>,
 }
 
 impl Stage {
-    pub(super) fn new(isolated: Isolated) -> Self {
-        Self {
-            isolated,
+    pub(super) async fn open(backing: Arc<dyn Backing>) -> Result<Self, Unmet> {
+        let place = backing.isolate().await.map_err(Unmet::Unavailable)?;
+        Ok(Self {
+            features: backing.features(),
+            backing,
+            place: RefCell::new(place),
             buses: RefCell::default(),
+        })
+    }
+
+    /// Goes on in another place, when the scenario has been played in the present one.
+    pub(super) async fn anew(&self) -> Result<(), Unmet> {
+        if self.buses.borrow().is_empty() {
+            return Ok(());
         }
+        self.check_books().await?;
+        let place = self.backing.isolate().await.map_err(Unmet::Unavailable)?;
+        let left = self.place.replace(place);
+        drop(left);
+        Ok(())
+    }
+
+    pub(super) fn features(&self) -> &Features {
+        &self.features
+    }
+
+    /// Whether the queues are in this process.
+    pub(super) fn is_local(&self) -> bool {
+        self.features.local_acceptance
     }
 
     pub(super) async fn bus(&self) -> Result<Bus, Unmet> {
@@ -32,28 +64,44 @@ impl Stage {
         &self,
         choose: impl FnOnce(Builder) -> Builder,
     ) -> Result<Bus, Unmet> {
-        let mut builder = (self.isolated.builder)();
-        if let Time::Manual(clock) = &self.isolated.time {
-            builder = builder.clock(clock.clock());
-        }
+        let builder = {
+            let place = self.place.borrow();
+            let builder = (place.builder)();
+            match &place.time {
+                Time::Manual(clock) => builder.clock(clock.clock()),
+                Time::Real => builder,
+            }
+        };
         let bus = choose(builder).start().await.step("starting a bus")?;
         self.buses.borrow_mut().push(bus.clone());
         Ok(bus)
     }
 
-    /// The unit of this stage's delays, and several of it.
-    pub(super) fn steps(&self, steps: u32) -> Duration {
-        self.isolated.time.step() * steps
+    fn time(&self) -> Time {
+        self.place.borrow().time.clone()
     }
 
-    /// Lets time pass, and everything that is due in it happen.
+    /// The unit of this stage's delays, and several of it.
+    pub(super) fn steps(&self, steps: u32) -> Duration {
+        self.time().step() * steps
+    }
+
+    /// What a wait may be too short by, where waits do not end to the millisecond.
+    pub(super) fn rounded(&self) -> Duration {
+        match self.features.exact_time {
+            true => Duration::ZERO,
+            false => ROUNDED,
+        }
+    }
+
+    /// Lets time pass, and everything that is due in it happen, as far as this process knows of it.
     pub(super) async fn pass(&self, bus: &Bus, steps: u32) {
-        self.isolated.time.advance(bus, self.steps(steps)).await;
+        self.time().advance(bus, self.steps(steps)).await;
     }
 
     /// Lets time pass that is no multiple of a step.
     pub(super) async fn pass_exactly(&self, bus: &Bus, by: Duration) {
-        self.isolated.time.advance(bus, by).await;
+        self.time().advance(bus, by).await;
     }
 
     /// Waits for something that happens without the clock.
@@ -63,12 +111,100 @@ impl Stage {
         mut condition: impl FnMut() -> bool,
     ) -> Result<(), Unmet> {
         let started = Instant::now();
+        let is_manual = matches!(self.time(), Time::Manual(_));
         while !condition() {
-            holds(what, started.elapsed() < PATIENCE, "that it did not happen")?;
-            tokio::task::yield_now().await;
-            std::thread::yield_now();
+            let patience = match is_manual {
+                true => PATIENCE,
+                false => PATIENCE_IN_REAL_TIME,
+            };
+            holds(what, started.elapsed() < patience, "that it did not happen")?;
+            if is_manual {
+                tokio::task::yield_now().await;
+                std::thread::yield_now();
+            } else {
+                tokio::time::sleep(LOOK).await;
+            }
         }
         Ok(())
+    }
+
+    /// Lets everything be done that can be done now, and looks at what came of it: on a manual clock at once, and
+    /// otherwise for as long as it may have to come from somewhere else.
+    pub(super) async fn comes<S, E>(
+        &self,
+        bus: &Bus,
+        what: &str,
+        read: impl FnMut() -> S,
+        expected: E,
+    ) -> Result<(), Unmet>
+    where
+        S: PartialEq<E> + std::fmt::Debug,
+        E: std::fmt::Debug,
+    {
+        self.comes_after(bus, 0, what, read, expected).await
+    }
+
+    /// Like [`comes`](Self::comes), after so many steps of time.
+    pub(super) async fn comes_after<S, E>(
+        &self,
+        bus: &Bus,
+        steps: u32,
+        what: &str,
+        mut read: impl FnMut() -> S,
+        expected: E,
+    ) -> Result<(), Unmet>
+    where
+        S: PartialEq<E> + std::fmt::Debug,
+        E: std::fmt::Debug,
+    {
+        match self.time() {
+            Time::Manual(_) if steps == 0 => bus.settle().await,
+            Time::Manual(_) => self.pass(bus, steps).await,
+            Time::Real => {
+                let started = Instant::now();
+                let patience = PATIENCE_IN_REAL_TIME + self.steps(steps);
+                while started.elapsed() < patience {
+                    if read() == expected {
+                        return Ok(());
+                    }
+                    tokio::time::sleep(LOOK).await;
+                }
+            }
+        }
+        same(what, read(), expected)
+    }
+
+    /// What comes of the books of a queue, as [`comes`](Self::comes).
+    pub(super) async fn books<S>(
+        &self,
+        bus: &Bus,
+        queue: &str,
+        what: &str,
+        read: fn(&QueueSnapshot) -> S,
+        expected: S,
+    ) -> Result<(), Unmet>
+    where
+        S: PartialEq + std::fmt::Debug,
+    {
+        self.books_after(bus, 0, queue, what, read, expected).await
+    }
+
+    /// What comes of the books of a queue, as [`comes_after`](Self::comes_after).
+    pub(super) async fn books_after<S>(
+        &self,
+        bus: &Bus,
+        steps: u32,
+        queue: &str,
+        what: &str,
+        read: fn(&QueueSnapshot) -> S,
+        expected: S,
+    ) -> Result<(), Unmet>
+    where
+        S: PartialEq + std::fmt::Debug,
+    {
+        let books = || bus.snapshot().queue(queue).map(read);
+        self.comes_after(bus, steps, what, books, Some(expected))
+            .await
     }
 
     pub(super) fn queue(&self, bus: &Bus, name: &str) -> Result<QueueSnapshot, Unmet> {
@@ -76,6 +212,24 @@ impl Stage {
             .queue(name)
             .cloned()
             .step("finding a queue in the snapshot")
+    }
+
+    /// Rule 1: a receipt tells of so many queues, counted in this process, and known to be there elsewhere.
+    pub(super) fn taken_by(&self, receipt: &Receipt, queues: u32) -> Result<(), Unmet> {
+        let local = match self.is_local() {
+            true => queues,
+            false => 0,
+        };
+        same(
+            "queues that accepted, and that dropped",
+            (receipt.local.accepted, receipt.local.dropped),
+            (local, 0),
+        )?;
+        let bridged = match local == queues {
+            true => Bridged::NotExported,
+            false => Bridged::Routed,
+        };
+        same("the bridge", receipt.bridged, bridged)
     }
 
     /// All dead letters, oldest first.

@@ -1,0 +1,139 @@
+//! Publishes that wait for a RabbitMQ which cannot be reached, and are given up.
+#![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use common::proxy::Proxy;
+use common::rabbit::Rabbit;
+use postroom::{Amqp, Bridged, Bus, Context, DeleteOnly, Event, Problem, Refusal};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Paid {
+    order: u32,
+}
+
+impl Event for Paid {
+    const TOPIC: &'static str = "ordering.order-paid";
+}
+
+/// A bus that publishes through a proxy, and one that handles and is not disturbed.
+struct Line {
+    proxy: Proxy,
+    publishing: Bus,
+    handling: Bus,
+    handled: Arc<Mutex<Vec<u32>>>,
+}
+
+impl Line {
+    async fn start() -> Self {
+        let rabbit = Rabbit::shared();
+        let proxy = Proxy::start(rabbit.authority());
+        let prefix = Rabbit::unique("publishing");
+        let handling = Amqp::new(rabbit.url()).prefix(&prefix).import("ordering.#");
+        let handling = Bus::builder(Rabbit::unique("mailing")).bridge(handling);
+        let handling = handling.start().await.unwrap();
+        let handled = Arc::new(Mutex::new(Vec::new()));
+        let write = Arc::clone(&handled);
+        handling
+            .subscribe_fn::<Paid, _>("mailer", async move |paid: &Paid, _: &mut Context<'_>| {
+                write.lock().unwrap().push(paid.order);
+                Ok(())
+            })
+            .start()
+            .await
+            .unwrap();
+        let publishing = Amqp::new(rabbit.url_through(proxy.address()))
+            .prefix(&prefix)
+            .export("ordering.#")
+            // lapin may wait for a server that has hung up in the middle of its greeting.
+            .connect_timeout(Duration::from_secs(1));
+        let publishing = Bus::builder(Rabbit::unique("ordering")).bridge(publishing);
+        let publishing = publishing.start().await.unwrap();
+        let line = Self {
+            proxy,
+            publishing,
+            handling,
+            handled,
+        };
+        line.crosses(1).await;
+        line
+    }
+
+    async fn crosses(&self, order: u32) {
+        let receipt = self.publishing.publish(Paid { order }).await.unwrap();
+        assert_eq!(receipt.bridged, Bridged::Routed);
+        common::eventually("it is handled", || {
+            self.handled.lock().unwrap().contains(&order)
+        })
+        .await;
+    }
+
+    /// Cuts what is connected, and lets nobody connect. The publishing bus knows it then, of both connections.
+    async fn goes_down(&self) {
+        self.proxy.refuse();
+        self.proxy.cut();
+        let is_known = || {
+            let health = self.publishing.health();
+            let found = health.conditions().iter();
+            let lost = found.filter(|found| found.problem == Problem::Disconnected);
+            lost.count() == 2
+        };
+        common::eventually("it is known", is_known).await;
+    }
+
+    async fn tries_again(&self) {
+        let opened = self.proxy.opened();
+        let tries = || self.proxy.opened() > opened;
+        common::eventually("it tries again", tries).await;
+    }
+
+    async fn end(&self) {
+        let amqp = self.handling.amqp().unwrap();
+        amqp.delete("mailer", DeleteOnly::Always).await.unwrap();
+        let letters = amqp.delete_dead_letters("mailer", DeleteOnly::Always).await;
+        assert_eq!(letters.unwrap(), Some(0));
+        common::end(&self.handling).await;
+    }
+}
+
+#[tokio::test]
+async fn a_publish_that_is_dropped_while_it_waits_publishes_nothing() {
+    let line = Line::start().await;
+    line.goes_down().await;
+    tokio::select! {
+        biased;
+        answer = line.publishing.publish(Paid { order: 2 }) => panic!("{answer:?}"),
+        () = line.tries_again() => {}
+    }
+    line.proxy.resume();
+    line.crosses(3).await;
+    assert_eq!(*line.handled.lock().unwrap(), [1, 3]);
+    common::end(&line.publishing).await;
+    line.end().await;
+}
+
+#[tokio::test]
+async fn a_publish_that_waits_at_the_shutdown_gets_its_message_back() {
+    let line = Line::start().await;
+    line.goes_down().await;
+    let publishing = line.publishing.clone();
+    let waiting = tokio::spawn(async move { publishing.publish(Paid { order: 2 }).await });
+    line.tries_again().await;
+    let begun = Instant::now();
+    let deadline = Duration::from_secs(1);
+    line.publishing.shutdown(deadline).await;
+    assert!(
+        begun.elapsed() < deadline + Duration::from_secs(1),
+        "{:?}",
+        begun.elapsed()
+    );
+    let refused = waiting.await.unwrap().unwrap_err();
+    assert_eq!(*refused.kind(), Refusal::Closed);
+    assert_eq!(refused.into_message().unwrap().order, 2);
+    assert_eq!(*line.handled.lock().unwrap(), [1]);
+    line.end().await;
+}
