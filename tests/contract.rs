@@ -16,9 +16,9 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
-/// What stands between backticks behind the last `·` of the in-process column.
-fn named(row: &str) -> Vec<&str> {
-    let cell = row.split('|').nth(2).unwrap_or_default();
+/// What stands between backticks behind the last `·` of a column.
+fn named(row: &str, column: usize) -> Vec<&str> {
+    let cell = row.split('|').nth(column).unwrap_or_default();
     let Some((_, proof)) = cell.rsplit_once('·') else {
         return Vec::new();
     };
@@ -30,12 +30,21 @@ fn every_test_named_in_the_failure_table_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let contract = fs::read_to_string(root.join("docs/contract.md")).unwrap();
     let table = contract.split("# What happens when").nth(1).unwrap();
-    let names: Vec<&str> = table
-        .lines()
-        .filter(|line| line.starts_with('|'))
-        .flat_map(named)
-        .collect();
-    assert!(names.len() > 20, "the table was not read: {names:?}");
+    let column = |column| -> Vec<&str> {
+        let rows = table.lines().filter(|line| line.starts_with('|'));
+        rows.flat_map(|row| named(row, column)).collect()
+    };
+    let (in_process, over_rabbit_mq) = (column(2), column(3));
+    for names in [&in_process, &over_rabbit_mq] {
+        assert!(names.len() > 20, "the table was not read: {names:?}");
+    }
+    // What is not run over RabbitMQ is listed there by name.
+    let conformance = fs::read_to_string(root.join("tests/amqp_conformance.rs")).unwrap();
+    for name in &over_rabbit_mq {
+        let is_skipped = conformance.contains(&format!("\"{name}\""));
+        assert!(!is_skipped, "`{name}` proves nothing over RabbitMQ");
+    }
+    let names = [in_process, over_rabbit_mq].concat();
     let mut files = Vec::new();
     sources(&root.join("src/testing"), &mut files).unwrap();
     sources(&root.join("tests"), &mut files).unwrap();
