@@ -19,7 +19,7 @@
 //! `driver` plays the users, `accounts` and `report` say what came of it. The exit status is 0 only if every
 //! order finished, the books balance and the stock adds up.
 //!
-//! What makes services of a monolith is in [`services`]; `pieces`, `operator` and `processes` run them. By hand, start
+//! What makes services of a monolith is in [`services`]; `pieces`, `operator`, `processes` and `chaos` run them. By hand, start
 //! the six services first, and then `--service storefront`, which places the orders and reports.
 
 #![allow(
@@ -34,6 +34,8 @@ mod api;
 mod basket;
 mod books;
 mod catalog;
+#[cfg(feature = "amqp")]
+mod chaos;
 mod driver;
 mod input;
 mod journal;
