@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use postroom::Amqp;
+use postroom::{Amqp, Bus};
 use tokio::task::JoinHandle;
 
 use crate::accounts::Accounts;
@@ -56,10 +56,34 @@ pub async fn serve(args: &Args, service: Service) -> Result<bool, Box<dyn Error>
             () = owner_gone() => {}
         }
     } else {
-        eprintln!("{} is there, Ctrl-C ends it", service.name());
-        shop.bus.until_signal().await;
+        tokio::select! {
+            () = shop.bus.until_signal() => {}
+            () = tell(&shop.bus, service.name()) => {}
+        }
     }
     Ok(shop.close().await)
+}
+
+/// Says what the service waits for, and when it is there: it starts, and lives on, while RabbitMQ is away. Without end.
+async fn tell(bus: &Bus, service: &str) {
+    let mut told = String::new();
+    loop {
+        let health = bus.health();
+        let mut problems = health.conditions().iter();
+        let news = match problems.find(|condition| condition.problem.makes_unready()) {
+            None => format!("{service} is there, Ctrl-C ends it"),
+            Some(condition) => {
+                let detail = condition.detail.as_deref().unwrap_or_default();
+                let (subject, problem) = (&condition.subject, condition.problem);
+                format!("{service} waits: {subject} {problem:?} {detail}")
+            }
+        };
+        if news != told {
+            eprintln!("{news}");
+            told = news;
+        }
+        tokio::time::sleep(POLL).await;
+    }
 }
 
 /// Waits for the end of the standard input.
