@@ -129,8 +129,8 @@ struct Pieces {
     /// Kill services, and the private RabbitMQ, on the way, and start them again
     #[arg(long, requires = "services")]
     chaos: bool,
-    /// What the service knows is kept here over a restart
-    #[arg(long, value_name = "DIRECTORY", requires = "service")]
+    /// What services know is kept here over a restart [default: nowhere; with --services, until the end]
+    #[arg(long, value_name = "DIRECTORY")]
     journal: Option<PathBuf>,
     /// End when the standard input does: when whoever started this is gone
     #[arg(long, hide = true, requires = "service")]
@@ -144,6 +144,7 @@ impl Pieces {
             (self.service.is_some(), "--service"),
             (self.services, "--services"),
             (self.amqp.is_some(), "--amqp"),
+            (self.journal.is_some(), "--journal"),
         ];
         let first = asked.into_iter().find(|(is_given, _)| *is_given);
         first.map(|(_, option)| option)

@@ -14,7 +14,7 @@ use crate::accounts::Accounts;
 use crate::books::{Books, Letter};
 use crate::chaos::Chaos;
 use crate::operator::{self, Done, Look, Task};
-use crate::processes::{PrivateBroker, Processes};
+use crate::processes::{JournalDirectory, PrivateBroker, Processes};
 use crate::progress::Progress;
 use crate::services::{Deployment, Service};
 use crate::shop::Shop;
@@ -130,9 +130,13 @@ async fn with_broker(
     let deployment = Deployment::of(Service::Storefront, bridge(url)?, None);
     let processes = match url {
         Some(url) if args.pieces.services => {
-            // Beside RabbitMQ's data, which is removed with it, however this ends.
-            let journals = own.map_or_else(temporary, |own| own.directory.join("journals"));
-            let processes = Processes::start(args, url, &journals)?;
+            let journals = match (&args.pieces.journal, own) {
+                (Some(directory), _) => JournalDirectory::Kept(directory.clone()),
+                // Beside RabbitMQ's data, which is removed with it, however this ends.
+                (None, Some(own)) => JournalDirectory::Temporary(own.directory.join("journals")),
+                (None, None) => JournalDirectory::Temporary(temporary()),
+            };
+            let processes = Processes::start(args, url, journals)?;
             Some(Arc::new(Mutex::new(processes)))
         }
         _ => None,
