@@ -145,7 +145,7 @@ impl Tables {
 
 impl Baskets {
     pub fn open(journals: &Journals) -> io::Result<Self> {
-        let tables = journals.open("basket", Tables::default())?;
+        let tables = journals.open("basket")?;
         Ok(Self(Arc::new(Mutex::new(tables))))
     }
 

@@ -340,7 +340,7 @@ impl Order {
 
 impl Orders {
     pub fn open(journals: &Journals) -> io::Result<Self> {
-        let tables = journals.open("ordering", Tables::default())?;
+        let tables = journals.open("ordering")?;
         Ok(Self(Arc::new(Mutex::new(tables))))
     }
 
