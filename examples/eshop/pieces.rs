@@ -115,10 +115,10 @@ pub async fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
     };
     let url = own.as_ref().map(|own| own.url.clone()).or(given);
     let outcome = with_broker(args, url.as_deref(), own.as_ref()).await;
-    if let Some(own) = own {
-        own.stop()?;
-    }
-    outcome
+    let stopped = own.map_or(Ok(()), |own| own.stop());
+    let is_clean = outcome?;
+    stopped?;
+    Ok(is_clean)
 }
 
 async fn with_broker(
@@ -353,9 +353,11 @@ impl Run {
     }
 
     async fn end(mut self) -> bool {
-        if let Some(chaos) = self.chaos.take() {
-            // What went wrong is told already.
-            let _ = chaos.await;
+        // The run ended before it: perhaps because of what went wrong here.
+        if let Some(chaos) = self.chaos.take()
+            && let Ok(Err(error)) = chaos.await
+        {
+            eprintln!("error: {error}");
         }
         let processes = self.processes.take();
         let ended = tokio::task::spawn_blocking(move || {
