@@ -22,7 +22,8 @@ pub struct Summary {
     pub dead_letters: u64,
     pub retries: u64,
     pub restarts: u64,
-    /// Messages that are neither handled nor kept, orders that never finished, and news that never came.
+    /// Messages that are neither handled nor kept, orders that never finished, news that never came, and what was
+    /// ordered and is still in a basket.
     pub lost: u64,
     pub books_balance: bool,
     pub stock_conserved: bool,
@@ -262,7 +263,8 @@ fn summary(books: &Books) -> Summary {
             + books.letters.evicted
             + unfinished
             + unheard(books)
-            + unposted(books),
+            + unposted(books)
+            + books.lines_in_baskets,
         books_balance: books.queues.iter().all(|queue: &QueueBooks| queue.balances),
         stock_conserved: conserved,
         money_conserved: books.income == cost,

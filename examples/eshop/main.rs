@@ -19,8 +19,8 @@
 //! `driver` plays the users, `accounts` and `report` say what came of it. The exit status is 0 only if every
 //! order finished, the books balance and the stock adds up.
 //!
-//! What makes services of a monolith is in [`services`]; `pieces`, `operator`, `processes` and `chaos` run them. By hand, start
-//! the six services first, and then `--service storefront`, which places the orders and reports.
+//! What makes services of a monolith is in [`services`]; `pieces`, `operator`, `processes` and `chaos` run them. By
+//! hand, start the six services first, and then `--service storefront`, which places the orders and reports.
 
 #![allow(
     missing_docs,

@@ -102,6 +102,7 @@ impl CommandHandler<PlaceOrder> for Ordering {
         }
         cx.publish(OrderStarted {
             user: command.user.clone(),
+            placed_us: command.placed_us,
         })
         .key(&command.user);
         cx.publish(OrderSubmitted {
