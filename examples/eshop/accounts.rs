@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
+use postroom::Event;
 use serde::Serialize;
 
 use crate::books::{Books, QueueBooks};
-use crate::messages::{Because, State};
+use crate::messages::{Because, Cents, OrderCancelled, OrderPaid, OrderShipped, State};
 use crate::notifications::News;
 use crate::ordering::Order;
 
@@ -21,10 +22,13 @@ pub struct Summary {
     pub dead_letters: u64,
     pub retries: u64,
     pub restarts: u64,
-    /// Messages that are neither handled nor kept, and orders that never finished.
+    /// Messages that are neither handled nor kept, orders that never finished, news that never came, and what was
+    /// ordered and is still in a basket.
     pub lost: u64,
     pub books_balance: bool,
     pub stock_conserved: bool,
+    /// What was charged is what the paid orders cost.
+    pub money_conserved: bool,
 }
 
 /// A fault of the well-known original, and what shows that this shop does not have it.
@@ -66,6 +70,7 @@ impl Accounts {
             && summary.lost == 0
             && summary.books_balance
             && summary.stock_conserved
+            && summary.money_conserved
             && self.solved.iter().all(|fault| fault.solved)
     }
 
@@ -189,6 +194,41 @@ fn due(books: &Books) -> HashMap<String, i64> {
     due
 }
 
+/// Which steps of orders Notifications did not hear of.
+fn unheard(books: &Books) -> u64 {
+    let unheard = books.orders.iter().map(|(id, order)| {
+        let due: &[News] = match order.state {
+            State::Shipped => &[News::Submitted, News::Paid, News::Shipped],
+            State::Paid => &[News::Submitted, News::Paid],
+            State::Cancelled => &[News::Submitted, News::Cancelled],
+            _ => &[News::Submitted],
+        };
+        let unheard = due
+            .iter()
+            .filter(|news| !books.told.contains(&(*id, **news)));
+        unheard.count() as u64
+    });
+    unheard.sum()
+}
+
+/// Posts that Webhooks did not make, of those that it must have: after a crash it may make one twice.
+fn unposted(books: &Books) -> u64 {
+    let in_state = |state| {
+        let orders = books.orders.values();
+        orders.filter(|order| order.state == state).count() as u64
+    };
+    let due = [
+        (OrderPaid::TOPIC, in_state(State::Shipped) + books.copies),
+        (OrderShipped::TOPIC, in_state(State::Shipped)),
+        (OrderCancelled::TOPIC, in_state(State::Cancelled)),
+    ];
+    let unposted = due.iter().map(|(topic, due)| {
+        let posts = books.posts.get(*topic).map_or(0, |told| told.posts);
+        due.saturating_sub(posts)
+    });
+    unposted.sum()
+}
+
 fn summary(books: &Books) -> Summary {
     let in_state = |state| {
         let orders = books.orders.values();
@@ -205,6 +245,9 @@ fn summary(books: &Books) -> Summary {
             && stock.reserved == 0
             && stock.sold == due.get(id).copied().unwrap_or_default()
     });
+    let paid = books.orders.values();
+    let paid = paid.filter(|order| matches!(order.state, State::Paid | State::Shipped));
+    let cost = paid.fold(0, |cost: Cents, order| cost.saturating_add(order.total()));
     Summary {
         orders: books.placed,
         shipped,
@@ -216,8 +259,14 @@ fn summary(books: &Books) -> Summary {
         retries: books.sum(|queue| queue.retried),
         restarts: books.sum(|queue| queue.restarts),
         // Nothing here is meant to be discarded, to expire, to be dropped, purged or abandoned.
-        lost: accepted.abs_diff(safe) + books.letters.evicted + unfinished,
+        lost: accepted.abs_diff(safe)
+            + books.letters.evicted
+            + unfinished
+            + unheard(books)
+            + unposted(books)
+            + books.lines_in_baskets,
         books_balance: books.queues.iter().all(|queue: &QueueBooks| queue.balances),
         stock_conserved: conserved,
+        money_conserved: books.income == cost,
     }
 }

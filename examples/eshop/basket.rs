@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use postroom::{
@@ -37,17 +37,16 @@ struct Keeper {
 }
 
 impl CommandHandler<FillBasket> for Keeper {
-    async fn handle(&mut self, command: &FillBasket, cx: &mut Context<'_>) -> Result<(), Failure> {
+    async fn handle(&mut self, command: &FillBasket, _cx: &mut Context<'_>) -> Result<(), Failure> {
         self.baskets
-            .set(&command.user, command.lines.clone(), cx.envelope().time());
+            .fill(&command.user, command.lines.clone(), command.filled_us);
         Ok(())
     }
 }
 
 impl Subscriber<OrderStarted> for Keeper {
-    async fn handle(&mut self, event: &OrderStarted, cx: &mut Context<'_>) -> Outcome {
-        self.baskets
-            .set(&event.user, Vec::new(), cx.envelope().time());
+    async fn handle(&mut self, event: &OrderStarted, _cx: &mut Context<'_>) -> Outcome {
+        self.baskets.empty(&event.user, event.placed_us);
         Ok(())
     }
 }
@@ -71,18 +70,25 @@ struct Tables {
     prices: HashMap<String, (Cents, SystemTime)>,
 }
 
+#[derive(Default)]
 struct Basket {
     lines: Vec<Line>,
-    /// The time of the message that it is from: an older one, come late, changes nothing.
-    from: SystemTime,
+    /// When the user filled it, and what was ordered of it: by the user's own times, so that a message that comes
+    /// late, or again, changes nothing.
+    filled_us: u64,
+    ordered_us: u64,
 }
 
 #[derive(Serialize, Deserialize)]
 enum Change {
-    Set {
+    Filled {
         user: String,
         lines: Vec<Line>,
-        from: SystemTime,
+        at_us: u64,
+    },
+    Ordered {
+        user: String,
+        at_us: u64,
     },
     Repriced {
         product: String,
@@ -96,7 +102,8 @@ impl journal::Tables for Tables {
 
     fn apply(&mut self, change: Change) {
         match change {
-            Change::Set { user, lines, from } => self.set(user, lines, from),
+            Change::Filled { user, lines, at_us } => self.fill(user, lines, at_us),
+            Change::Ordered { user, at_us } => self.empty(user, at_us),
             Change::Repriced {
                 product,
                 price,
@@ -107,23 +114,29 @@ impl journal::Tables for Tables {
 }
 
 impl Tables {
-    fn set(&mut self, user: String, mut lines: Vec<Line>, from: SystemTime) {
-        if self
-            .baskets
-            .get(&user)
-            .is_some_and(|basket| basket.from > from)
-        {
+    fn fill(&mut self, user: String, mut lines: Vec<Line>, at_us: u64) {
+        let basket = self.baskets.entry(user).or_default();
+        if basket.filled_us > at_us || basket.ordered_us >= at_us {
             return;
         }
+        let filled = SystemTime::UNIX_EPOCH + Duration::from_micros(at_us);
         for line in &mut lines {
             // The user saw a price that has been changed since.
             if let Some((price, changed)) = self.prices.get(&line.product)
-                && *changed >= from
+                && *changed >= filled
             {
                 line.price = *price;
             }
         }
-        self.baskets.insert(user, Basket { lines, from });
+        (basket.lines, basket.filled_us) = (lines, at_us);
+    }
+
+    fn empty(&mut self, user: String, at_us: u64) {
+        let basket = self.baskets.entry(user).or_default();
+        if basket.filled_us <= at_us {
+            basket.lines.clear();
+        }
+        basket.ordered_us = basket.ordered_us.max(at_us);
     }
 
     fn reprice(&mut self, product: String, price: Cents, time: SystemTime) {
@@ -145,13 +158,18 @@ impl Tables {
 
 impl Baskets {
     pub fn open(journals: &Journals) -> io::Result<Self> {
-        let tables = journals.open("basket", Tables::default())?;
+        let tables = journals.open("basket")?;
         Ok(Self(Arc::new(Mutex::new(tables))))
     }
 
-    fn set(&self, user: &str, lines: Vec<Line>, from: SystemTime) {
+    fn fill(&self, user: &str, lines: Vec<Line>, at_us: u64) {
         let user = user.to_owned();
-        self.0.lock().change(Change::Set { user, lines, from });
+        self.0.lock().change(Change::Filled { user, lines, at_us });
+    }
+
+    fn empty(&self, user: &str, at_us: u64) {
+        let user = user.to_owned();
+        self.0.lock().change(Change::Ordered { user, at_us });
     }
 
     fn reprice(&self, product: &str, price: Cents, time: SystemTime) {

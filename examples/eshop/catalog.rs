@@ -95,6 +95,7 @@ impl CommandHandler<ChangePrice> for Warehouse {
 #[derive(Clone)]
 pub struct Catalog(Arc<Mutex<Journaled<Tables>>>);
 
+#[derive(Default)]
 struct Tables {
     stock: BTreeMap<String, Stock>,
     claims: HashMap<OrderId, Claim>,
@@ -103,6 +104,7 @@ struct Tables {
 
 #[derive(Serialize, Deserialize)]
 enum Change {
+    Stocked(BTreeMap<String, Stock>),
     Claimed(OrderId, Claim),
     Taken(OrderId),
     Freed(OrderId),
@@ -114,6 +116,7 @@ impl journal::Tables for Tables {
 
     fn apply(&mut self, change: Change) {
         match change {
+            Change::Stocked(stock) => self.stock = stock,
             Change::Claimed(order, claim) => {
                 if let Claim::Reserved(wanted) = &claim {
                     self.each(wanted, |stock, units| {
@@ -205,12 +208,11 @@ impl Catalog {
             };
             (product.id.clone(), stock)
         });
-        let tables = Tables {
-            stock: stock.collect(),
-            claims: HashMap::new(),
-            repeated: 0,
-        };
-        let tables = journals.open("catalog", tables)?;
+        let mut tables: Journaled<Tables> = journals.open("catalog")?;
+        // Only once: what is left of it later is in the journal.
+        if tables.stock.is_empty() {
+            tables.change(Change::Stocked(stock.collect()));
+        }
         Ok(Self(Arc::new(Mutex::new(tables))))
     }
 

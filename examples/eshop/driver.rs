@@ -124,6 +124,7 @@ async fn place_one(shop: &Shop, order: &NewOrder) -> Result<(), Box<dyn Error>> 
     let basket = FillBasket {
         user: user.clone(),
         lines: command.lines.clone(),
+        filled_us: command.placed_us,
     };
     send(shop, basket, &user, &conversation).await?;
     send(shop, command, id, &conversation).await?;

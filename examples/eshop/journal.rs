@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Tables that change by nothing but their changes, and so are the same again when those are made again.
-pub trait Tables {
+/// Tables that are empty at first and change by nothing but their changes, and so are the same again when those are
+/// made again.
+pub trait Tables: Default {
     type Change: Serialize + DeserializeOwned;
 
     fn apply(&mut self, change: Self::Change);
@@ -31,8 +32,11 @@ impl Journals {
     }
 
     /// The tables as they were when the service ended, however it did.
-    pub fn open<T: Tables>(&self, service: &str, tables: T) -> io::Result<Journaled<T>> {
-        let journaled = Journaled { tables, file: None };
+    pub fn open<T: Tables>(&self, service: &str) -> io::Result<Journaled<T>> {
+        let journaled = Journaled {
+            tables: T::default(),
+            file: None,
+        };
         match &self.0 {
             Some(directory) => {
                 std::fs::create_dir_all(directory)?;

@@ -19,8 +19,8 @@
 //! `driver` plays the users, `accounts` and `report` say what came of it. The exit status is 0 only if every
 //! order finished, the books balance and the stock adds up.
 //!
-//! What makes services of a monolith is in [`services`]; `pieces`, `operator` and `processes` run them. By hand, start
-//! the six services first, and then `--service storefront`, which places the orders and reports.
+//! What makes services of a monolith is in [`services`]; `pieces`, `operator`, `processes` and `chaos` run them. By
+//! hand, start the six services first, and then `--service storefront`, which places the orders and reports.
 
 #![allow(
     missing_docs,
@@ -34,6 +34,8 @@ mod api;
 mod basket;
 mod books;
 mod catalog;
+#[cfg(feature = "amqp")]
+mod chaos;
 mod driver;
 mod input;
 mod journal;
@@ -127,8 +129,8 @@ struct Pieces {
     /// Kill services, and the private RabbitMQ, on the way, and start them again
     #[arg(long, requires = "services")]
     chaos: bool,
-    /// What the service knows is kept here over a restart
-    #[arg(long, value_name = "DIRECTORY", requires = "service")]
+    /// What services know is kept here over a restart [default: nowhere; with --services, until the end]
+    #[arg(long, value_name = "DIRECTORY")]
     journal: Option<PathBuf>,
     /// End when the standard input does: when whoever started this is gone
     #[arg(long, hide = true, requires = "service")]
@@ -142,6 +144,7 @@ impl Pieces {
             (self.service.is_some(), "--service"),
             (self.services, "--services"),
             (self.amqp.is_some(), "--amqp"),
+            (self.journal.is_some(), "--journal"),
         ];
         let first = asked.into_iter().find(|(is_given, _)| *is_given);
         first.map(|(_, option)| option)

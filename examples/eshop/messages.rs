@@ -141,6 +141,8 @@ impl Command for GetOrder {
 pub struct FillBasket {
     pub user: String,
     pub lines: Vec<Line>,
+    /// When the user filled it, in microseconds of the Unix epoch.
+    pub filled_us: u64,
 }
 
 impl Command for FillBasket {
@@ -177,6 +179,8 @@ impl Command for ChangePrice {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct OrderStarted {
     pub user: String,
+    /// As in [`PlaceOrder`]. What was in the basket until then is ordered.
+    pub placed_us: u64,
 }
 
 impl Event for OrderStarted {

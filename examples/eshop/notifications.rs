@@ -85,7 +85,7 @@ impl journal::Tables for Tables {
 
 impl Told {
     pub fn open(journals: &Journals) -> io::Result<Self> {
-        let tables = journals.open("notifications", Tables::default())?;
+        let tables = journals.open("notifications")?;
         Ok(Self(Arc::new(Mutex::new(tables))))
     }
 

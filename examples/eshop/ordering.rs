@@ -102,6 +102,7 @@ impl CommandHandler<PlaceOrder> for Ordering {
         }
         cx.publish(OrderStarted {
             user: command.user.clone(),
+            placed_us: command.placed_us,
         })
         .key(&command.user);
         cx.publish(OrderSubmitted {
@@ -340,7 +341,7 @@ impl Order {
 
 impl Orders {
     pub fn open(journals: &Journals) -> io::Result<Self> {
-        let tables = journals.open("ordering", Tables::default())?;
+        let tables = journals.open("ordering")?;
         Ok(Self(Arc::new(Mutex::new(tables))))
     }
 

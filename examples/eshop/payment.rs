@@ -79,7 +79,7 @@ impl journal::Tables for Tables {
 
 impl Charges {
     pub fn open(journals: &Journals) -> io::Result<Self> {
-        let tables = journals.open("payment", Tables::default())?;
+        let tables = journals.open("payment")?;
         Ok(Self(Arc::new(Mutex::new(tables))))
     }
 

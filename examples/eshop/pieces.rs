@@ -6,12 +6,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use postroom::Amqp;
+use parking_lot::Mutex;
+use postroom::{Amqp, Bus};
+use tokio::task::JoinHandle;
 
 use crate::accounts::Accounts;
 use crate::books::{Books, Letter};
+use crate::chaos::Chaos;
 use crate::operator::{self, Done, Look, Task};
-use crate::processes::{PrivateBroker, Processes};
+use crate::processes::{JournalDirectory, PrivateBroker, Processes};
 use crate::progress::Progress;
 use crate::services::{Deployment, Service};
 use crate::shop::Shop;
@@ -31,17 +34,6 @@ const STALL: Duration = Duration::from_secs(15);
 const ENOUGH: u64 = 1024;
 
 const POLL: Duration = Duration::from_millis(50);
-
-/// What is killed on the way, one after another; None is RabbitMQ.
-const VICTIMS: [Option<Service>; 7] = [
-    Some(Service::Ordering),
-    Some(Service::Payment),
-    Some(Service::Catalog),
-    None,
-    Some(Service::Basket),
-    Some(Service::Notifications),
-    Some(Service::Webhooks),
-];
 
 fn bridge(url: Option<&str>) -> Result<Amqp, Box<dyn Error>> {
     let amqp = match url {
@@ -64,10 +56,34 @@ pub async fn serve(args: &Args, service: Service) -> Result<bool, Box<dyn Error>
             () = owner_gone() => {}
         }
     } else {
-        eprintln!("{} is there, Ctrl-C ends it", service.name());
-        shop.bus.until_signal().await;
+        tokio::select! {
+            () = shop.bus.until_signal() => {}
+            () = tell(&shop.bus, service.name()) => {}
+        }
     }
     Ok(shop.close().await)
+}
+
+/// Says what the service waits for, and when it is there: it starts, and lives on, while RabbitMQ is away. Without end.
+async fn tell(bus: &Bus, service: &str) {
+    let mut told = String::new();
+    loop {
+        let health = bus.health();
+        let mut problems = health.conditions().iter();
+        let news = match problems.find(|condition| condition.problem.makes_unready()) {
+            None => format!("{service} is there, Ctrl-C ends it"),
+            Some(condition) => {
+                let detail = condition.detail.as_deref().unwrap_or_default();
+                let (subject, problem) = (&condition.subject, condition.problem);
+                format!("{service} waits: {subject} {problem:?} {detail}")
+            }
+        };
+        if news != told {
+            eprintln!("{news}");
+            told = news;
+        }
+        tokio::time::sleep(POLL).await;
+    }
 }
 
 /// Waits for the end of the standard input.
@@ -99,10 +115,10 @@ pub async fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
     };
     let url = own.as_ref().map(|own| own.url.clone()).or(given);
     let outcome = with_broker(args, url.as_deref(), own.as_ref()).await;
-    if let Some(own) = own {
-        own.stop()?;
-    }
-    outcome
+    let stopped = own.map_or(Ok(()), |own| own.stop());
+    let is_clean = outcome?;
+    stopped?;
+    Ok(is_clean)
 }
 
 async fn with_broker(
@@ -114,9 +130,14 @@ async fn with_broker(
     let deployment = Deployment::of(Service::Storefront, bridge(url)?, None);
     let processes = match url {
         Some(url) if args.pieces.services => {
-            // Beside RabbitMQ's data, which is removed with it, however this ends.
-            let journals = own.map_or_else(temporary, |own| own.directory.join("journals"));
-            Some(Processes::start(args, url, &journals)?)
+            let journals = match (&args.pieces.journal, own) {
+                (Some(directory), _) => JournalDirectory::Kept(directory.clone()),
+                // Beside RabbitMQ's data, which is removed with it, however this ends.
+                (None, Some(own)) => JournalDirectory::Temporary(own.directory.join("journals")),
+                (None, None) => JournalDirectory::Temporary(temporary()),
+            };
+            let processes = Processes::start(args, url, journals)?;
+            Some(Arc::new(Mutex::new(processes)))
         }
         _ => None,
     };
@@ -126,7 +147,7 @@ async fn with_broker(
         processes,
         killed: Vec::new(),
         broker: own.cloned(),
-        breaking: None,
+        chaos: None,
     };
     let outcome = run.whole(args, &input).await;
     let is_clean = run.end().await;
@@ -142,11 +163,11 @@ fn temporary() -> PathBuf {
 /// A run of the shop in pieces, as the storefront sees it.
 struct Run {
     shop: Shop,
-    processes: Option<Processes>,
+    processes: Option<Arc<Mutex<Processes>>>,
     killed: Vec<&'static str>,
     broker: Option<PrivateBroker>,
-    /// RabbitMQ is being killed and started again.
-    breaking: Option<tokio::task::JoinHandle<Result<(), String>>>,
+    /// Ends when all that is to be killed is there again.
+    chaos: Option<JoinHandle<Result<(), String>>>,
 }
 
 impl Run {
@@ -209,24 +230,25 @@ impl Run {
         input: &Input,
         progress: &Progress,
     ) -> Result<(), Box<dyn Error>> {
+        let mut pace = Duration::ZERO;
+        if let Some(processes) = self.processes.as_ref().filter(|_| args.pieces.chaos) {
+            let chaos = Chaos::plan(args.seed, self.broker.as_ref());
+            self.killed = chaos.names();
+            // Orders come in all the while.
+            pace = chaos.takes() / u32::try_from(input.count.max(1)).unwrap_or(u32::MAX);
+            self.chaos = Some(chaos.start(Arc::clone(processes)));
+        }
         let mut looked = Instant::now();
-        let mut victims = VICTIMS.iter().filter(|_| args.pieces.chaos).zip(1..);
-        let mut next = victims.next();
         for (count, order) in input.orders(args).enumerate() {
-            if let Some((victim, number)) = next
-                && count * (VICTIMS.len() + 1) >= input.count * number
-            {
-                self.kill(*victim)?;
-                next = victims.next();
-            }
             if looked.elapsed() > 5 * POLL {
                 looked = Instant::now();
                 self.wait_for_room(progress).await?;
             }
             driver::place_next(&self.shop, &order, count).await?;
+            tokio::time::sleep(pace).await;
         }
-        if let Some(breaking) = self.breaking.take() {
-            breaking.await??;
+        if let Some(chaos) = self.chaos.take() {
+            chaos.await??;
         }
         Ok(())
     }
@@ -247,24 +269,6 @@ impl Run {
         }
     }
 
-    /// Kills a service, or RabbitMQ if it is ours, and starts it again.
-    fn kill(&mut self, victim: Option<Service>) -> Result<(), Box<dyn Error>> {
-        match (victim, &self.broker, &mut self.processes) {
-            (Some(service), _, Some(processes)) => {
-                processes.kill_and_restart(service)?;
-                self.killed.push(service.name());
-            }
-            (None, Some(broker), _) => {
-                let broker = broker.clone();
-                let breaking = tokio::task::spawn_blocking(move || broker.kill_and_restart());
-                self.breaking = Some(breaking);
-                self.killed.push("RabbitMQ");
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
     async fn look(&mut self, service: Service) -> Result<Look, Box<dyn Error>> {
         match self.ask(service, Task::Look).await? {
             Done::Looked(look) => Ok(look),
@@ -276,7 +280,8 @@ impl Run {
         if service == Service::Storefront {
             return Ok(operator::carry_out(&self.shop, task).await?);
         }
-        if let Some(ended) = self.processes.as_mut().and_then(Processes::ended) {
+        let processes = self.processes.as_ref();
+        if let Some(ended) = processes.and_then(|processes| processes.lock().ended()) {
             return Err(format!("{} ended by itself", ended.name()).into());
         }
         let deadline = Instant::now() + PATIENCE;
@@ -348,13 +353,16 @@ impl Run {
     }
 
     async fn end(mut self) -> bool {
-        if let Some(breaking) = self.breaking.take() {
-            // What went wrong is told already.
-            let _ = breaking.await;
+        // The run ended before it: perhaps because of what went wrong here.
+        if let Some(chaos) = self.chaos.take()
+            && let Ok(Err(error)) = chaos.await
+        {
+            eprintln!("error: {error}");
         }
-        let services = self.processes.take();
-        let ended =
-            tokio::task::spawn_blocking(move || services.is_none_or(|mut services| services.end()));
+        let processes = self.processes.take();
+        let ended = tokio::task::spawn_blocking(move || {
+            processes.is_none_or(|processes| processes.lock().end())
+        });
         let ended = ended.await.unwrap_or(false);
         let closed = self.shop.close().await;
         if !closed {

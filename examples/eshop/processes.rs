@@ -65,17 +65,32 @@ fn rabbitmq(arguments: &[&str]) -> Result<String, String> {
     Err(format!("{RABBITMQ} {}: {said}", arguments.join(" ")))
 }
 
+/// Where the services keep what they know.
+pub enum JournalDirectory {
+    Kept(PathBuf),
+    /// Removed with the processes.
+    Temporary(PathBuf),
+}
+
+impl JournalDirectory {
+    fn directory(&self) -> &Path {
+        match self {
+            Self::Kept(directory) | Self::Temporary(directory) => directory,
+        }
+    }
+}
+
 /// The services' processes. They end when this does: each reads its standard input, whose other end is held here.
 pub struct Processes {
     children: Vec<(Service, Child)>,
     arguments: Vec<String>,
     url: String,
-    journals: PathBuf,
+    journals: JournalDirectory,
 }
 
 impl Processes {
     /// Starts every service but the storefront, which this process is.
-    pub fn start(args: &Args, url: &str, journals: &Path) -> io::Result<Self> {
+    pub fn start(args: &Args, url: &str, journals: JournalDirectory) -> io::Result<Self> {
         let orders = args.orders.map(|orders| format!("--orders={orders}"));
         let input = args.input.as_ref();
         let mut arguments = vec![
@@ -84,7 +99,7 @@ impl Processes {
             format!("--faults={}", args.faults),
             format!("--grace-ms={}", args.grace_ms),
             format!("--limit={}", args.limit),
-            format!("--journal={}", journals.display()),
+            format!("--journal={}", journals.directory().display()),
         ];
         arguments.extend(orders);
         arguments.extend(input.map(|file| format!("--input={}", file.display())));
@@ -92,7 +107,7 @@ impl Processes {
             children: Vec::new(),
             arguments,
             url: url.to_owned(),
-            journals: journals.to_owned(),
+            journals,
         };
         for service in Service::ALL {
             if service != Service::Storefront {
@@ -172,7 +187,9 @@ impl Drop for Processes {
             let _ = child.kill();
             let _ = child.wait();
         }
-        // Somebody may look at what could not be removed.
-        let _ = std::fs::remove_dir_all(&self.journals);
+        if let JournalDirectory::Temporary(directory) = &self.journals {
+            // Somebody may look at what could not be removed.
+            let _ = std::fs::remove_dir_all(directory);
+        }
     }
 }

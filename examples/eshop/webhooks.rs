@@ -84,7 +84,7 @@ impl journal::Tables for Tables {
 
 impl Posts {
     pub fn open(journals: &Journals) -> io::Result<Self> {
-        let tables = journals.open("webhooks", Tables::default())?;
+        let tables = journals.open("webhooks")?;
         Ok(Self(Arc::new(Mutex::new(tables))))
     }
 

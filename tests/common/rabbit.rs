@@ -158,15 +158,9 @@ impl Rabbit {
         self.script("thaw");
     }
 
-    /// `kill -9`, of a node that has written down which quorum queues it has.
-    ///
-    /// RabbitMQ 3.10 writes the name of a new quorum queue to disk half a second to a second after it confirmed the
-    /// declaration (the table `ra_directory_reverse`, saved every 500 ms). Killed within that second it starts the
-    /// queue anew: empty, without a leader, and with what it confirmed lost (the limits in the README name it).
-    /// No client can see or prevent that, so that what is killed here has saved its names.
+    /// `kill -9`, of a node that has saved the names of its queues (`scripts/rabbitmq` says why).
     pub(crate) fn kill(&self) {
         self.may_break();
-        self.ctl(&["eval", "[ok = dets:sync(Table) || Table <- dets:all()]."]);
         self.script("kill");
     }
 
