@@ -16,8 +16,27 @@ const SERVED_AT: usize = 2;
 pub(crate) enum Take {
     /// The batch was filled.
     Batch,
+    /// There are fewer than wanted, and the worker does not sleep yet.
+    Few,
     /// The worker was asked to stop.
     Stop,
+}
+
+/// What a worker asks for.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted {
+    /// Not fewer messages than this, which is at least 1.
+    pub(crate) least: usize,
+    /// Where there are fewer, it is woken for the next.
+    pub(crate) or_sleep: bool,
+}
+
+impl Wanted {
+    /// Whatever there is.
+    pub(crate) const ANY: Self = Self {
+        least: 1,
+        or_sleep: true,
+    };
 }
 
 /// What a worker has finished since it last asked.
@@ -96,6 +115,7 @@ impl Mailbox {
         seat: u32,
         settled: &mut Settled,
         batch: &mut VecDeque<Slot>,
+        wanted: Wanted,
         waker: &Waker,
     ) -> Poll<Take> {
         let (result, bells) = {
@@ -106,9 +126,13 @@ impl Mailbox {
             } else {
                 let halted = self.halt.load(Ordering::Relaxed) & !halt::SEAT != 0;
                 let queued = state.store.ready();
-                if halted || queued == 0 {
-                    state.seats.idle(seat, waker);
-                    Poll::Pending
+                if halted || queued < wanted.least {
+                    if wanted.or_sleep {
+                        state.seats.idle(seat, waker);
+                        Poll::Pending
+                    } else {
+                        Poll::Ready(Take::Few)
+                    }
                 } else {
                     let share = queued.div_ceil(state.seats.running()).clamp(1, BATCH);
                     let taken = state.store.take(share, batch);
@@ -129,25 +153,6 @@ impl Mailbox {
         settled.spent.clear();
         bells.ring();
         result
-    }
-
-    /// Gives the books what was finished, if there is nothing to take. True: there is nothing.
-    pub(crate) fn settle_and_look(&self, settled: &mut Settled) -> bool {
-        let bells = {
-            let mut state = self.lock();
-            if state.store.ready() > 0 {
-                return false;
-            }
-            state.book(settled);
-            state.serve_line(self.capacity)
-        };
-        bells.ring();
-        true
-    }
-
-    /// Whether there is nothing to take.
-    pub(crate) fn is_out(&self) -> bool {
-        self.lock().store.ready() == 0
     }
 
     /// Gives the books what was finished, without asking for more, and publishers that wait what
@@ -231,7 +236,13 @@ mod tests {
         let mut batch = VecDeque::new();
         let mut take = |place: usize| {
             let waker = Arc::clone(&rung[place]).into();
-            mailbox.poll_take(seats[place], &mut Settled::default(), &mut batch, &waker)
+            mailbox.poll_take(
+                seats[place],
+                &mut Settled::default(),
+                &mut batch,
+                Wanted::ANY,
+                &waker,
+            )
         };
         assert!(take(0).is_pending() && take(1).is_pending());
         assert_eq!(mailbox.acquire(None), Acquire::Taken);

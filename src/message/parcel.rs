@@ -161,26 +161,28 @@ impl<M: Serialize + Send + Sync + 'static> Plain<M> {
     }
 
     #[cold]
-    fn boxed(self) -> Held {
-        Held::Own(Box::new(self.parcel(|message| Kept(Some(message)))))
+    fn boxed(self) -> Box<Parcel> {
+        Box::new(self.parcel(|message| Kept(Some(message))))
     }
 }
 
 impl<M: Serialize + Send + Sync + 'static> Payload for Plain<M> {
     #[inline(always)]
     fn own(self, spent: Option<Spent>) -> Held {
-        let Some(Spent(mut parcel)) = spent else {
-            return self.boxed();
-        };
-        let place: &mut dyn Any = &mut parcel.body;
-        let Some(place) = place.downcast_mut::<Kept<M>>() else {
-            return self.boxed();
-        };
-        place.0 = Some(self.message);
         // A spent parcel has no metadata and no JSON.
-        parcel.envelope.id = self.id;
-        parcel.envelope.address.kind = self.kind;
-        parcel.envelope.address.name = Name::Static(self.address);
+        let parcel = match spent {
+            Some(Spent(mut parcel)) => match (&mut parcel.body as &mut dyn Any).downcast_mut() {
+                Some(Kept(place)) => {
+                    *place = Some(self.message);
+                    parcel.envelope.id = self.id;
+                    parcel.envelope.address.kind = self.kind;
+                    parcel.envelope.address.name = Name::Static(self.address);
+                    parcel
+                }
+                None => self.boxed(),
+            },
+            None => self.boxed(),
+        };
         Held::Own(parcel)
     }
 

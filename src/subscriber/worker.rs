@@ -79,14 +79,17 @@ impl Hands {
         let mut since_clock = 0;
         let mut lookout = Lookout::default();
         loop {
-            lookout.stand(&queue.mailbox, &mut self.lease.settled).await;
             let (take, waker) = std::future::poll_fn(|cx| {
                 let lease = &mut self.lease;
-                let taken =
-                    queue
-                        .mailbox
-                        .poll_take(seat, &mut lease.settled, &mut lease.batch, cx.waker());
+                let taken = queue.mailbox.poll_take(
+                    seat,
+                    &mut lease.settled,
+                    &mut lease.batch,
+                    lookout.wanted(),
+                    cx.waker(),
+                );
                 if taken.is_pending() {
+                    lookout.sleeps();
                     // Others run while this worker waits: its slice begins anew.
                     since_clock = 0;
                 }
@@ -96,7 +99,12 @@ impl Hands {
             let mut task = std::task::Context::from_waker(&waker);
             match take {
                 Take::Stop => return Exit::Stopped,
-                Take::Batch => lookout.handled(self.lease.batch.len()),
+                Take::Few => {
+                    lookout.wait().await;
+                    since_clock = 0;
+                    continue;
+                }
+                Take::Batch => lookout.found(self.lease.batch.len()),
             }
             if since_clock == 0 {
                 slice = Instant::now();
