@@ -96,7 +96,6 @@ impl Hands {
                 taken.map(|take| (take, cx.waker().clone()))
             })
             .await;
-            let mut task = std::task::Context::from_waker(&waker);
             match take {
                 Take::Stop => return Exit::Stopped,
                 Take::Few => {
@@ -143,7 +142,10 @@ impl Hands {
                     let message = Message(&slot.parcel);
                     let mut handling = pin!(dispatch.run_typed(&mut *handler, message, &mut cx));
                     // Most handlers never wait: nothing is set up for those that do.
-                    match handling.as_mut().poll(&mut task) {
+                    let first = handling
+                        .as_mut()
+                        .poll(&mut std::task::Context::from_waker(&waker));
+                    match first {
                         Poll::Ready(typed) => Typed::Ended(typed),
                         Poll::Pending => match in_time(queue, settled, handling).await {
                             Some(typed) => Typed::Ended(typed),
