@@ -18,24 +18,26 @@ use crate::queue::QueueCore;
 /// How one attempt ended, short of a panic; none if it did not finish in time.
 pub(super) type Ended = Option<Result<(), DispatchFailure>>;
 
-/// Runs a future that waits, up to the time that an attempt may take; none if it did not finish by then.
-///
-/// What was finished before it is settled, since the wait may be long.
-pub(super) async fn in_time<T>(
-    queue: &QueueCore,
-    settled: &mut Settled,
-    mut future: Pin<&mut impl Future<Output = T>>,
-) -> Option<T> {
+/// The time that an attempt may take, for one whose handler waits. What was finished before it is settled,
+/// since the wait may be long.
+#[cold]
+pub(super) fn deadline(queue: &QueueCore, settled: &mut Settled) -> Option<Deadline> {
     queue.mailbox.settle(settled);
-    let Some(timeout) = queue.spec.timeout else {
-        return Some(future.await);
-    };
-    let mut deadline = Deadline::new(Arc::clone(&queue.services.timers), timeout);
-    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
-        Poll::Ready(output) => Poll::Ready(Some(output)),
-        Poll::Pending => Pin::new(&mut deadline).poll(cx).map(|()| None),
-    })
-    .await
+    let timeout = queue.spec.timeout?;
+    Some(Deadline::new(Arc::clone(&queue.services.timers), timeout))
+}
+
+/// Polls an attempt whose handler waits; none if it did not finish by the deadline.
+pub(super) fn poll_in_time<T>(
+    future: Pin<&mut impl Future<Output = T>>,
+    deadline: &mut Option<Deadline>,
+    cx: &mut std::task::Context<'_>,
+) -> Poll<Option<T>> {
+    match (future.poll(cx), deadline) {
+        (Poll::Ready(output), _) => Poll::Ready(Some(output)),
+        (Poll::Pending, None) => Poll::Pending,
+        (Poll::Pending, Some(deadline)) => Pin::new(deadline).poll(cx).map(|()| None),
+    }
 }
 
 /// Everything but the usual case: interceptors, a span, a message of another Rust type. Boxed, so that the
@@ -59,10 +61,11 @@ pub(super) fn observed<'a, H, D: Dispatch<H>>(
     Box::pin(async move {
         let mut around = pin!(around);
         let first = std::future::poll_fn(|cx| Poll::Ready(around.as_mut().poll(cx))).await;
-        match first {
-            Poll::Ready(output) => Some(output),
-            Poll::Pending => in_time(queue, settled, around).await,
+        if let Poll::Ready(output) = first {
+            return Some(output);
         }
+        let mut deadline = deadline(queue, settled);
+        std::future::poll_fn(|cx| poll_in_time(around.as_mut(), &mut deadline, cx)).await
     })
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use super::attempt::{Ended, in_time, observed};
+use super::attempt::{Ended, deadline, observed, poll_in_time};
 use super::caught::{Caught, Guarded, Panicked};
 use super::context::{Context, Scratch};
 use super::dispatch::{Dispatch, DispatchFailure, Message};
@@ -145,13 +145,17 @@ impl Hands {
                     let first = handling
                         .as_mut()
                         .poll(&mut std::task::Context::from_waker(&waker));
-                    match first {
-                        Poll::Ready(typed) => Typed::Ended(typed),
-                        Poll::Pending => match in_time(queue, settled, handling).await {
-                            Some(typed) => Typed::Ended(typed),
-                            None => Typed::TooLate,
-                        },
-                    }
+                    let typed = match first {
+                        Poll::Ready(typed) => Some(typed),
+                        Poll::Pending => {
+                            let mut deadline = deadline(queue, settled);
+                            std::future::poll_fn(|cx| {
+                                poll_in_time(handling.as_mut(), &mut deadline, cx)
+                            })
+                            .await
+                        }
+                    };
+                    typed.map_or(Typed::TooLate, Typed::Ended)
                 } else {
                     Typed::Ended(None)
                 };
