@@ -16,7 +16,7 @@ const SERVED_AT: usize = 2;
 pub(crate) enum Take {
     /// The batch was filled.
     Batch,
-    /// There are fewer than wanted, and the worker does not sleep yet.
+    /// There are fewer than it asked for, and the worker does not sleep yet.
     Few,
     /// The worker was asked to stop.
     Stop,
@@ -24,14 +24,14 @@ pub(crate) enum Take {
 
 /// What a worker asks for.
 #[derive(Clone, Copy)]
-pub(crate) struct Wanted {
+pub(crate) struct Demand {
     /// Not fewer messages than this, which is at least 1.
     pub(crate) least: usize,
     /// Where there are fewer, it is woken for the next.
     pub(crate) or_sleep: bool,
 }
 
-impl Wanted {
+impl Demand {
     /// Whatever there is.
     pub(crate) const ANY: Self = Self {
         least: 1,
@@ -115,7 +115,7 @@ impl Mailbox {
         seat: u32,
         settled: &mut Settled,
         batch: &mut VecDeque<Slot>,
-        wanted: Wanted,
+        demand: Demand,
         waker: &Waker,
     ) -> Poll<Take> {
         let (result, bells) = {
@@ -126,8 +126,8 @@ impl Mailbox {
             } else {
                 let halted = self.halt.load(Ordering::Relaxed) & !halt::SEAT != 0;
                 let queued = state.store.ready();
-                if halted || queued < wanted.least {
-                    if wanted.or_sleep {
+                if halted || queued < demand.least {
+                    if demand.or_sleep {
                         state.seats.idle(seat, waker);
                         Poll::Pending
                     } else {
@@ -240,7 +240,7 @@ mod tests {
                 seats[place],
                 &mut Settled::default(),
                 &mut batch,
-                Wanted::ANY,
+                Demand::ANY,
                 &waker,
             )
         };

@@ -201,7 +201,7 @@ mod tests {
 
     use super::*;
     use crate::delivery::{Order, Overflow, Retry};
-    use crate::mailbox::Take;
+    use crate::mailbox::{Demand, Take};
     use crate::message::{Address, AddressKind, Envelope, Held, Name, Payload, RawBody, parcel};
     use crate::ports::{
         BoxFuture, Claims, DeadLetter, DeadLetterLedger, DeadLetterStore, DeadLettered, Filter,
@@ -307,7 +307,13 @@ mod tests {
         mailbox.push(queue.slot(Held::Shared(parcel.shared())), None);
         let mut batch = std::collections::VecDeque::new();
         let waker = std::task::Waker::noop();
-        let taken = mailbox.poll_take(seat, &mut Default::default(), &mut batch, waker);
+        let taken = mailbox.poll_take(
+            seat,
+            &mut Default::default(),
+            &mut batch,
+            Demand::ANY,
+            waker,
+        );
         assert!(matches!(taken, std::task::Poll::Ready(Take::Batch)));
         match batch.pop_front() {
             Some(slot) => slot,

@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use crate::mailbox::Wanted;
+use crate::mailbox::Demand;
 
 /// The longest that a worker which ran out of messages looks for more before it sleeps. To wake it costs a
 /// publisher on another thread more than some twenty messages do.
@@ -25,16 +25,16 @@ pub(super) struct Lookout {
 impl Lookout {
     /// What the worker asks the mailbox for.
     #[inline]
-    pub(super) fn wanted(&self) -> Wanted {
+    pub(super) fn demand(&self) -> Demand {
         if self.handled == 0 || self.is_over {
-            Wanted::ANY
+            Demand::ANY
         } else if self.since.is_some() {
-            Wanted {
+            Demand {
                 least: 1,
                 or_sleep: false,
             }
         } else {
-            Wanted {
+            Demand {
                 least: WORTH_TAKING,
                 or_sleep: false,
             }
@@ -73,17 +73,17 @@ mod tests {
     #[tokio::test]
     async fn looks_no_longer_than_the_work_took_and_then_sleeps() {
         let mut lookout = Lookout::default();
-        assert!(lookout.wanted().or_sleep, "it has done nothing yet");
+        assert!(lookout.demand().or_sleep, "it has done nothing yet");
         lookout.found(3);
         assert_eq!(lookout.patience(), 3 * PER_MESSAGE);
-        assert_eq!(lookout.wanted().least, WORTH_TAKING);
+        assert_eq!(lookout.demand().least, WORTH_TAKING);
         lookout.wait().await;
-        assert_eq!(lookout.wanted().least, 1);
-        while !lookout.wanted().or_sleep {
+        assert_eq!(lookout.demand().least, 1);
+        while !lookout.demand().or_sleep {
             lookout.wait().await;
         }
         lookout.sleeps();
-        assert!(lookout.wanted().or_sleep);
+        assert!(lookout.demand().or_sleep);
         lookout.found(usize::MAX);
         lookout.found(usize::MAX);
         assert_eq!(lookout.patience(), LONGEST);

@@ -85,7 +85,7 @@ impl Hands {
                     seat,
                     &mut lease.settled,
                     &mut lease.batch,
-                    lookout.wanted(),
+                    lookout.demand(),
                     cx.waker(),
                 );
                 if taken.is_pending() {
