@@ -221,9 +221,11 @@ async fn serve(mut client: TcpStream, server: String, shared: Arc<Shared>, opene
     };
     let ended = match connected {
         Some(mut server) => {
+            // The cut first: what was stalled until then does not pass when the stall ends with it.
             let passed = tokio::select! {
-                passed = pass(&mut client, &mut server, &shared, opened_under) => passed.is_ok(),
+                biased;
                 _ = &mut cut => false,
+                passed = pass(&mut client, &mut server, &shared, opened_under) => passed.is_ok(),
             };
             if !passed {
                 // Closes with RST.
