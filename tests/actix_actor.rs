@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use actix::{Actor, ActorContext, ResponseFuture};
-use common::{Log, advance_until, bus, bus_at_rest, end, eventually, queue};
-use postroom::{Bus, Delivery, Event, Failure, Filter, Outcome, Reason, Retry};
+use common::{Log, advance_until, bus, bus_at_rest, dead_letters, end, eventually, queue};
+use postroom::{Bus, Delivery, Event, Failure, Outcome, Reason, Retry};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -91,12 +91,7 @@ async fn its_answer_acknowledges() {
     );
     let books = queue(&bus, "clicks");
     assert_eq!((books.acked, books.dead_lettered, books.retried), (3, 1, 1));
-    let letter = bus
-        .dead_letters()
-        .list(&Filter::all())
-        .await
-        .unwrap()
-        .remove(0);
+    let letter = dead_letters(&bus).await.remove(0);
     assert_eq!(
         (letter.reason, &*letter.errors[0]),
         (Reason::Rejected, "never")

@@ -91,7 +91,7 @@ async fn a_queue_of_dead_letters_that_was_deleted_is_declared_again() {
     assert_eq!(deleted.unwrap(), Some(0));
     let id = bus.publish(Paid { order: 1 }).await.unwrap().id;
     common::eventually("it is given up", || mailer.snapshot().dead_lettered == 1).await;
-    let letters = bus.dead_letters().list(&Filter::all()).await.unwrap();
+    let letters = common::dead_letters(&bus).await;
     let ids: Vec<_> = letters
         .iter()
         .map(|letter| letter.envelope().id())

@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Log, bus, end, eventually, queue};
+use common::{Log, bus, dead_letters, end, eventually, queue};
 use postroom::{
     Bus, Command, Context, Event, Failure, Filter, NameError, Outcome, Pattern, RawBody,
     RawMessage, RawSubscriber, Reason, Refusal, Retry, RetryError, StartError, SubscribeError,
@@ -399,12 +399,7 @@ async fn a_limit_on_bodies_holds_for_publishers_and_handlers() {
     );
     bus.publish(Fine(1)).await.unwrap();
     end(&bus).await;
-    let letter = bus
-        .dead_letters()
-        .list(&Filter::all())
-        .await
-        .unwrap()
-        .remove(0);
+    let letter = dead_letters(&bus).await.remove(0);
     assert_eq!(letter.reason, Reason::ReleaseFailed);
     assert_eq!(queue(&bus, "fine").accepted, 2);
 }
@@ -436,7 +431,7 @@ async fn deep_nesting_is_an_error() {
     bus.publish(Fine(5)).await.unwrap();
     end(&bus).await;
     assert_eq!(log.all()[1..], ["5"]);
-    let letters = bus.dead_letters().list(&Filter::all()).await.unwrap();
+    let letters = dead_letters(&bus).await;
     assert_eq!(letters.len(), 4, "each twice, and the others flow");
     assert!(
         letters
@@ -463,7 +458,7 @@ async fn texts_without_end_are_cut_and_panics_without_a_text_are_told() {
     .unwrap();
     bus.publish_all((0..3).map(Fine)).await.unwrap();
     end(&bus).await;
-    let letters = bus.dead_letters().list(&Filter::all()).await.unwrap();
+    let letters = dead_letters(&bus).await;
     let errors: Vec<_> = letters
         .iter()
         .map(|letter| letter.errors[0].chars().count())

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{Log, bus, bus_at_rest, check_books, end, eventually, poll_once, queue, soon};
+use common::{
+    Log, bus, bus_at_rest, check_books, dead_letters, end, eventually, poll_once, queue, soon,
+};
 use postroom::{
     Bus, Command, Context, DeadLetter, DeadLettered, Event, Failure, Filter, MessageId, Overflow,
     Reason, Refusal, ReplayError, Retry, Subscription,
@@ -72,7 +74,7 @@ fn numbers(letters: &[DeadLetter]) -> Vec<u64> {
 
 async fn letters(bus: &Bus, count: u64) -> Vec<DeadLetter> {
     eventually("given up", || bus.dead_letters().ledger().kept == count).await;
-    bus.dead_letters().list(&Filter::all()).await.unwrap()
+    dead_letters(bus).await
 }
 
 #[tokio::test]
@@ -217,7 +219,7 @@ async fn a_replay_that_is_refused_or_dropped_keeps_the_letter_in_its_place() {
     }
     shop.subscription.pause();
     bus.publish(Order(3)).await.unwrap();
-    let all = bus.dead_letters().list(&Filter::all()).await.unwrap();
+    let all = dead_letters(&bus).await;
     let letters = bus.dead_letters();
     let mut dropped = Box::pin(letters.replay(all[0].id));
     assert!(poll_once(&mut dropped).is_pending());
@@ -307,10 +309,7 @@ async fn a_discarded_letter_is_gone_and_counted() {
     let all = letters(&bus, 2).await;
     assert!(bus.dead_letters().discard(all[0].id).await.unwrap());
     assert!(!bus.dead_letters().discard(all[0].id).await.unwrap());
-    assert_eq!(
-        numbers(&bus.dead_letters().list(&Filter::all()).await.unwrap()),
-        [1]
-    );
+    assert_eq!(numbers(&dead_letters(&bus).await), [1]);
     let ledger = bus.dead_letters().ledger();
     assert_eq!((ledger.made, ledger.discarded, ledger.kept), (2, 1, 1));
     assert_eq!(bus.snapshot().dead_letters, ledger);
@@ -324,10 +323,7 @@ async fn a_full_store_evicts_its_oldest_and_counts_it() {
     let _shop = Shop::open(&bus, "shop", 8).await;
     bus.publish_all((0..5).map(Order)).await.unwrap();
     eventually("evicted", || bus.dead_letters().ledger().evicted == 2).await;
-    assert_eq!(
-        numbers(&bus.dead_letters().list(&Filter::all()).await.unwrap()),
-        [2, 3, 4]
-    );
+    assert_eq!(numbers(&dead_letters(&bus).await), [2, 3, 4]);
     let ledger = bus.dead_letters().ledger();
     assert_eq!((ledger.made, ledger.kept), (5, 3));
     end(&bus).await;

@@ -5,10 +5,10 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Log, block_on, end, eventually, poll_once, queue, soon};
+use common::{Log, block_on, dead_letters, end, eventually, poll_once, queue, soon};
 use postroom::{
-    Bus, Context, Event, Failure, Filter, Inbound, Interceptor, LocalBoxFuture, MessageId, Next,
-    Outbound, Outcome, Refusal, Refused, Retry,
+    Bus, Context, Event, Failure, Inbound, Interceptor, LocalBoxFuture, MessageId, Next, Outbound,
+    Outcome, Refusal, Refused, Retry,
 };
 use serde::{Deserialize, Serialize};
 
@@ -208,12 +208,7 @@ async fn around_a_handler_its_outcome_counts() {
         (books.acked, books.dead_lettered, books.restarts),
         (3, 1, 0)
     );
-    let letter = bus
-        .dead_letters()
-        .list(&Filter::all())
-        .await
-        .unwrap()
-        .remove(0);
+    let letter = dead_letters(&bus).await.remove(0);
     assert_eq!(letter.errors, ["turned away"]);
 }
 
@@ -245,12 +240,7 @@ async fn a_refused_send_of_a_handler_fails_its_attempt() {
     .unwrap();
     bus.publish(Echo(1)).await.unwrap();
     end(&bus).await;
-    let letter = bus
-        .dead_letters()
-        .list(&Filter::all())
-        .await
-        .unwrap()
-        .remove(0);
+    let letter = dead_letters(&bus).await.remove(0);
     assert!(
         letter.errors[0].contains("not today"),
         "{:?}",

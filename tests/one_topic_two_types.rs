@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Log, bus, end, eventually, queue};
+use common::{Log, bus, dead_letters, end, eventually, queue};
 use postroom::{
     Command, CommandHandler, Context, Event, Failure, Filter, Outcome, RawMessage, RawSubscriber,
     Reason, RequestError, Retry, Subscriber, Verdict,
@@ -287,12 +287,7 @@ async fn a_policy_may_give_an_undecodable_body_up_at_once() {
         .unwrap();
     bus.publish(order(7)).await.unwrap();
     end(&bus).await;
-    let letter = bus
-        .dead_letters()
-        .list(&Filter::all())
-        .await
-        .unwrap()
-        .remove(0);
+    let letter = dead_letters(&bus).await.remove(0);
     assert_eq!((letter.attempts, letter.reason), (1, Reason::Undecodable));
 }
 

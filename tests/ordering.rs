@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Door, Log, PATIENCE, bus, bus_at_rest, end, eventually, poll_once, queue, soon};
+use common::{
+    Door, Log, PATIENCE, bus, bus_at_rest, dead_letters, end, eventually, poll_once, queue, soon,
+};
 use postroom::{
     Bus, Context, Event, Failure, Order, Reason, Refusal, Retry, SubscribeError, Threads,
 };
@@ -381,12 +383,7 @@ async fn run_keyed(plans: Vec<Plan>, lanes: usize, threads: usize, immediate: u3
 
     let all = log.all();
     let mut ends: BTreeMap<u64, Ended> = BTreeMap::new();
-    for letter in bus
-        .dead_letters()
-        .list(&postroom::Filter::all())
-        .await
-        .unwrap()
-    {
+    for letter in dead_letters(&bus).await {
         let Step(id) = serde_json::from_slice(letter.json().unwrap()).unwrap();
         let (attempts, _) = model(&plans[usize::try_from(id).unwrap()], ATTEMPTS);
         assert_eq!(letter.attempts, attempts);

@@ -7,10 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use common::{Log, advance_until, bus, bus_at_rest, end, eventually, queue};
+use common::{Log, advance_until, bus, bus_at_rest, dead_letters, end, eventually, queue};
 use postroom::{
-    Bus, Context, Event, Failure, Filter, ManualClock, Outcome, Reason, Retry, SubscriberBuilder,
-    Verdict,
+    Bus, Context, Event, Failure, ManualClock, Outcome, Reason, Retry, SubscriberBuilder, Verdict,
 };
 use serde::{Deserialize, Serialize};
 
@@ -136,11 +135,7 @@ where
     builder.start().await.unwrap();
     bus.publish(Job(0)).await.unwrap();
     eventually("given up", || bus.dead_letters().ledger().kept == 1).await;
-    bus.dead_letters()
-        .list(&Filter::all())
-        .await
-        .unwrap()
-        .remove(0)
+    dead_letters(bus).await.remove(0)
 }
 
 #[tokio::test]
@@ -168,7 +163,7 @@ async fn attempts_are_exact_over_errors_panics_and_timeouts() {
     .await;
     end(&bus).await;
     assert_eq!(log.all(), (1..=9).collect::<Vec<_>>());
-    let letter = &bus.dead_letters().list(&Filter::all()).await.unwrap()[0];
+    let letter = &dead_letters(&bus).await[0];
     assert_eq!((letter.attempts, letter.reason), (9, Reason::Exhausted));
     assert_eq!(letter.errors, ["panicked: planned"]);
     let books = queue(&bus, "jobs");
@@ -298,11 +293,8 @@ async fn a_policy_classifies_errors() {
     .unwrap();
     bus.publish_all((0..3).map(Job)).await.unwrap();
     eventually("all given up", || bus.dead_letters().ledger().kept == 3).await;
-    let mut ends: Vec<_> = bus
-        .dead_letters()
-        .list(&Filter::all())
+    let mut ends: Vec<_> = dead_letters(&bus)
         .await
-        .unwrap()
         .iter()
         .map(|letter| {
             (

@@ -6,9 +6,10 @@ mod common;
 use std::time::Duration;
 
 use common::{
-    Door, Log, PATIENCE, block_on, bus, bus_at_rest, end, eventually, poll_once, queue, soon,
+    Door, Log, PATIENCE, block_on, bus, bus_at_rest, dead_letters, end, eventually, poll_once,
+    queue, soon,
 };
-use postroom::{Bus, Command, Context, Event, Failure, Filter, Overflow, RequestError, Retry};
+use postroom::{Bus, Command, Context, Event, Failure, Overflow, RequestError, Retry};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -190,10 +191,7 @@ async fn a_command_given_up_is_told_at_once() {
     }
     let discarded = Err(RequestError::Discarded { queue: double() });
     assert_eq!(soon("the answer", request(&bus, 3)).await, discarded);
-    assert_eq!(
-        bus.dead_letters().list(&Filter::all()).await.unwrap().len(),
-        3
-    );
+    assert_eq!(dead_letters(&bus).await.len(), 3);
     end(&bus).await;
 }
 
@@ -212,12 +210,7 @@ async fn the_reply_to_a_replayed_command_is_late() {
     })
     .await;
     assert!(soon("the answer", request(&bus, 0)).await.is_err());
-    let letter = bus
-        .dead_letters()
-        .list(&Filter::all())
-        .await
-        .unwrap()
-        .remove(0);
+    let letter = dead_letters(&bus).await.remove(0);
     bus.dead_letters().replay(letter.id).await.unwrap();
     end(&bus).await;
     assert_eq!((log.len(), bus.snapshot().late_replies), (2, 1));

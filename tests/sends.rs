@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{Log, PATIENCE, advance_until, bus, bus_at_rest, end, eventually, queue};
+use common::{
+    Log, PATIENCE, advance_until, bus, bus_at_rest, dead_letters, end, eventually, queue,
+};
 use postroom::{
-    Bus, Command, Context, Event, Failure, Filter, Lifecycle, ManualClock, MessageId, Overflow,
-    Reason, Retry, Subscription,
+    Bus, Command, Context, Event, Failure, Lifecycle, ManualClock, MessageId, Overflow, Reason,
+    Retry, Subscription,
 };
 use serde::{Deserialize, Serialize};
 
@@ -288,12 +290,7 @@ async fn only_the_first_send_to_the_own_queue_has_the_credit_in_hand() {
     // The second has no room as long as the first waits behind this very message.
     let failed = || bus.dead_letters().ledger().kept == 1;
     advance_until(&clock, SECOND, "release failed twice", failed).await;
-    let letter = bus
-        .dead_letters()
-        .list(&Filter::all())
-        .await
-        .unwrap()
-        .remove(0);
+    let letter = dead_letters(&bus).await.remove(0);
     assert_eq!((letter.reason, letter.attempts), (Reason::ReleaseFailed, 2));
     bus.settle().await;
     let all = log.all();
@@ -334,12 +331,7 @@ async fn a_release_without_room_fails_the_attempt_after_the_release_timeout() {
     assert_eq!(runs.len(), 1, "the handler is not run again for it");
     let dead = || bus.dead_letters().ledger().kept == 1;
     advance_until(&clock, SECOND, "given up", dead).await;
-    let letter = bus
-        .dead_letters()
-        .list(&Filter::all())
-        .await
-        .unwrap()
-        .remove(0);
+    let letter = dead_letters(&bus).await.remove(0);
     assert_eq!(
         (letter.reason, letter.attempts, runs.len()),
         (Reason::ReleaseFailed, 2, 2)
@@ -393,12 +385,7 @@ async fn a_release_that_cannot_be_made_at_all_fails_at_once() {
     .unwrap();
     bus.publish(Cause(0)).await.unwrap();
     eventually("given up", || bus.dead_letters().ledger().kept == 1).await;
-    let letter = bus
-        .dead_letters()
-        .list(&Filter::all())
-        .await
-        .unwrap()
-        .remove(0);
+    let letter = dead_letters(&bus).await.remove(0);
     assert_eq!(letter.reason, Reason::ReleaseFailed);
     end(&bus).await;
 }

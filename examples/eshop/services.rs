@@ -80,6 +80,7 @@ impl Deployment {
             bridge: Some(crossing(service, amqp)),
         }
     }
+
     pub fn runs(&self, service: Service) -> bool {
         self.services.contains(&service)
     }

@@ -146,7 +146,7 @@ impl AmqpAdmin {
                 .unwrap_or_else(|_| Err(TopologyError::Connection("no answer in time".to_owned())))
         };
         let done = self.0.on_thread(bounded).await;
-        done.unwrap_or_else(|| Err(TopologyError::Connection("the bridge is closed".to_owned())))
+        done.map_err(TopologyError::Connection)?
     }
 }
 

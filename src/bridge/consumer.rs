@@ -224,13 +224,7 @@ impl Life {
 
     fn slot(&self, delivery: Delivery) -> Slot {
         let tag = delivery.delivery_tag;
-        let arrived = Arrived {
-            exchange: delivery.exchange.as_str().to_owned(),
-            routing_key: delivery.routing_key.as_str().to_owned(),
-            redelivered: delivery.redelivered,
-            properties: delivery.properties,
-            body: delivery.data,
-        };
+        let arrived = Arrived::from(delivery);
         let decoded = wire::decode_with(&*self.shared.format, arrived, self.shared.exchanges());
         let mut parcel = decoded.parcel;
         if let Some(to) = decoded.reply {
@@ -239,7 +233,7 @@ impl Life {
         let held = if self.core.spec.shares {
             Held::Shared(parcel.shared())
         } else {
-            parcel.own(None)
+            parcel.own(|| None)
         };
         let mut slot = self.core.slot(held);
         slot.token = AmqpQueue::token(self.epoch, tag);

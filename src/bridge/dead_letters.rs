@@ -38,8 +38,10 @@ pub(super) struct Letters {
     discarded: AtomicU64,
 }
 
+const CLOSED: &str = "the bridge is closed";
+
 fn closed() -> StoreError {
-    StoreError("the bridge is closed".to_owned())
+    StoreError(CLOSED.to_owned())
 }
 
 impl AmqpDeadLetters {
@@ -74,7 +76,7 @@ impl AmqpDeadLetters {
                     Err(StoreError(format!("no answer in time about `{dead}`")))
                 })
             };
-            shared.on_thread(bounded).await.ok_or_else(closed)?
+            shared.on_thread(bounded).await.map_err(StoreError)?
         })
     }
 
@@ -124,7 +126,7 @@ async fn store(shared: &Shared, letters: &Letters, letter: &DeadLetter) -> Resul
 /// Somebody has deleted the queue of dead letters.
 async fn declare(shared: &Shared, letters: &Letters) -> Result<(), String> {
     let Some(this) = shared.this.upgrade() else {
-        return Err("the bridge is closed".to_owned());
+        return Err(CLOSED.to_owned());
     };
     let plan = topology::dead_letter_plan(&letters.names, shared.amqp.queue_type);
     let declared = shared.on_thread(async move {
@@ -132,9 +134,7 @@ async fn declare(shared: &Shared, letters: &Letters) -> Result<(), String> {
         let declared = topology::apply(&connection, &plan, TopologyMode::Declare);
         this.opened(declared).await
     });
-    declared
-        .await
-        .unwrap_or_else(|| Err("the bridge is closed".to_owned()))
+    declared.await?
 }
 
 impl DeadLetterStore for AmqpDeadLetters {
@@ -335,12 +335,14 @@ impl Shared {
         }
     }
 
-    /// Runs something on the bridge's thread, whose runtime it needs. It is dropped with the future; none: the
-    /// thread has ended.
+    /// Runs something on the bridge's thread, whose runtime it needs. It is dropped with the future.
+    ///
+    /// # Errors
+    /// When the thread has ended.
     pub(super) async fn on_thread<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
-    ) -> Option<T> {
+    ) -> Result<T, String> {
         let (mut done, wait) = tokio::sync::oneshot::channel();
         self.thread.spawn(async move {
             tokio::select! {
@@ -348,6 +350,6 @@ impl Shared {
                 () = done.closed() => {}
             }
         });
-        wait.await.ok()
+        wait.await.map_err(|_| CLOSED.to_owned())
     }
 }

@@ -9,7 +9,8 @@ impl HealthSource for Shared {
         for link in [&self.publish_link, &self.consume_link] {
             found.extend(condition_of(link));
         }
-        for (subject, error) in &*self.topology_errors.lock() {
+        let errors = self.topology_errors.lock();
+        for (subject, error) in &*errors {
             found.push(Condition {
                 detail: Some(error.clone()),
                 ..Condition::new(subject, Problem::Topology)
@@ -18,7 +19,6 @@ impl HealthSource for Shared {
         if !self.consume_link.is_up() {
             return;
         }
-        let errors = self.topology_errors.lock();
         for (group, attached) in &*self.queues.lock() {
             let amqp = &attached.amqp;
             let is_due = attached.consumer.is_some()

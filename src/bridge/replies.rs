@@ -150,13 +150,7 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Stri
 }
 
 fn receive(shared: &Shared, delivery: lapin::message::Delivery) {
-    let arrived = Arrived {
-        exchange: delivery.exchange.as_str().to_owned(),
-        routing_key: delivery.routing_key.as_str().to_owned(),
-        redelivered: delivery.redelivered,
-        properties: delivery.properties,
-        body: delivery.data,
-    };
+    let arrived = Arrived::from(delivery);
     let Some((request, answer)) = wire::read_reply(arrived) else {
         return;
     };

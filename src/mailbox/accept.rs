@@ -154,8 +154,7 @@ where
         } else if shares(first) {
             Held::Shared(make().shared())
         } else {
-            let spent = state.store.spent();
-            make().own(spent)
+            make().own(|| state.store.spent())
         };
         state.used += 1;
         state.put(slot(first, parcel), lane_here)

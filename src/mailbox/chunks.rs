@@ -94,7 +94,7 @@ impl Chunks {
         if rest.spent.is_empty() {
             std::mem::swap(&mut rest.spent, spent);
         } else {
-            let room = SPENT - rest.spent.len().min(SPENT);
+            let room = SPENT.saturating_sub(rest.spent.len());
             rest.spent
                 .extend(spent.drain(spent.len().saturating_sub(room)..));
         }
@@ -106,7 +106,7 @@ impl Chunks {
         self.rest.as_mut()?.spent.pop()
     }
 
-    /// The front piece is empty only if everything is.
+    /// After it the front piece is empty only if everything is.
     #[inline]
     fn refill(&mut self) {
         if self.front.is_empty()

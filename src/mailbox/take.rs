@@ -149,7 +149,7 @@ impl Mailbox {
             };
             (result, bells)
         };
-        // Not under the lock.
+        // What the queue has no use for; not under its lock.
         settled.spent.clear();
         bells.ring();
         result

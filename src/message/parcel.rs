@@ -120,13 +120,13 @@ impl Deref for Held {
 
 /// What can be put into queues: a new parcel, or one that others have already.
 pub(crate) trait Payload {
-    /// For one queue alone, in the memory of a message that it has no use for any more if there is one.
-    fn own(self, spent: Option<Spent>) -> Held;
+    /// For one queue alone, where it can in the memory of a message that this queue has handled.
+    fn own(self, spent: impl FnOnce() -> Option<Spent>) -> Held;
     fn shared(self) -> SharedParcel;
 }
 
 impl<M: Serialize + Send + Sync + 'static> Payload for Parcel<M> {
-    fn own(self, _: Option<Spent>) -> Held {
+    fn own(self, _: impl FnOnce() -> Option<Spent>) -> Held {
         Held::Own(Box::new(self))
     }
 
@@ -168,9 +168,9 @@ impl<M: Serialize + Send + Sync + 'static> Plain<M> {
 
 impl<M: Serialize + Send + Sync + 'static> Payload for Plain<M> {
     #[inline(always)]
-    fn own(self, spent: Option<Spent>) -> Held {
+    fn own(self, spent: impl FnOnce() -> Option<Spent>) -> Held {
         // A spent parcel has no metadata and no JSON.
-        let parcel = match spent {
+        let parcel = match spent() {
             Some(Spent(mut parcel)) => match (&mut parcel.body as &mut dyn Any).downcast_mut() {
                 Some(Kept(place)) => {
                     *place = Some(self.message);
@@ -192,7 +192,7 @@ impl<M: Serialize + Send + Sync + 'static> Payload for Plain<M> {
 }
 
 impl Payload for SharedParcel {
-    fn own(self, _: Option<Spent>) -> Held {
+    fn own(self, _: impl FnOnce() -> Option<Spent>) -> Held {
         Held::Shared(self)
     }
 

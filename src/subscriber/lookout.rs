@@ -15,18 +15,17 @@ const WORTH_TAKING: usize = 32;
 /// A worker's look for more messages before it sleeps.
 #[derive(Default)]
 pub(super) struct Lookout {
-    /// Messages since the worker last slept.
+    /// Messages since the worker last slept, or looked in vain.
     handled: u32,
     /// Since when it looks.
     since: Option<Instant>,
-    is_over: bool,
 }
 
 impl Lookout {
     /// What the worker asks the mailbox for.
     #[inline]
     pub(super) fn demand(&self) -> Demand {
-        if self.handled == 0 || self.is_over {
+        if self.handled == 0 {
             Demand::ANY
         } else if self.since.is_some() {
             Demand {
@@ -46,19 +45,15 @@ impl Lookout {
         let messages = u32::try_from(messages).unwrap_or(u32::MAX);
         self.handled = self.handled.saturating_add(messages);
         self.since = None;
-        self.is_over = false;
-    }
-
-    /// The worker sleeps.
-    pub(super) fn sleeps(&mut self) {
-        *self = Self::default();
     }
 
     /// There were too few: the thread does other things for a turn.
     pub(super) async fn wait(&mut self) {
         let since = *self.since.get_or_insert_with(Instant::now);
         tokio::task::yield_now().await;
-        self.is_over = since.elapsed() >= self.patience();
+        if since.elapsed() >= self.patience() {
+            *self = Self::default();
+        }
     }
 
     fn patience(&self) -> Duration {
@@ -82,8 +77,6 @@ mod tests {
         while !lookout.demand().or_sleep {
             lookout.wait().await;
         }
-        lookout.sleeps();
-        assert!(lookout.demand().or_sleep);
         lookout.found(usize::MAX);
         lookout.found(usize::MAX);
         assert_eq!(lookout.patience(), LONGEST);

@@ -26,6 +26,7 @@ use crate::queue::{Failed, QueueCore};
 const SLICE: Duration = Duration::from_millis(1);
 /// Reading the clock costs more than a message: it is read once in so many.
 const CLOCK_EVERY: u32 = 32;
+
 /// Makes a handler and feeds it until it fails, is asked to stop, or asks to stop.
 ///
 /// Dropping the future at any point gives back what was not settled.
@@ -89,7 +90,6 @@ impl Hands {
                     cx.waker(),
                 );
                 if taken.is_pending() {
-                    lookout.sleeps();
                     // Others run while this worker waits: its slice begins anew.
                     since_clock = 0;
                 }
@@ -112,7 +112,6 @@ impl Hands {
             // The message in hand is tried again at once: it was looked at before its first attempt.
             let mut again = false;
             while let Some(slot) = self.lease.batch.front() {
-                // Nothing but the message: no expiry, no key, no reply, no failure before.
                 let simple = slot.is_simple();
                 if !again {
                     if queue.mailbox.must_put_down(seat) || !queue.breaker_allows() {
@@ -201,7 +200,6 @@ impl Hands {
     }
 
     /// Ends the first message without an attempt, if it is too old, can not be settled any more or was found unfit.
-    #[cold]
     fn end_unstarted(&mut self, queue: &QueueCore) -> bool {
         let Some(slot) = self.lease.batch.front() else {
             return false;

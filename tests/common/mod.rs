@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use postroom::{Bus, ManualClock, QueueSnapshot};
+use postroom::{Bus, DeadLetter, Filter, ManualClock, QueueSnapshot};
 
 #[cfg(feature = "amqp")]
 pub(crate) mod foreign;
@@ -59,6 +59,11 @@ pub(crate) fn check_books(bus: &Bus) {
 
 pub(crate) fn queue(bus: &Bus, name: &str) -> QueueSnapshot {
     bus.snapshot().queue(name).unwrap().clone()
+}
+
+/// All dead letters that are kept, oldest first.
+pub(crate) async fn dead_letters(bus: &Bus) -> Vec<DeadLetter> {
+    bus.dead_letters().list(&Filter::all()).await.unwrap()
 }
 
 /// Waits until `condition` holds.

@@ -91,16 +91,10 @@ impl Look {
             Some(left) => left.saturating_sub(1),
             None => got.message_count,
         });
-        holding.tags.insert(delivery.delivery_tag);
+        let tag = delivery.delivery_tag;
+        holding.tags.insert(tag);
         drop(held);
-        let arrived = Arrived {
-            exchange: delivery.exchange.as_str().to_owned(),
-            routing_key: delivery.routing_key.as_str().to_owned(),
-            redelivered: delivery.redelivered,
-            properties: delivery.properties,
-            body: delivery.data,
-        };
-        Ok(Some((delivery.delivery_tag, self.read(arrived))))
+        Ok(Some((tag, self.read(delivery.into()))))
     }
 
     fn read(&self, arrived: Arrived) -> DeadLetter {

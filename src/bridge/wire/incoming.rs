@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use lapin::BasicProperties;
+use lapin::message::Delivery;
 use lapin::types::ShortString;
 use serde::Serialize;
 use uuid::Uuid;
@@ -32,6 +33,18 @@ pub(in crate::bridge) struct Arrived {
     pub(in crate::bridge) redelivered: bool,
     pub(in crate::bridge) properties: BasicProperties,
     pub(in crate::bridge) body: Vec<u8>,
+}
+
+impl From<Delivery> for Arrived {
+    fn from(delivery: Delivery) -> Self {
+        Self {
+            exchange: delivery.exchange.as_str().to_owned(),
+            routing_key: delivery.routing_key.as_str().to_owned(),
+            redelivered: delivery.redelivered,
+            properties: delivery.properties,
+            body: delivery.data,
+        }
+    }
 }
 
 /// What a received message keeps beside its JSON, so that a copy of it is as it came.

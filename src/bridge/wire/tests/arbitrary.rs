@@ -195,7 +195,7 @@ proptest! {
         prop_assert_eq!(again.attempts, attempts);
 
         let dead = read_dead_letter(&PlainJson, arrived.clone(), "shop.mailer", EXCHANGES);
-        replayed(&dead.parcel.own(None), FRAME).unwrap();
+        replayed(&dead.parcel.own(|| None), FRAME).unwrap();
         let _ = read_reply(arrived);
     }
 }

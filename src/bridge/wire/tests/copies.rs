@@ -164,7 +164,7 @@ fn a_dead_letter_is_read_back_and_replayed_with_its_attempts_anew() {
     assert_eq!(dead.parcel.kept().routing_key, "order.paid");
     assert_eq!(dead.parcel.about().address(), "order.paid");
 
-    let parcel = dead.parcel.own(None);
+    let parcel = dead.parcel.own(|| None);
     let replay = replayed(&parcel, FRAME).unwrap();
     assert!(
         names::FAILURES

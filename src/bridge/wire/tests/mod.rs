@@ -32,7 +32,7 @@ fn parcel(kind: AddressKind, name: &str, metadata: Metadata) -> Held {
         },
         metadata: Some(Box::new(metadata)),
     };
-    Parcel::new(envelope, RawBody(serde_json::json!({"order": 7}))).own(None)
+    Parcel::new(envelope, RawBody(serde_json::json!({"order": 7}))).own(|| None)
 }
 
 fn arrived(exchange: &str, routing_key: &str, properties: BasicProperties) -> Arrived {
@@ -70,7 +70,7 @@ fn header<'a>(properties: &'a BasicProperties, name: &str) -> Option<&'a AMQPVal
 }
 
 fn slot(decoded: Decoded) -> Slot {
-    let mut slot = Slot::new(decoded.parcel.own(None), false);
+    let mut slot = Slot::new(decoded.parcel.own(|| None), false);
     slot.attempts = decoded.attempts;
     slot.history = decoded.history;
     slot

@@ -203,7 +203,7 @@ fn a_format_of_the_users_reads_a_retry_as_it_read_the_original() {
         body: copy_body(&slot.parcel).unwrap().to_vec(),
         ..arrived(DUE, "0.1.0.queue", copy)
     };
-    let again = decode_with(&Wrapped, again, EXCHANGES).parcel.own(None);
+    let again = decode_with(&Wrapped, again, EXCHANGES).parcel.own(|| None);
     assert_eq!(again.envelope().address(), "theirs/a");
     assert_eq!(again.envelope().id(), slot.parcel.envelope().id());
     assert_eq!(again.json().unwrap(), br#"[{"order":7}]"#);
