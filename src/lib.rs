@@ -64,6 +64,8 @@ mod delivery;
 mod mailbox;
 mod message;
 mod observe;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod outbox;
 mod ports;
 mod queue;
 mod store;
@@ -76,7 +78,7 @@ mod time;
 #[cfg(feature = "amqp")]
 pub use bridge::{
     Amqp, AmqpAdmin, BridgeError, DeleteOnly, IncomingMessage, IncomingWire, OutgoingMessage,
-    PlainJson, Plan, Properties, QueueType, TopologyError, TopologyMode, WhenDown, WireFormat,
+    PlainJson, Plan, Properties, QueueType, TopologyError, TopologyMode, WireFormat,
     WireFormatError, WireMessage,
 };
 pub use broker::{Schedule, ScheduleLedger};
@@ -85,6 +87,8 @@ pub use bus::{
     PublishError, Receipt, ReplayError, Request, ShutdownReport, StartError, StopReport,
     SubscribeError, SubscriberBuilder, Subscription, Supervisor, SupervisorBuilder, Threads,
 };
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use bus::{Recorded, TransactionError, TransactionRefusal};
 pub use delivery::{
     Breaker, BreakerError, Failure, Order, Outcome, Overflow, Reason, Restart, Retry, RetryError,
     Strategy, Verdict,
@@ -94,12 +98,24 @@ pub use message::{
     Pattern, RawBody, RawMessage,
 };
 pub use observe::{Health, QueueSnapshot, Rates, Snapshot};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use outbox::{Outbox, Relay};
+#[cfg(any(feature = "amqp", feature = "sqlite", feature = "postgres"))]
+pub use ports::WhenDown;
 pub use ports::{
     BridgeSnapshot, Bridged, Condition, DeadLetter, DeadLetterLedger, DeadLettered, Filter,
-    Inbound, Interceptor, Lifecycle, LifecycleKind, LocalBoxFuture, Next, Outbound, Problem,
-    Refusal, Refused, RequestError, StoreError,
+    Inbound, Interceptor, Lifecycle, LifecycleKind, LocalBoxFuture, Next, Outbound, OutboxSnapshot,
+    Problem, Refusal, Refused, RequestError, StoreError,
 };
 pub use queue::SubscriptionState;
+#[cfg(feature = "postgres")]
+pub use store::Postgres;
+#[cfg(feature = "sqlite")]
+pub use store::Sqlite;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use store::{
+    DatabaseError, DatabaseProblem, DeadRow, Migration, Migrations, Store, StoreConnection,
+};
 pub use subscriber::{CommandHandler, Context, Delivery, RawSubscriber, Sending, Subscriber};
 pub use time::{Clock, ManualClock};
 
@@ -115,6 +131,11 @@ pub mod contract {
 pub mod parts {
     #[cfg(feature = "amqp")]
     pub use crate::bridge::{Argument, ExchangeKind, PlanObject};
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    pub use crate::store::{
+        FailedRow, HeldLane, LaneLease, NewRow, PublishedRow, StoreFuture, StoreSession, StoredRow,
+        TakeRows,
+    };
     pub use crate::subscriber::{
         ActorSubscriber, Chain, CommandFn, Dispatch, Empty, EventFn, Factory, Fallible, Infallible,
         OnCommand, OnEvent, OnPattern,

@@ -6,6 +6,7 @@ use super::topology::{QueueType, TopologyMode};
 use super::url::BrokerUrl;
 use super::wire::{PlainJson, WireFormat};
 use crate::message::{NameError, Pattern, validate_queue};
+use crate::ports::WhenDown;
 
 /// Why a bridge could not be set up.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,16 +35,6 @@ pub enum BridgeError {
     /// RabbitMQ was not there, and the bridge was told to fail then.
     #[error("RabbitMQ could not be reached: {0}")]
     Unreachable(String),
-}
-
-/// What a bus does that is started while RabbitMQ is not there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WhenDown {
-    /// It starts, its health is unready, and the bridge keeps trying.
-    #[default]
-    KeepTrying,
-    /// [`Builder::start`](crate::Builder::start) fails after the connect timeout.
-    Fail,
 }
 
 /// What crosses between this process and RabbitMQ, and how.

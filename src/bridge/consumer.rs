@@ -12,7 +12,6 @@ use lapin::options::{
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
 
-use super::part::Stop;
 use super::queue::AmqpQueue;
 use super::replies::Answer;
 use super::wire::{self, Arrived};
@@ -21,6 +20,7 @@ use crate::delivery::Reason;
 use crate::mailbox::{Ending, History, Slot, halt};
 use crate::message::{Held, Payload};
 use crate::queue::QueueCore;
+use crate::supervisor::Stop;
 
 /// How often a consumer looks at what nobody tells it: pauses, and holes that are getting old.
 const LOOK: Duration = Duration::from_millis(250);

@@ -8,8 +8,8 @@ use lapin::{Connection, ConnectionProperties, Event};
 use tokio::sync::watch;
 
 use super::Shared;
-use super::part::Stop;
 use crate::ports::LifecycleKind;
+use crate::supervisor::Stop;
 
 /// How often a connection is looked at that says nothing.
 const LOOK: Duration = Duration::from_secs(1);

@@ -23,7 +23,6 @@ mod flights;
 mod guard;
 mod health;
 mod link;
-mod part;
 mod publisher;
 mod queue;
 #[cfg(test)]
@@ -38,7 +37,7 @@ mod url;
 mod wire;
 
 pub use admin::AmqpAdmin;
-pub use config::{Amqp, BridgeError, WhenDown};
+pub use config::{Amqp, BridgeError};
 pub use topology::{
     Argument, DeleteOnly, ExchangeKind, Plan, PlanObject, QueueType, TopologyError, TopologyMode,
 };

@@ -12,10 +12,10 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use super::Shared;
 use super::flights::Flights;
 use super::link::{Link, LinkState};
-use super::part::Stop;
 use crate::message::SharedParcel;
 use crate::ports::Deadline;
 use crate::ports::{Refusal, Timers};
+use crate::supervisor::Stop;
 
 /// A message as it is written.
 pub(super) struct Publication {

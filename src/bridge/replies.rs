@@ -9,11 +9,11 @@ use lapin::types::FieldTable;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::part::Stop;
 use super::publisher::{Publication, PublishedBody};
 use super::wire::{self, Arrived, NO_REPLY, ReplyAddress};
 use super::{FRAME_MAX, Shared};
 use crate::message::{ReplyPort, ReplyRefusal};
+use crate::supervisor::Stop;
 
 /// How long a reply may take to be taken by RabbitMQ.
 const PATIENCE: Duration = Duration::from_secs(10);

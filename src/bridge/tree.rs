@@ -5,9 +5,9 @@ use std::time::Duration;
 use actix::{Actor, ArbiterHandle};
 
 use super::admin::AmqpAdmin;
-use super::config::{Amqp, BridgeError, WhenDown};
+use super::config::{Amqp, BridgeError};
 use super::dead_letters::AmqpDeadLetters;
-use super::part::{Life, PartChild};
+
 use super::publisher::{Confirmed, Publication, PublishedBody};
 use super::queue::AmqpQueue;
 use super::shared::{Attached, Parts, STOP_TIMEOUT, Shared};
@@ -18,11 +18,12 @@ use crate::broker::{Bridge, Home};
 use crate::delivery::{Restart, Strategy};
 use crate::message::{AddressKind, Name, Pattern, Relation, SharedParcel};
 use crate::ports::{
-    BoxFuture, BridgeSnapshot, Bridged, ChildId, DeadLetter, DeadLetterStore, Refusal,
+    BoxFuture, BridgeSnapshot, Bridged, ChildId, DeadLetter, DeadLetterStore, Refusal, WhenDown,
 };
 use crate::queue::{Backing, Foundation, QueueCore, Services};
 use crate::supervisor::{
-    AddChild, ChildSpec, OnExceeded, RemoveChild, StopAll, SupervisorActor, SupervisorSpec,
+    AddChild, ChildSpec, Life, OnExceeded, PartChild, RemoveChild, StopAll, SupervisorActor,
+    SupervisorSpec,
 };
 
 /// What no bridge carries: the bus's own events.

@@ -52,6 +52,11 @@ pub enum StartError {
     #[cfg(feature = "amqp")]
     #[error(transparent)]
     Bridge(crate::bridge::BridgeError),
+    /// The database of the store did not do what was needed, and
+    /// [`store_when_down`](Builder::store_when_down) says that this fails the start.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    #[error(transparent)]
+    Store(crate::store::DatabaseError),
 }
 
 /// The defaults of a bus; each can be changed for one subscriber.
@@ -114,6 +119,10 @@ pub struct Builder {
     #[cfg(feature = "amqp")]
     amqp: Option<crate::bridge::Amqp>,
     stuck_after: Duration,
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    store: Option<Arc<dyn crate::store::Store>>,
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    store_settings: crate::outbox::Settings,
 }
 
 impl Builder {
@@ -142,6 +151,10 @@ impl Builder {
             #[cfg(feature = "amqp")]
             amqp: None,
             stuck_after: Duration::from_secs(10),
+            #[cfg(any(feature = "sqlite", feature = "postgres"))]
+            store: None,
+            #[cfg(any(feature = "sqlite", feature = "postgres"))]
+            store_settings: crate::outbox::Settings::default(),
         }
     }
 
@@ -245,6 +258,43 @@ impl Builder {
         self
     }
 
+    /// Keeps messages in a database, so that they can be written in the application's own transactions
+    /// ([`Publish::in_transaction`](crate::Publish::in_transaction)). See [`Outbox`](crate::Outbox).
+    ///
+    /// Opens three connections of its own; the first makes the tables, unless [`migrations`](Self::migrations) says
+    /// otherwise.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    #[must_use]
+    pub fn store(mut self, store: impl crate::store::Store) -> Self {
+        self.store = Some(Arc::new(store));
+        self
+    }
+
+    /// How the outbox is relayed.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    #[must_use]
+    pub fn relay(mut self, relay: crate::outbox::Relay) -> Self {
+        self.store_settings.relay = relay;
+        self
+    }
+
+    /// Who makes the tables of the store. Default: the store.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    #[must_use]
+    pub fn migrations(mut self, migrations: crate::store::Migrations) -> Self {
+        self.store_settings.migrations = migrations;
+        self
+    }
+
+    /// What a bus does that is started while the database of its store is not there. Default: it starts, is unready,
+    /// and keeps trying.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    #[must_use]
+    pub fn store_when_down(mut self, when_down: crate::ports::WhenDown) -> Self {
+        self.store_settings.when_down = when_down;
+        self
+    }
+
     /// What the bus reads the time from. Default: the machine. For tests that must not wait see
     /// [`ManualClock`](crate::ManualClock).
     #[must_use]
@@ -296,6 +346,10 @@ impl Builder {
         if let Some((_, what)) = zeros.iter().find(|(zero, _)| *zero) {
             return Err(StartError::Zero(what));
         }
+        #[cfg(any(feature = "sqlite", feature = "postgres"))]
+        if let Some(what) = self.store_settings.relay.zero() {
+            return Err(StartError::Zero(what));
+        }
         let control = threads::spawn(format!("{}-control", self.service)).await?;
         let mut own_threads = vec![control.clone()];
         let workers = match self.threads {
@@ -328,6 +382,15 @@ impl Builder {
             }
             None => None,
         };
+        #[cfg(any(feature = "sqlite", feature = "postgres"))]
+        let store = match self.store {
+            Some(store) => {
+                let thread = threads::spawn(format!("{}-store", self.service)).await?;
+                own_threads.push(thread.clone());
+                Some((Arc::new(crate::store::StoreLink::new(store)), thread))
+            }
+            None => None,
+        };
         let dead_letters: Arc<dyn DeadLetterStore> =
             Arc::new(MemoryDeadLetters::new(self.dead_letter_capacity));
         let services = Arc::new(Services {
@@ -343,6 +406,8 @@ impl Builder {
             interceptors: self.interceptors.into(),
             outgoing: OnceLock::new(),
             late_replies: AtomicU64::new(0),
+            #[cfg(any(feature = "sqlite", feature = "postgres"))]
+            store: store.as_ref().map(|(link, _)| Arc::clone(link)),
         });
         #[cfg(feature = "amqp")]
         let amqp = match amqp {
@@ -361,6 +426,16 @@ impl Builder {
             Arc::downgrade(&(Arc::clone(&broker) as Arc<dyn Outgoing>));
         let wired = services.outgoing.set(outgoing).is_ok() && events.set(&broker);
         debug_assert!(wired, "a new bus is wired once");
+        #[cfg(any(feature = "sqlite", feature = "postgres"))]
+        let outbox = match store {
+            Some((link, thread)) => {
+                let settings = self.store_settings;
+                let started =
+                    crate::outbox::start(&self.service, settings, &broker, &link, thread).await;
+                Some(started.map_err(StartError::Store)?)
+            }
+            None => None,
+        };
         let watchdog = Watchdog::new(self.service.clone(), self.stuck_after, &broker);
         for thread in &workers {
             watchdog.watch(thread);
@@ -404,6 +479,8 @@ impl Builder {
         );
         #[cfg(feature = "amqp")]
         let inner = inner.with_amqp(amqp);
+        #[cfg(any(feature = "sqlite", feature = "postgres"))]
+        let inner = inner.with_outbox(outbox);
         Ok(Bus(Arc::new(inner)))
     }
 

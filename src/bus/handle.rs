@@ -61,6 +61,8 @@ pub(super) struct Inner {
     pub(super) subscriber_threads: Mutex<Vec<ArbiterHandle>>,
     #[cfg(feature = "amqp")]
     amqp: Option<crate::bridge::AmqpAdmin>,
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    pub(super) outbox: Option<crate::outbox::Outbox>,
 }
 
 impl Inner {
@@ -105,7 +107,19 @@ impl Inner {
             subscriber_threads: Mutex::default(),
             #[cfg(feature = "amqp")]
             amqp: None,
+            #[cfg(any(feature = "sqlite", feature = "postgres"))]
+            outbox: None,
         }
+    }
+
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    pub(super) fn with_outbox(mut self, shared: Option<Arc<crate::outbox::Shared>>) -> Self {
+        if let Some(shared) = shared {
+            self.health
+                .push(Arc::clone(&shared) as Arc<dyn HealthSource>);
+            self.outbox = Some(crate::outbox::Outbox(shared));
+        }
+        self
     }
 
     #[cfg(feature = "amqp")]
@@ -247,6 +261,13 @@ impl Bus {
     #[must_use]
     pub fn dead_letters(&self) -> DeadLetters {
         DeadLetters(self.clone())
+    }
+
+    /// The messages written in transactions, and the relay that publishes them; none: the bus has no store.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    #[must_use]
+    pub fn outbox(&self) -> Option<crate::outbox::Outbox> {
+        self.0.outbox.clone()
     }
 
     /// What an operator does with the bridge to RabbitMQ; none: there is no bridge.

@@ -12,6 +12,8 @@ mod subscribe;
 mod subscription;
 mod supervise;
 mod threads;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod transaction;
 
 pub use builder::{Builder, Escalation, StartError};
 pub use dead_letters::{DeadLetters, ReplayError};
@@ -23,3 +25,5 @@ pub use subscribe::{SubscribeError, SubscriberBuilder};
 pub use subscription::{StopReport, Subscription};
 pub use supervise::{Supervisor, SupervisorBuilder};
 pub use threads::Threads;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use transaction::{Recorded, TransactionError, TransactionRefusal};

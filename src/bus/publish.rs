@@ -246,6 +246,49 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
         self
     }
 
+    /// Writes the message into a transaction of the caller's, in place of publishing it: it is published after that
+    /// has committed, and never if it was rolled back. Names, headers and the body's limit are checked and interceptors
+    /// run now; the timeout has no effect.
+    ///
+    /// The transaction is a `sqlx` one on the database of the bus's store, or a connection of it. Commit it by
+    /// [`Outbox::commit`](crate::Outbox::commit), or by itself. Of one key the rows are published in the order of
+    /// writing, where their transactions do not overlap.
+    ///
+    /// ```no_run
+    /// # use postroom::{Bus, Event};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct OrderPlaced { order: i64 }
+    /// # impl Event for OrderPlaced { const TOPIC: &'static str = "ordering.order-placed"; }
+    /// # #[cfg(feature = "sqlite")]
+    /// # async fn place(bus: &Bus, pool: &sqlx::SqlitePool) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut tx = pool.begin().await?;
+    /// sqlx::query("INSERT INTO orders (id) VALUES (7)").execute(&mut *tx).await?;
+    /// bus.publish(OrderPlaced { order: 7 }).key(7).in_transaction(&mut tx).await?;
+    /// tx.commit().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// Gives the message back with the reason.
+    ///
+    /// # Cancel safety
+    /// Dropped before its end, the row may have been written or not: roll the transaction back.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    pub async fn in_transaction<C: crate::store::StoreConnection>(
+        mut self,
+        connection: &mut C,
+    ) -> Result<super::Recorded, super::TransactionError<M>> {
+        let delay = self.rare.as_ref().and_then(|rare| rare.delay);
+        let (bus, envelope) = (self.bus, self.envelope());
+        let Some(message) = self.message.take() else {
+            unreachable!("a publish is used once")
+        };
+        match super::transaction::write(bus, envelope, &message, delay, connection).await {
+            Ok(recorded) => Ok(recorded),
+            Err(kind) => Err(super::TransactionError::new(kind, message)),
+        }
+    }
+
     pub(super) fn reply_to(mut self, port: Arc<dyn crate::message::ReplyPort>) -> Self {
         self.metadata().reply = Some(port);
         self

@@ -66,6 +66,11 @@ impl Bus {
         let broker = &self.0.broker;
         broker.set_gate(Gate::Draining);
         let queues = broker.table.queues();
+        // Rows that are not published stay where they are.
+        #[cfg(any(feature = "sqlite", feature = "postgres"))]
+        if let Some(outbox) = &self.0.outbox {
+            outbox.0.close(deadline.max(LAST_GRACE)).await;
+        }
         if let Some(bridge) = &broker.bridge {
             let _ = tokio::time::timeout(deadline, bridge.detach_all()).await;
         }

@@ -220,7 +220,7 @@ impl<M> Parcel<M> {
 
 impl<B> Parcel<B> {
     /// A message that came as JSON; the body is what its receiver keeps beside it.
-    #[cfg(feature = "amqp")]
+    #[cfg(any(feature = "amqp", feature = "sqlite", feature = "postgres"))]
     pub(crate) fn received(envelope: Envelope, json: Vec<u8>, body: B) -> Self {
         let cell = OnceLock::new();
         // A new cell takes what it is given.
@@ -307,6 +307,12 @@ pub(super) fn copied(parcel: &Parcel) -> Option<SharedParcel> {
         json,
         body: Encoded,
     }))
+}
+
+/// A message that is only its JSON, as a database keeps it.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(crate) fn received(envelope: Envelope, json: Vec<u8>) -> SharedParcel {
+    Arc::new(Parcel::received(envelope, json, Encoded))
 }
 
 /// What cannot be encoded is returned as it is.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Rates;
 use crate::broker::{Broker, ScheduleLedger};
-use crate::ports::{BridgeSnapshot, DeadLetterLedger};
+use crate::ports::{BridgeSnapshot, DeadLetterLedger, OutboxSnapshot};
 use crate::queue::{QueueCore, SubscriptionState};
 
 /// The counts and depths of a bus; serialises, for an endpoint or a log.
@@ -45,6 +45,8 @@ pub struct Snapshot {
     pub missed_events: u64,
     /// The counts of the bridge to RabbitMQ, if there is one.
     pub bridge: Option<BridgeSnapshot>,
+    /// The counts of the outbox, if there is a store.
+    pub outbox: Option<OutboxSnapshot>,
 }
 
 /// The counts and depths of one queue, all of one instant. Counts are messages since the queue was made.
@@ -192,6 +194,10 @@ impl Snapshot {
             late_replies: broker.services.late_replies.load(Ordering::Relaxed),
             missed_events: broker.missed_events.load(Ordering::Relaxed),
             bridge: broker.bridge.as_ref().map(|bridge| bridge.snapshot()),
+            #[cfg(any(feature = "sqlite", feature = "postgres"))]
+            outbox: broker.services.store.as_ref().map(|store| store.snapshot()),
+            #[cfg(not(any(feature = "sqlite", feature = "postgres")))]
+            outbox: None,
         }
     }
 

@@ -35,6 +35,12 @@ pub enum Problem {
     Topology,
     /// RabbitMQ does not have the consumer of a subscription: its messages stay there. Unready.
     NoConsumer,
+    /// The database of the store does not do what it is asked for; the detail says why. What is in it stays, and it
+    /// is tried again. Unready.
+    Database,
+    /// The relay of the outbox was not started, so that nothing of it is published: see
+    /// [`Outbox::start_relay`](crate::Outbox::start_relay). Unready.
+    RelayNotStarted,
     /// Waiting retries hold half of the mailbox, so nothing new is handed out. Reported.
     Stalled,
     /// No worker runs: it is being started or restarted. Messages wait. Reported.

@@ -34,10 +34,14 @@ pub enum LifecycleKind {
     BreakerOpened,
     /// A probe succeeded.
     BreakerClosed,
-    /// A connection to RabbitMQ was made; `why` names the broker.
+    /// A connection to RabbitMQ was made, and `why` names the broker; or the database of the store does again what it
+    /// is asked for.
     Connected,
-    /// A connection to RabbitMQ was lost.
+    /// A connection to RabbitMQ was lost, or the database of the store does not do what it is asked for.
     Disconnected,
+    /// A row of the outbox was given up; `why` says which, and what was wrong with it. See
+    /// [`Outbox::dead`](crate::Outbox::dead).
+    RowGivenUp,
     /// RabbitMQ lets nothing be published: it is short of memory or disk.
     Blocked,
     /// RabbitMQ lets messages be published again.

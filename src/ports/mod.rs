@@ -2,20 +2,27 @@
 
 mod bridge_snapshot;
 mod child;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod crash;
 mod dead_letter;
 mod dead_letter_store;
 mod deadline;
 mod health;
 mod interceptor;
 mod lifecycle;
+mod outbox_snapshot;
 mod outgoing;
 mod request;
 mod timers;
+#[cfg(any(feature = "amqp", feature = "sqlite", feature = "postgres"))]
+mod when_down;
 
 pub use bridge_snapshot::BridgeSnapshot;
 pub(crate) use child::{
     Child, ChildId, Exit, ExitReporter, Part, Report, Stop, StopFor, SuspendReason,
 };
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(crate) use crash::crash_point;
 pub use dead_letter::{DeadLetter, DeadLettered, Filter};
 pub(crate) use dead_letter_store::{Claim, Claims, DeadLetterStore, Wanted};
 pub use dead_letter_store::{DeadLetterLedger, StoreError};
@@ -25,10 +32,13 @@ pub use health::{Condition, Problem};
 pub use interceptor::{Inbound, Interceptor, Next, Outbound, Refused};
 pub(crate) use lifecycle::LifecycleSink;
 pub use lifecycle::{Lifecycle, LifecycleKind};
+pub use outbox_snapshot::OutboxSnapshot;
 pub use outgoing::{Bridged, Refusal, RequestError};
 pub(crate) use outgoing::{Draft, Offered, Outgoing, Own};
 pub(crate) use request::Awaited;
 pub(crate) use timers::{TimerKey, Timers};
+#[cfg(any(feature = "amqp", feature = "sqlite", feature = "postgres"))]
+pub use when_down::WhenDown;
 
 /// A future on one thread, boxed because it crosses a port.
 pub type LocalBoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + 'a>>;

@@ -267,6 +267,8 @@ mod tests {
             interceptors: Arc::new([]),
             outgoing,
             late_replies: AtomicU64::new(0),
+            #[cfg(any(feature = "sqlite", feature = "postgres"))]
+            store: None,
         };
         let spec = QueueSpec {
             patterns: Box::default(),

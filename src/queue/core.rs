@@ -28,6 +28,9 @@ pub(crate) struct Services {
     pub(crate) interceptors: Arc<[Arc<dyn Interceptor>]>,
     pub(crate) outgoing: OnceLock<Weak<dyn Outgoing>>,
     pub(crate) late_replies: AtomicU64,
+    /// The database, if there is one.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    pub(crate) store: Option<Arc<crate::store::StoreLink>>,
 }
 
 impl Services {

@@ -1,6 +1,34 @@
-//! Where messages are kept beside their queues: dead letters, in memory. The port that a database will
-//! implement too is `ports::DeadLetterStore`.
+//! Where messages are kept beside their queues: dead letters in memory, and, with the features `sqlite` and
+//! `postgres`, what a database keeps in the user's own transactions.
 
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod contract;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod error;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod link;
 mod memory;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod record;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod sql;
 
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use contract::{Store, StoreConnection, StoreFuture, StoreSession};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use error::{DatabaseError, DatabaseProblem};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(crate) use link::{Ring, StoreLink};
 pub(crate) use memory::MemoryDeadLetters;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use record::{
+    DeadRow, FailedRow, HeldLane, LaneLease, NewRow, PublishedRow, StoredRow, TakeRows,
+};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(crate) use record::{LANES, parcel_of, row_of};
+#[cfg(feature = "postgres")]
+pub use sql::Postgres;
+#[cfg(feature = "sqlite")]
+pub use sql::Sqlite;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use sql::{Migration, Migrations};

@@ -16,7 +16,7 @@ mod shell;
 mod worker;
 
 pub use actix_actor::{ActorSubscriber, Delivery};
-#[cfg(feature = "amqp")]
+#[cfg(any(feature = "amqp", feature = "sqlite", feature = "postgres"))]
 pub(crate) use caught::{Caught, Panicked};
 pub use context::{Context, Sending};
 pub use dispatch::{Chain, Dispatch, Empty, OnCommand, OnEvent, OnPattern};

@@ -5,10 +5,14 @@
 mod actor;
 mod exits;
 mod nested;
+#[cfg(any(feature = "amqp", feature = "sqlite", feature = "postgres"))]
+mod part;
 mod spec;
 mod stop;
 
 pub(crate) use actor::{AddChild, RemoveChild, ResumeChild, SupervisorActor};
 pub(crate) use nested::NestedChild;
+#[cfg(any(feature = "amqp", feature = "sqlite", feature = "postgres"))]
+pub(crate) use part::{Life, PartChild, Stop};
 pub(crate) use spec::{ChildSpec, OnExceeded, SupervisorSpec};
 pub(crate) use stop::StopAll;

@@ -23,6 +23,8 @@ mod oracle;
 pub(crate) mod proxy;
 #[cfg(feature = "amqp")]
 pub(crate) mod rabbit;
+#[cfg(all(feature = "sqlite", feature = "postgres"))]
+pub(crate) mod store;
 
 #[allow(unused_imports, reason = "each test binary uses a part of it")]
 pub(crate) use oracle::{Ledger, Oracle, Verdict};

@@ -2,10 +2,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::{Backing, Features, Isolated, Time};
-use crate::bridge::{Amqp, QueueType, Sweep, WhenDown};
+use crate::bridge::{Amqp, QueueType, Sweep};
 use crate::bus::Bus;
 use crate::message::MessageId;
 use crate::ports::BoxFuture;
+use crate::ports::WhenDown;
 
 /// Queues on a RabbitMQ, in real time: everything that a scenario subscribes to is imported.
 ///

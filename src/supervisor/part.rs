@@ -12,21 +12,21 @@ use crate::ports::{
 use crate::subscriber::{Caught, Panicked};
 
 /// One life of a part: it ends well when it was asked to stop, and otherwise says why.
-pub(super) type Life = dyn Fn(Stop) -> LocalBoxFuture<'static, Result<(), String>> + Send + Sync;
+pub(crate) type Life = dyn Fn(Stop) -> LocalBoxFuture<'static, Result<(), String>> + Send + Sync;
 
 /// How a part learns that it is to stop.
 #[derive(Clone)]
-pub(super) struct Stop(watch::Receiver<bool>);
+pub(crate) struct Stop(watch::Receiver<bool>);
 
 impl Stop {
     /// Resolves when the part is to stop. Cancel safe.
-    pub(super) async fn asked(&mut self) {
+    pub(crate) async fn asked(&mut self) {
         // An error means that who could ask is gone.
         let _ = self.0.wait_for(|asked| *asked).await;
     }
 }
 
-/// An actor of the bridge: it runs one life after another, as its supervisor says.
+/// An actor of a bridge or of a store: it runs one life after another, as its supervisor says.
 struct PartActor {
     life: Arc<Life>,
     running: Option<(SpawnHandle, watch::Sender<bool>)>,
@@ -114,16 +114,16 @@ impl Handler<Kill> for PartActor {
     }
 }
 
-/// A part of the bridge as its supervisor sees it.
-pub(super) struct PartChild {
+/// A part of a bridge or of a store as its supervisor sees it.
+pub(crate) struct PartChild {
     name: Arc<str>,
     actor: actix::Addr<PartActor>,
     timers: Arc<dyn Timers>,
 }
 
 impl PartChild {
-    /// Starts the actor on the bridge's thread; its life begins when the supervisor says so.
-    pub(super) fn new(
+    /// Starts the actor on a thread; its life begins when the supervisor says so.
+    pub(crate) fn new(
         name: Arc<str>,
         thread: &ArbiterHandle,
         timers: Arc<dyn Timers>,

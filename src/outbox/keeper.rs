@@ -1,0 +1,58 @@
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::shared::Shared;
+use crate::ports::crash_point;
+use crate::store::{DatabaseError, StoreSession};
+use crate::supervisor::Stop;
+
+/// How often it looks.
+const PERIOD: Duration = Duration::from_secs(5);
+/// Between two batches, so that others come to write.
+const BREATH: Duration = Duration::from_millis(20);
+/// How far rows are counted.
+const COUNTED: u32 = 10_000;
+
+/// Deletes what is old, in bounded batches, and counts what waits.
+pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), DatabaseError> {
+    let mut session = shared.open().await?;
+    shared.works("keeper");
+    loop {
+        let pause = match round(&shared, &mut *session).await {
+            Ok(true) => BREATH,
+            Ok(false) => {
+                shared.works("keeper");
+                PERIOD
+            }
+            Err(error) if error.keeps_connection() => {
+                shared.failed("keeper", &error);
+                PERIOD
+            }
+            Err(error) => return Err(error),
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.asked() => return Ok(()),
+        }
+    }
+}
+
+/// Whether there is more to delete.
+async fn round(shared: &Shared, session: &mut dyn StoreSession) -> Result<bool, DatabaseError> {
+    let relay = &shared.settings.relay;
+    let batch = relay.clean_batch;
+    crash_point("before-clean-up");
+    let outbox = session.clean_outbox(relay.keep_published, batch).await?;
+    let inbox = session.clean_inbox(relay.keep_handled, batch).await?;
+    crash_point("after-clean-up");
+    let counts = &shared.link.counts;
+    counts.cleaned.fetch_add(outbox + inbox, Ordering::Relaxed);
+    if outbox >= u64::from(batch) || inbox >= u64::from(batch) {
+        return Ok(true);
+    }
+    let (waiting, dead) = session.backlog(COUNTED).await?;
+    counts.waiting.store(waiting, Ordering::Relaxed);
+    counts.dead.store(dead, Ordering::Relaxed);
+    Ok(false)
+}

@@ -1,0 +1,18 @@
+//! The outbox's relay: it publishes what was written in transactions, after they committed.
+//!
+//! Three parts, each an actor with a connection of its own, on a thread of their own: one renews the lease over the
+//! lanes, one publishes, one cleans up and counts.
+
+mod blocked;
+mod config;
+mod handle;
+mod keeper;
+mod lanes;
+mod lease;
+mod memory;
+mod relay;
+mod shared;
+
+pub use config::Relay;
+pub use handle::Outbox;
+pub(crate) use shared::{Settings, Shared, start};

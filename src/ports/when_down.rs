@@ -1,0 +1,9 @@
+/// What a bus does that is started while RabbitMQ, or its database, is not there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenDown {
+    /// It starts, its health is unready, and it keeps trying.
+    #[default]
+    KeepTrying,
+    /// [`Builder::start`](crate::Builder::start) fails after the connect timeout.
+    Fail,
+}

@@ -1,0 +1,95 @@
+/// In what SQLite and PostgreSQL differ, as pieces of statements. Lists come in as JSON text, since both read that.
+pub(super) struct Dialect {
+    pub(super) name: &'static str,
+    /// The time.
+    pub(super) now: &'static str,
+    /// The time so many milliseconds from now, later or earlier; `$` stands for the number.
+    pub(super) after: &'static str,
+    pub(super) before: &'static str,
+    /// Milliseconds until the time `$`.
+    pub(super) left: &'static str,
+    /// A time as text.
+    pub(super) text: &'static str,
+    /// The numbers, the texts and the elements of a JSON array; of an element the field `#`.
+    pub(super) numbers: &'static str,
+    pub(super) texts: &'static str,
+    pub(super) elements: &'static str,
+    pub(super) number_field: &'static str,
+    pub(super) text_field: &'static str,
+    /// Rows locked until the end of the transaction, for whoever changes them, and against who would.
+    pub(super) skip_locked: &'static str,
+    pub(super) share: &'static str,
+    /// Begins a transaction that writes.
+    pub(super) begin: &'static str,
+    /// Makes that one process at a time migrates; with `#` for a number.
+    pub(super) one_at_a_time: Option<&'static str>,
+    /// The positions of waiting rows whose turn it is, of lanes `$1`, not `$2`, at most `$4`; `{stays}` is true of
+    /// a row `q` that must stay.
+    pub(super) waiting: &'static str,
+    /// The table of versions.
+    pub(super) schema_table: &'static str,
+    /// Whether a table of a name is there, as a number.
+    pub(super) has_table: &'static str,
+    pub(super) steps: &'static [(&'static str, &'static str)],
+}
+
+#[cfg(feature = "sqlite")]
+pub(super) const SQLITE: Dialect = Dialect {
+    name: "SQLite",
+    now: "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')",
+    after: "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', printf('%+.3f seconds', $ / 1000.0))",
+    before: "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', printf('%+.3f seconds', $ / -1000.0))",
+    left: "CAST(round((julianday($) - julianday('now')) * 86400000.0) AS INTEGER)",
+    text: "$",
+    numbers: "SELECT value FROM json_each($)",
+    texts: "SELECT value FROM json_each($)",
+    elements: "json_each($) AS e",
+    number_field: "json_extract(e.value, '$[#]')",
+    text_field: "json_extract(e.value, '$[#]')",
+    skip_locked: "",
+    share: "",
+    begin: "BEGIN IMMEDIATE",
+    one_at_a_time: None,
+    waiting: "SELECT q.position FROM {outbox} AS q INDEXED BY {outbox_}waiting \
+        WHERE q.status = 'waiting' AND q.lane IN (SELECT value FROM json_each($1)) \
+        AND q.position NOT IN (SELECT value FROM json_each($2)) AND NOT ({stays}) \
+        ORDER BY q.position LIMIT $4",
+    schema_table: "CREATE TABLE IF NOT EXISTS {schema} (version INTEGER PRIMARY KEY, name TEXT NOT NULL, \
+        applied_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')))",
+    has_table: "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = '{schema}'",
+    steps: &[
+        ("outbox", include_str!("schema/sqlite/0001_outbox.sql")),
+        ("inbox", include_str!("schema/sqlite/0002_inbox.sql")),
+    ],
+};
+
+#[cfg(feature = "postgres")]
+pub(super) const POSTGRES: Dialect = Dialect {
+    name: "PostgreSQL",
+    now: "now()",
+    after: "now() + $ * interval '1 millisecond'",
+    before: "now() - $ * interval '1 millisecond'",
+    left: "(extract(epoch FROM $ - now()) * 1000)::bigint",
+    text: "$::text",
+    numbers: "SELECT e::bigint FROM jsonb_array_elements_text($::jsonb) AS e",
+    texts: "SELECT e FROM jsonb_array_elements_text($::jsonb) AS e",
+    elements: "jsonb_array_elements($::jsonb) AS e(value)",
+    number_field: "(e.value ->> #)::bigint",
+    text_field: "(e.value ->> #)",
+    skip_locked: "FOR UPDATE SKIP LOCKED",
+    share: "FOR SHARE",
+    begin: "BEGIN",
+    one_at_a_time: Some("SELECT pg_advisory_xact_lock(#)"),
+    // By lane, so that rows of others are not read: the backlog of one that is stopped holds up nobody.
+    waiting: "SELECT w.position FROM (SELECT e::int AS lane FROM jsonb_array_elements_text($1::jsonb) AS e) AS mine \
+        CROSS JOIN LATERAL (SELECT q.position FROM {outbox} AS q WHERE q.status = 'waiting' AND q.lane = mine.lane \
+            AND q.position NOT IN (SELECT e::bigint FROM jsonb_array_elements_text($2::jsonb) AS e) \
+            AND NOT ({stays}) ORDER BY q.position LIMIT $4) AS w ORDER BY w.position LIMIT $4",
+    schema_table: "CREATE TABLE IF NOT EXISTS {schema} (version INTEGER PRIMARY KEY, name TEXT NOT NULL, \
+        applied_at TIMESTAMPTZ NOT NULL DEFAULT now())",
+    has_table: "SELECT (to_regclass('{schema}') IS NOT NULL)::int::bigint",
+    steps: &[
+        ("outbox", include_str!("schema/postgres/0001_outbox.sql")),
+        ("inbox", include_str!("schema/postgres/0002_inbox.sql")),
+    ],
+};

@@ -1,0 +1,18 @@
+//! The store in SQL: one set of statements, two dialects.
+
+mod dialect;
+mod driver;
+mod migration;
+#[cfg(feature = "postgres")]
+mod postgres;
+mod session;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+mod statements;
+mod tables;
+
+pub use migration::{Migration, Migrations};
+#[cfg(feature = "postgres")]
+pub use postgres::Postgres;
+#[cfg(feature = "sqlite")]
+pub use sqlite::Sqlite;

@@ -1,0 +1,428 @@
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::driver::{self, Cells, Driver, Value};
+use super::statements::Statements;
+use crate::store::{
+    DatabaseError, DatabaseProblem, DeadRow, FailedRow, HeldLane, LANES, LaneLease, PublishedRow,
+    StoreFuture, StoreSession, StoredRow, TakeRows,
+};
+
+/// A connection of the store's own, and how long a statement may take.
+pub(super) struct Session<D> {
+    pub(super) connection: D,
+    pub(super) statements: Arc<Statements>,
+    pub(super) patience: Duration,
+    /// The data version that was seen last.
+    pub(super) seen: Option<i64>,
+}
+
+/// Waits for a database, but not for ever.
+pub(super) async fn bounded<T, D: Driver>(
+    during: &'static str,
+    patience: Duration,
+    future: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, DatabaseError> {
+    match tokio::time::timeout(patience, future).await {
+        Ok(answer) => answer.map_err(|error| driver::error::<D>(during, &error)),
+        Err(_) => Err(DatabaseError::new(
+            DatabaseProblem::Timeout,
+            during,
+            format!("no answer within {patience:?}"),
+        )),
+    }
+}
+
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn list<T: serde::Serialize>(items: &[T]) -> String {
+    // Numbers and texts can always be encoded.
+    serde_json::to_string(items).unwrap_or_else(|_| "[]".to_owned())
+}
+
+impl<D: Driver> Session<D> {
+    async fn execute(
+        &mut self,
+        during: &'static str,
+        sql: fn(&Statements) -> &Arc<str>,
+        values: Vec<Value>,
+    ) -> Result<u64, DatabaseError> {
+        let running = self.connection.execute(sql(&self.statements), values);
+        bounded::<_, D>(during, self.patience, running).await
+    }
+
+    async fn fetch(
+        &mut self,
+        during: &'static str,
+        sql: fn(&Statements) -> &Arc<str>,
+        values: Vec<Value>,
+    ) -> Result<Vec<D::Row>, DatabaseError> {
+        let running = self.connection.fetch(sql(&self.statements), values);
+        bounded::<_, D>(during, self.patience, running).await
+    }
+
+    async fn run(&mut self, during: &'static str, sql: String) -> Result<(), DatabaseError> {
+        bounded::<_, D>(during, self.patience, self.connection.run(sql)).await
+    }
+
+    /// Several statements as one. What fails is rolled back, so that the connection can be used again.
+    async fn in_transaction<T>(
+        &mut self,
+        during: &'static str,
+        work: impl AsyncFnOnce(&mut Self) -> Result<T, DatabaseError>,
+    ) -> Result<T, DatabaseError> {
+        self.run(during, self.statements.dialect.begin.to_owned())
+            .await?;
+        let worked = work(self).await;
+        match worked {
+            Ok(output) => {
+                if let Err(error) = self.run(during, "COMMIT".to_owned()).await {
+                    self.roll_back(during).await;
+                    return Err(error);
+                }
+                Ok(output)
+            }
+            Err(error) => {
+                self.roll_back(during).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn roll_back(&mut self, during: &'static str) {
+        // A connection that cannot even do this is not used again, and the first error is the one that is told.
+        let _ = self.run(during, "ROLLBACK".to_owned()).await;
+    }
+
+    async fn version(&mut self) -> Result<u32, DatabaseError> {
+        const DURING: &str = "tell the version of its tables";
+        let has_table = self.fetch(DURING, |all| &all.has_schema, vec![]).await?;
+        if one_number(DURING, &has_table)? == 0 {
+            return Ok(0);
+        }
+        let version = self.fetch(DURING, |all| &all.version, vec![]).await?;
+        Ok(u32::try_from(one_number(DURING, &version)?).unwrap_or(u32::MAX))
+    }
+
+    fn newest(&self) -> u32 {
+        u32::try_from(self.statements.migrations.len()).unwrap_or(u32::MAX)
+    }
+
+    fn too_new(&self, version: u32) -> DatabaseError {
+        let newest = self.newest();
+        let text = format!(
+            "they are of version {version}, and this program knows {newest} at most: it is older than they are"
+        );
+        DatabaseError::new(DatabaseProblem::Schema, "check its tables", text)
+    }
+}
+
+fn one_number<R: Cells>(during: &'static str, rows: &[R]) -> Result<i64, DatabaseError> {
+    numbers_of(during, rows, 0)
+}
+
+fn numbers_of<R: Cells>(during: &'static str, rows: &[R], at: usize) -> Result<i64, DatabaseError> {
+    let number = rows.first().map(|row| row.some_number(at));
+    match number {
+        Some(Ok(number)) => Ok(number),
+        _ => Err(unexpected(during)),
+    }
+}
+
+fn unexpected(during: &'static str) -> DatabaseError {
+    DatabaseError::new(
+        DatabaseProblem::Schema,
+        during,
+        "the answer is not of the expected shape",
+    )
+}
+
+fn held_lanes<R: Cells>(rows: &[R]) -> Result<Vec<HeldLane>, sqlx::Error> {
+    let lane = |row: &R| {
+        Ok(HeldLane {
+            lane: u32::try_from(row.some_number(0)?).unwrap_or(u32::MAX),
+            fence: row.some_number(1)?,
+        })
+    };
+    rows.iter().map(lane).collect()
+}
+
+fn stored_row<R: Cells>(row: &R) -> Result<StoredRow, sqlx::Error> {
+    Ok(StoredRow {
+        position: row.some_number(0)?,
+        lane: u32::try_from(row.some_number(1)?).unwrap_or(u32::MAX),
+        id: row.some_text(2)?,
+        kind: row.some_text(3)?,
+        address: row.some_text(4)?,
+        key: row.text(5)?,
+        correlation: row.text(6)?,
+        causation: row.text(7)?,
+        headers: row.text(8)?,
+        traceparent: row.text(9)?,
+        expires_in_ms: row.number(10)?,
+        attempts: u32::try_from(row.some_number(11)?).unwrap_or(u32::MAX),
+        body: row.some_text(12)?,
+    })
+}
+
+fn dead_row<R: Cells>(row: &R) -> Result<DeadRow, sqlx::Error> {
+    Ok(DeadRow {
+        id: row.some_text(0)?,
+        kind: row.some_text(1)?,
+        address: row.some_text(2)?,
+        key: row.text(3)?,
+        attempts: u32::try_from(row.some_number(4)?).unwrap_or(u32::MAX),
+        last_error: row.text(5)?,
+        created_at: row.some_text(6)?,
+        body: row.some_text(7)?,
+    })
+}
+
+impl<D: Driver> StoreSession for Session<D> {
+    fn migrate(&mut self) -> StoreFuture<'_, ()> {
+        const DURING: &str = "make its tables";
+        Box::pin(async move {
+            let version = self.version().await?;
+            if version == self.newest() {
+                return Ok(());
+            }
+            if version > self.newest() {
+                return Err(self.too_new(version));
+            }
+            self.in_transaction(DURING, async |session| {
+                let all = Arc::clone(&session.statements);
+                if let Some(lock) = all.dialect.one_at_a_time {
+                    let lock = lock.replace('#', &all.lock_number.to_string());
+                    session.run(DURING, lock).await?;
+                }
+                if let Some(schema) = &all.schema {
+                    let make = format!("CREATE SCHEMA IF NOT EXISTS {schema}");
+                    session.run(DURING, make).await?;
+                }
+                session
+                    .execute(DURING, |all| &all.schema_table, vec![])
+                    .await?;
+                // Another process may have been first.
+                let version = session.version().await?;
+                for migration in all.migrations.iter().skip(version as usize) {
+                    session.run(DURING, migration.sql.clone()).await?;
+                    tracing::info!(
+                        database = all.dialect.name,
+                        version = migration.version,
+                        name = migration.name,
+                        "migrated"
+                    );
+                }
+                Ok(())
+            })
+            .await
+        })
+    }
+
+    fn check(&mut self) -> StoreFuture<'_, ()> {
+        Box::pin(async move {
+            let version = self.version().await?;
+            let newest = self.newest();
+            match version.cmp(&newest) {
+                std::cmp::Ordering::Equal => Ok(()),
+                std::cmp::Ordering::Greater => Err(self.too_new(version)),
+                std::cmp::Ordering::Less => Err(DatabaseError::new(
+                    DatabaseProblem::Schema,
+                    "check its tables",
+                    format!("they are of version {version}, and {newest} is needed: migrate them"),
+                )),
+            }
+        })
+    }
+
+    fn renew<'a>(
+        &'a mut self,
+        holder: &'a str,
+        lease: Duration,
+        give_up: &'a [u32],
+    ) -> StoreFuture<'a, LaneLease> {
+        const DURING: &str = "renew a relay's lanes";
+        Box::pin(self.in_transaction(DURING, async move |session| {
+            let lease = millis(lease);
+            let me = || Value::from(holder);
+            if !give_up.is_empty() {
+                let lanes = Value::from(list(give_up));
+                session
+                    .execute(DURING, |all| &all.give_up, vec![me(), lanes])
+                    .await?;
+            }
+            let live = vec![me(), Value::from(lease)];
+            session.execute(DURING, |all| &all.live, live).await?;
+            session.execute(DURING, |all| &all.bury, vec![]).await?;
+            let counts = session.fetch(DURING, |all| &all.count, vec![me()]).await?;
+            let relays = numbers_of(DURING, &counts, 0)?.max(1);
+            let held = numbers_of(DURING, &counts, 1)?;
+            let share = (i64::from(LANES) + relays - 1) / relays;
+            if held < share {
+                let most = Value::from(share - held);
+                session
+                    .execute(DURING, |all| &all.take_over, vec![me(), most])
+                    .await?;
+            }
+            let renew = vec![me(), Value::from(lease)];
+            let rows = session.fetch(DURING, |all| &all.renew, renew).await?;
+            Ok(LaneLease {
+                held: held_lanes(&rows).map_err(|error| driver::error::<D>(DURING, &error))?,
+                share: u32::try_from(share).unwrap_or(LANES),
+                relays: u32::try_from(relays).unwrap_or(u32::MAX),
+            })
+        }))
+    }
+
+    fn leave<'a>(&'a mut self, holder: &'a str) -> StoreFuture<'a, ()> {
+        const DURING: &str = "give up a relay's lanes";
+        Box::pin(self.in_transaction(DURING, async move |session| {
+            let me = || vec![Value::from(holder)];
+            session.execute(DURING, |all| &all.leave, me()).await?;
+            session.execute(DURING, |all| &all.end, me()).await?;
+            Ok(())
+        }))
+    }
+
+    fn has_changed(&mut self) -> StoreFuture<'_, bool> {
+        const DURING: &str = "tell whether it has changed";
+        Box::pin(async move {
+            let asking = self.connection.data_version();
+            let version = bounded::<_, D>(DURING, self.patience, asking).await?;
+            let is_same = version.is_some() && version == self.seen;
+            self.seen = version;
+            Ok(!is_same)
+        })
+    }
+
+    fn take<'a>(&'a mut self, wanted: &'a TakeRows) -> StoreFuture<'a, Vec<StoredRow>> {
+        const DURING: &str = "read the outbox";
+        Box::pin(async move {
+            let values = vec![
+                Value::from(list(&wanted.lanes)),
+                Value::from(list(&wanted.except)),
+                Value::from(list(&wanted.blocked)),
+                Value::from(i64::from(wanted.most)),
+                Value::from(i64::from(wanted.most.div_ceil(4))),
+            ];
+            let rows = self.fetch(DURING, |all| &all.take, values).await?;
+            let rows: Result<Vec<_>, _> = rows.iter().map(stored_row).collect();
+            rows.map_err(|error| driver::error::<D>(DURING, &error))
+        })
+    }
+
+    fn next_due(&mut self) -> StoreFuture<'_, Option<Duration>> {
+        const DURING: &str = "tell what is due next";
+        Box::pin(async move {
+            let rows = self.fetch(DURING, |all| &all.next_due, vec![]).await?;
+            let row = rows.first().ok_or_else(|| unexpected(DURING))?;
+            let left = row.number(0);
+            let left = left.map_err(|error| driver::error::<D>(DURING, &error))?;
+            Ok(left.map(|left| Duration::from_millis(u64::try_from(left).unwrap_or(0))))
+        })
+    }
+
+    fn mark_published<'a>(
+        &'a mut self,
+        holder: &'a str,
+        rows: &'a [PublishedRow],
+        keep: bool,
+    ) -> StoreFuture<'a, u64> {
+        Box::pin(async move {
+            let pairs: Vec<_> = rows.iter().map(|row| (row.position, row.fence)).collect();
+            let values = vec![Value::from(list(&pairs)), Value::from(holder)];
+            let sql: fn(&Statements) -> &Arc<str> = match keep {
+                true => |all| &all.publish,
+                false => |all| &all.publish_and_delete,
+            };
+            self.execute("mark rows as published", sql, values).await
+        })
+    }
+
+    fn mark_failed<'a>(
+        &'a mut self,
+        holder: &'a str,
+        rows: &'a [FailedRow],
+    ) -> StoreFuture<'a, u64> {
+        Box::pin(async move {
+            let rows: Vec<_> = rows
+                .iter()
+                .map(|row| {
+                    let error: String = row.error.chars().filter(|c| !c.is_control()).collect();
+                    (row.position, row.fence, row.retry_in.map(millis), error)
+                })
+                .collect();
+            let values = vec![Value::from(list(&rows)), Value::from(holder)];
+            self.execute("mark rows as failed", |all| &all.fail, values)
+                .await
+        })
+    }
+
+    fn clean_outbox(&mut self, older_than: Duration, most: u32) -> StoreFuture<'_, u64> {
+        let values = vec![
+            Value::from(millis(older_than)),
+            Value::from(i64::from(most)),
+        ];
+        Box::pin(self.execute("clean up the outbox", |all| &all.clean_outbox, values))
+    }
+
+    fn clean_inbox(&mut self, older_than: Duration, most: u32) -> StoreFuture<'_, u64> {
+        let values = vec![
+            Value::from(millis(older_than)),
+            Value::from(i64::from(most)),
+        ];
+        Box::pin(self.execute("clean up the inbox", |all| &all.clean_inbox, values))
+    }
+
+    fn backlog(&mut self, most: u32) -> StoreFuture<'_, (u64, u64)> {
+        const DURING: &str = "count the outbox";
+        Box::pin(async move {
+            let values = vec![Value::from(i64::from(most))];
+            let rows = self.fetch(DURING, |all| &all.backlog, values).await?;
+            let count = |at| Ok(numbers_of(DURING, &rows, at)?.unsigned_abs());
+            Ok((count(0)?, count(1)?))
+        })
+    }
+
+    fn dead(&mut self, most: u32) -> StoreFuture<'_, Vec<DeadRow>> {
+        const DURING: &str = "list what was given up";
+        Box::pin(async move {
+            let values = vec![Value::from(i64::from(most))];
+            let rows = self.fetch(DURING, |all| &all.dead, values).await?;
+            let rows: Result<Vec<_>, _> = rows.iter().map(dead_row).collect();
+            rows.map_err(|error| driver::error::<D>(DURING, &error))
+        })
+    }
+
+    fn replay<'a>(&'a mut self, id: &'a str) -> StoreFuture<'a, bool> {
+        Box::pin(async move {
+            let id = vec![Value::from(id)];
+            let rows = self.execute("replay a row", |all| &all.replay, id).await?;
+            Ok(rows > 0)
+        })
+    }
+
+    fn discard<'a>(&'a mut self, id: &'a str) -> StoreFuture<'a, bool> {
+        Box::pin(async move {
+            let id = vec![Value::from(id)];
+            let rows = self
+                .execute("discard a row", |all| &all.discard, id)
+                .await?;
+            Ok(rows > 0)
+        })
+    }
+
+    fn lanes(&mut self) -> StoreFuture<'_, Vec<(HeldLane, Option<String>)>> {
+        const DURING: &str = "list the lanes";
+        Box::pin(async move {
+            let rows = self.fetch(DURING, |all| &all.lanes, vec![]).await?;
+            let told = |error: sqlx::Error| driver::error::<D>(DURING, &error);
+            let held = held_lanes(&rows).map_err(told)?;
+            let holders: Result<Vec<_>, _> = rows.iter().map(|row| row.text(2)).collect();
+            Ok(held.into_iter().zip(holders.map_err(told)?).collect())
+        })
+    }
+}

@@ -1,0 +1,168 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::ConnectOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool, SqliteRow};
+
+use super::dialect;
+use super::driver::{impl_driver, impl_store_connection};
+use super::migration::Migration;
+use super::session::{Session, bounded};
+use super::statements::Statements;
+use super::tables::Tables;
+use crate::store::{DatabaseError, DatabaseProblem, Store, StoreFuture, StoreSession};
+
+/// Messages kept in a SQLite file, beside the application's own tables.
+///
+/// | setting | default | how to choose |
+/// |---|---|---|
+/// | `prefix` | `postroom_` | one for each bus that shares a file; at most 30 characters |
+/// | `busy_timeout` | 5 s | longer than your longest writing transaction |
+/// | `statement_timeout` | 10 s | longer than `busy_timeout` |
+///
+/// It opens connections of its own by the pool's options, as journal mode and synchronous level, and takes none of
+/// the pool's. **Use WAL** (`SqliteJournalMode::Wal`): without it every reader waits for every writer. A database in
+/// memory cannot be used, since it has no other connections.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use postroom::{Bus, Sqlite};
+/// use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool};
+///
+/// let options = SqliteConnectOptions::new()
+///     .filename("shop.db")
+///     .create_if_missing(true)
+///     .journal_mode(SqliteJournalMode::Wal);
+/// let pool = SqlitePool::connect_with(options).await?;
+/// let bus = Bus::builder("shop").store(Sqlite::new(&pool)).start().await?;
+/// # bus.shutdown(std::time::Duration::from_secs(5)).await;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Sqlite {
+    options: Arc<SqliteConnectOptions>,
+    tables: Tables,
+    busy_timeout: Duration,
+    statement_timeout: Duration,
+    statements: Arc<Statements>,
+}
+
+impl Sqlite {
+    /// By the connect options of a pool.
+    #[must_use]
+    pub fn new(pool: &SqlitePool) -> Self {
+        Self::with_options(pool.connect_options().as_ref().clone())
+    }
+
+    /// By connect options, for who has no pool.
+    #[must_use]
+    pub fn with_options(options: SqliteConnectOptions) -> Self {
+        let tables = Tables::default();
+        Self {
+            options: Arc::new(options),
+            statements: Arc::new(Statements::new(&dialect::SQLITE, &tables)),
+            tables,
+            busy_timeout: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(10),
+        }
+    }
+
+    /// How the names of the tables begin: at most 30 characters of `a` to `z`, `0` to `9` and `_`.
+    #[must_use]
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.tables.prefix = prefix.into();
+        self.statements = Arc::new(Statements::new(&dialect::SQLITE, &self.tables));
+        self
+    }
+
+    /// How long its own connections wait for a lock, before they say [`DatabaseProblem::Busy`].
+    #[must_use]
+    pub fn busy_timeout(mut self, timeout: Duration) -> Self {
+        self.busy_timeout = timeout;
+        self
+    }
+
+    /// The longest that one statement of its own may take.
+    #[must_use]
+    pub fn statement_timeout(mut self, timeout: Duration) -> Self {
+        self.statement_timeout = timeout;
+        self
+    }
+
+    /// Opens a connection as the store's own are, on the runtime that this is awaited on.
+    ///
+    /// # Errors
+    /// When the names, the options or the file cannot be used.
+    pub async fn connect(&self) -> Result<SqliteConnection, DatabaseError> {
+        const DURING: &str = "connect";
+        self.tables.check()?;
+        let file = self.options.get_filename().to_string_lossy().into_owned();
+        if file.is_empty() || file.starts_with("file:sqlx-in-memory") || file.contains(":memory:") {
+            return Err(DatabaseError::new(
+                DatabaseProblem::Configuration,
+                DURING,
+                "a database in memory has no other connections: use a file",
+            ));
+        }
+        let options = self
+            .options
+            .as_ref()
+            .clone()
+            .busy_timeout(self.busy_timeout)
+            .disable_statement_logging();
+        bounded::<_, SqliteConnection>(DURING, self.statement_timeout, options.connect()).await
+    }
+}
+
+/// Without the options.
+impl fmt::Debug for Sqlite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sqlite")
+            .field("prefix", &self.tables.prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store for Sqlite {
+    fn database(&self) -> &'static str {
+        dialect::SQLITE.name
+    }
+
+    fn migrations(&self) -> Vec<Migration> {
+        self.statements.migrations.clone()
+    }
+
+    fn open(&self) -> StoreFuture<'_, Box<dyn StoreSession>> {
+        Box::pin(async move {
+            let session = Session {
+                connection: self.connect().await?,
+                statements: Arc::clone(&self.statements),
+                patience: self.statement_timeout,
+                seen: None,
+            };
+            Ok(Box::new(session) as Box<dyn StoreSession>)
+        })
+    }
+}
+
+impl_driver!(SqliteConnection, sqlx::Sqlite, SqliteRow, {
+    async fn data_version(&mut self) -> Result<Option<i64>, sqlx::Error> {
+        let version = sqlx::query_scalar("PRAGMA data_version");
+        version.fetch_one(&mut *self).await.map(Some)
+    }
+
+    fn problem(error: &dyn sqlx::error::DatabaseError) -> DatabaseProblem {
+        let code = error.code().and_then(|code| code.parse::<u32>().ok());
+        match code.map(|code| code & 0xff) {
+            Some(5 | 6) => DatabaseProblem::Busy,
+            Some(8) => DatabaseProblem::ReadOnly,
+            Some(13) => DatabaseProblem::Full,
+            Some(10 | 14) => DatabaseProblem::Unreachable,
+            _ if error.message().starts_with("no such table") => DatabaseProblem::Schema,
+            _ => DatabaseProblem::Other,
+        }
+    }
+});
+
+impl_store_connection!(Sqlite, sqlx::Sqlite, SqliteConnection);

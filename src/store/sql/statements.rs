@@ -1,0 +1,218 @@
+use std::sync::Arc;
+
+use super::dialect::Dialect;
+use super::migration::{Migration, migrations};
+use super::tables::Tables;
+
+/// Every statement of a store, with its dialect and its tables' names filled in.
+pub(super) struct Statements {
+    pub(super) dialect: &'static Dialect,
+    pub(super) insert: Arc<str>,
+    pub(super) record_handled: Arc<str>,
+    pub(super) take: Arc<str>,
+    pub(super) next_due: Arc<str>,
+    pub(super) publish: Arc<str>,
+    pub(super) publish_and_delete: Arc<str>,
+    pub(super) fail: Arc<str>,
+    pub(super) give_up: Arc<str>,
+    pub(super) live: Arc<str>,
+    pub(super) bury: Arc<str>,
+    pub(super) count: Arc<str>,
+    pub(super) take_over: Arc<str>,
+    pub(super) renew: Arc<str>,
+    pub(super) leave: Arc<str>,
+    pub(super) end: Arc<str>,
+    pub(super) clean_outbox: Arc<str>,
+    pub(super) clean_inbox: Arc<str>,
+    pub(super) backlog: Arc<str>,
+    pub(super) dead: Arc<str>,
+    pub(super) replay: Arc<str>,
+    pub(super) discard: Arc<str>,
+    pub(super) lanes: Arc<str>,
+    pub(super) schema_table: Arc<str>,
+    pub(super) has_schema: Arc<str>,
+    pub(super) version: Arc<str>,
+    pub(super) migrations: Vec<Migration>,
+    pub(super) lock_number: i64,
+    pub(super) schema: Option<String>,
+}
+
+impl Statements {
+    pub(super) fn new(dialect: &'static Dialect, tables: &Tables) -> Self {
+        let sql = |text: &str| -> Arc<str> { tables.fill(text).into() };
+        let put = |piece: &str, what: &str| piece.replace('$', what);
+        let after = |what: &str| put(dialect.after, what);
+        let before = |what: &str| put(dialect.before, what);
+        let left = |what: &str| put(dialect.left, what);
+        let text = |what: &str| put(dialect.text, what);
+        let numbers = |what: &str| put(dialect.numbers, what);
+        let texts = |what: &str| put(dialect.texts, what);
+        let elements = |what: &str| put(dialect.elements, what);
+        let number = |at: u8| dialect.number_field.replace('#', &at.to_string());
+        let word = |at: u8| dialect.text_field.replace('#', &at.to_string());
+        let Dialect {
+            now,
+            skip_locked,
+            share,
+            ..
+        } = *dialect;
+
+        // An earlier row of the key waits for a retry, or for an address that takes nothing: this one is behind it.
+        let stays = format!(
+            "q.address IN ({blocked}) OR (q.key IS NOT NULL AND EXISTS (SELECT 1 FROM {{outbox}} AS b \
+             WHERE b.key = q.key AND b.status IN ('waiting', 'retrying') AND b.position < q.position \
+             AND (b.status = 'retrying' OR b.address IN ({blocked}))))",
+            blocked = texts("$3"),
+        );
+        let due = |status: &str, time: &str| {
+            format!(
+                "SELECT q.position FROM {{outbox}} AS q WHERE q.status = '{status}' AND q.{time} <= {now} \
+                 AND q.lane IN ({lanes}) AND q.position NOT IN ({except}) AND NOT ({stays}) \
+                 ORDER BY q.{time} LIMIT $5",
+                lanes = numbers("$1"),
+                except = numbers("$2"),
+            )
+        };
+        let take = format!(
+            "SELECT o.position, CAST(o.lane AS BIGINT), o.id, o.kind, o.address, o.key, o.correlation, o.causation, o.headers, \
+             o.traceparent, {left}, CAST(o.attempts AS BIGINT), o.body \
+             FROM (SELECT * FROM ({waiting}) AS first UNION ALL SELECT * FROM ({retrying}) AS second \
+             UNION ALL SELECT * FROM ({scheduled}) AS third) AS chosen \
+             JOIN {{outbox}} AS o ON o.position = chosen.position ORDER BY o.position",
+            left = left("o.expires_at"),
+            waiting = dialect.waiting.replace("{stays}", &stays),
+            retrying = due("retrying", "retry_at"),
+            scheduled = due("scheduled", "due_at"),
+        );
+        // Only of lanes that are held by the same taking over. Shared, so that a successor waits for the mark.
+        let fenced = format!(
+            "(SELECT lane, fence FROM {{lanes}} WHERE holder = $2 {share}) AS held \
+             WHERE o.position = done.position AND held.lane = o.lane AND held.fence = done.fence \
+             AND o.status IN ('waiting', 'scheduled', 'retrying')"
+        );
+        let pairs = format!(
+            "(SELECT {} AS position, {} AS fence FROM {}) AS done",
+            number(0),
+            number(1),
+            elements("$1")
+        );
+        let publish = format!(
+            "UPDATE {{outbox}} AS o SET status = 'published', published_at = {now}, retry_at = NULL \
+             FROM {pairs}, {fenced}"
+        );
+        let publish_and_delete = format!(
+            "DELETE FROM {{outbox}} WHERE position IN (SELECT o.position FROM {{outbox}} AS o, {pairs}, {fenced})"
+        );
+        let fail = format!(
+            "UPDATE {{outbox}} AS o SET attempts = o.attempts + 1, last_error = done.error, \
+             status = CASE WHEN done.delay IS NULL THEN 'dead' ELSE 'retrying' END, \
+             retry_at = CASE WHEN done.delay IS NULL THEN NULL ELSE {after} END \
+             FROM (SELECT {position} AS position, {fence} AS fence, {delay} AS delay, {error} AS error FROM {rows}) \
+             AS done, {fenced}",
+            after = after("done.delay"),
+            position = number(0),
+            fence = number(1),
+            delay = number(2),
+            error = word(3),
+            rows = elements("$1"),
+        );
+        let when = |what: &str| {
+            format!(
+                "CASE WHEN {what} IS NULL THEN NULL ELSE {} END",
+                after(what)
+            )
+        };
+        let counted = |status: &str| {
+            format!(
+                "(SELECT count(*) FROM (SELECT 1 FROM {{outbox}} WHERE status = '{status}' LIMIT $1) AS {status})"
+            )
+        };
+        Self {
+            dialect,
+            insert: sql(&format!(
+                "INSERT INTO {{outbox}} (id, kind, address, key, lane, correlation, causation, headers, traceparent, \
+                 body, status, expires_at, due_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, {}, {})",
+                when("$12"),
+                when("$13"),
+            )),
+            record_handled: sql(
+                "INSERT INTO {inbox} (consumer, message_id) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            ),
+            take: sql(&take),
+            next_due: sql(&format!(
+                "SELECT min(left_ms) FROM (SELECT {} AS left_ms FROM (SELECT min(retry_at) AS at FROM {{outbox}} \
+                 WHERE status = 'retrying') AS r UNION ALL SELECT {} FROM (SELECT min(due_at) AS at \
+                 FROM {{outbox}} WHERE status = 'scheduled') AS s) AS due",
+                left("r.at"),
+                left("s.at"),
+            )),
+            publish: sql(&publish),
+            publish_and_delete: sql(&publish_and_delete),
+            fail: sql(&fail),
+            give_up: sql(&format!(
+                "UPDATE {{lanes}} SET holder = NULL, leased_until = NULL WHERE holder = $1 AND lane IN ({})",
+                numbers("$2")
+            )),
+            live: sql(&format!(
+                "INSERT INTO {{relays}} (holder, alive_until) VALUES ($1, {}) \
+                 ON CONFLICT (holder) DO UPDATE SET alive_until = excluded.alive_until",
+                after("$2")
+            )),
+            bury: sql(&format!("DELETE FROM {{relays}} WHERE alive_until < {now}")),
+            count: sql(
+                "SELECT (SELECT count(*) FROM {relays}), (SELECT count(*) FROM {lanes} WHERE holder = $1)",
+            ),
+            take_over: sql(&format!(
+                "UPDATE {{lanes}} SET holder = $1, fence = fence + 1 WHERE lane IN (SELECT lane FROM {{lanes}} \
+                 WHERE holder IS NULL OR (holder <> $1 AND leased_until < {now}) ORDER BY lane LIMIT $2 {skip_locked})"
+            )),
+            renew: sql(&format!(
+                "UPDATE {{lanes}} SET leased_until = {} WHERE holder = $1 RETURNING CAST(lane AS BIGINT), fence",
+                after("$2")
+            )),
+            leave: sql("UPDATE {lanes} SET holder = NULL, leased_until = NULL WHERE holder = $1"),
+            end: sql("DELETE FROM {relays} WHERE holder = $1"),
+            clean_outbox: sql(&format!(
+                "DELETE FROM {{outbox}} WHERE position IN (SELECT position FROM {{outbox}} \
+                 WHERE status = 'published' AND published_at < {} ORDER BY published_at LIMIT $2 {skip_locked})",
+                before("$1")
+            )),
+            clean_inbox: sql(&format!(
+                "DELETE FROM {{inbox}} WHERE (consumer, message_id) IN (SELECT consumer, message_id FROM {{inbox}} \
+                 WHERE handled_at < {} ORDER BY handled_at LIMIT $2 {skip_locked})",
+                before("$1")
+            )),
+            backlog: sql(&format!(
+                "SELECT {} + {} + {}, {}",
+                counted("waiting"),
+                counted("retrying"),
+                counted("scheduled"),
+                counted("dead")
+            )),
+            dead: sql(&format!(
+                "SELECT id, kind, address, key, CAST(attempts AS BIGINT), last_error, {}, body FROM {{outbox}} \
+                 WHERE status = 'dead' ORDER BY position LIMIT $1",
+                text("created_at")
+            )),
+            replay: sql(
+                "UPDATE {outbox} SET status = 'waiting', attempts = 0, retry_at = NULL, due_at = NULL \
+                 WHERE status = 'dead' AND id = $1",
+            ),
+            discard: sql("DELETE FROM {outbox} WHERE status = 'dead' AND id = $1"),
+            lanes: sql("SELECT CAST(lane AS BIGINT), fence, holder FROM {lanes} ORDER BY 1"),
+            schema_table: sql(dialect.schema_table),
+            has_schema: sql(dialect.has_table),
+            version: sql("SELECT CAST(coalesce(max(version), 0) AS BIGINT) FROM {schema}"),
+            migrations: migrations(dialect.steps, tables),
+            lock_number: lock_number(&tables.fill("{schema}")),
+            schema: tables.schema.clone(),
+        }
+    }
+}
+
+/// What migrating processes of one store agree on, and those of another do not.
+fn lock_number(name: &str) -> i64 {
+    name.bytes().fold(0x706f_7374, |number: i64, byte| {
+        number.wrapping_mul(31).wrapping_add(i64::from(byte))
+    })
+}
