@@ -7,8 +7,8 @@ use crate::ports::crash_point;
 use crate::store::{DatabaseError, StoreSession};
 use crate::supervisor::Stop;
 
-/// How often it looks.
-const PERIOD: Duration = Duration::from_secs(5);
+/// How often it looks: the shorter rows are kept, the more often, within these bounds.
+const PERIOD: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// Between two batches, so that others come to write.
 const BREATH: Duration = Duration::from_millis(20);
 /// How far rows are counted.
@@ -18,16 +18,21 @@ const COUNTED: u32 = 10_000;
 pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), DatabaseError> {
     let mut session = shared.open().await?;
     shared.works("keeper");
+    let period = match shared.settings.relay.keep_published {
+        // They are deleted as they are published.
+        Duration::ZERO => PERIOD.1,
+        kept => (kept / 4).clamp(PERIOD.0, PERIOD.1),
+    };
     loop {
         let pause = match round(&shared, &mut *session).await {
             Ok(true) => BREATH,
             Ok(false) => {
                 shared.works("keeper");
-                PERIOD
+                period
             }
             Err(error) if error.keeps_connection() => {
                 shared.failed("keeper", &error);
-                PERIOD
+                period
             }
             Err(error) => return Err(error),
         };

@@ -58,7 +58,10 @@ impl DatabaseError {
     pub(crate) fn keeps_connection(&self) -> bool {
         matches!(
             self.problem,
-            DatabaseProblem::Busy | DatabaseProblem::ReadOnly | DatabaseProblem::Full
+            DatabaseProblem::Busy
+                | DatabaseProblem::Serialization
+                | DatabaseProblem::ReadOnly
+                | DatabaseProblem::Full
         )
     }
 }

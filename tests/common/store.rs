@@ -16,6 +16,7 @@ use sqlx::{AssertSqlSafe, Transaction};
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/postgres");
 
 /// Runs a test over both databases.
+#[allow(unused_macros, reason = "each test binary uses a part of it")]
 macro_rules! over_both {
     ($($name:ident),* $(,)?) => {
         mod over_sqlite {

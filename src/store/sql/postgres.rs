@@ -106,8 +106,11 @@ impl Postgres {
         let mut connection =
             bounded::<_, PgConnection>(DURING, self.statement_timeout, options.connect()).await?;
         // The server ends by itself what nobody waits for any more. A plan that knows the lists is worth its making.
+        // Whatever the default of the database is: what is serializable of the application's must not fail for what we
+        // read, and fences do not need more.
         let settings = format!(
             "SET lock_timeout = {}; SET statement_timeout = {}; SET plan_cache_mode = force_custom_plan; \
+             SET default_transaction_isolation = 'read committed'; \
              SET idle_in_transaction_session_timeout = {}",
             self.lock_timeout.as_millis(),
             self.statement_timeout.as_millis(),

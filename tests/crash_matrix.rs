@@ -1,0 +1,233 @@
+//! The crash matrix of the outbox: a process dies, as by `kill -9`, at each named point, while it writes transactions
+//! and relays them. Afterwards another relays the rest. The oracle knows by ids: what committed is published, what did
+//! not is not, and only what was published and not marked yet is published twice, with the same id.
+//!
+//! `POSTROOM_CRASH_ROUNDS` is how often each cell runs (1), each time at another passing of its point.
+#![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::end;
+use common::store::{Placed, Pool, Seen, Tx, World};
+use postroom::{Bus, Interceptor, RawMessage, Relay};
+
+/// A point, and at which passing of it the process dies first.
+const POINTS: [(&str, u64); 13] = [
+    ("before-insert", 20),
+    ("after-insert", 20),
+    ("before-commit", 20),
+    ("after-commit", 20),
+    ("before-claim", 3),
+    ("after-claim", 3),
+    ("before-publish", 20),
+    ("after-publish", 20),
+    ("after-confirm", 20),
+    ("before-mark", 2),
+    ("after-mark", 2),
+    ("before-clean-up", 4),
+    ("after-clean-up", 4),
+];
+
+/// The relay's window: the most that may be published twice.
+const WINDOW: u32 = 16;
+
+/// Names the database and the file of what is published to the process that dies.
+const CHILD: &str = "POSTROOM_CRASH_CHILD";
+
+/// Writes down what is accepted, at the very moment: what is in memory when a process dies is gone.
+struct Log(File);
+
+impl Log {
+    fn open(path: &Path) -> Self {
+        Self(
+            File::options()
+                .append(true)
+                .create(true)
+                .open(path)
+                .unwrap(),
+        )
+    }
+}
+
+impl Interceptor for Log {
+    fn accepted(&self, message: RawMessage<'_>) {
+        if let Ok(placed) = message.decode::<Placed>() {
+            let line = format!("{} {}\n", placed.order, message.envelope().id());
+            (&self.0).write_all(line.as_bytes()).unwrap();
+        }
+    }
+}
+
+async fn bus(world: &World, service: &str, log: &Path) -> Bus {
+    let relay = Relay::new()
+        .lease(Duration::from_secs(1))
+        .window(WINDOW)
+        .slow_poll(Duration::from_millis(100))
+        .keep_published(Duration::from_millis(400));
+    let bus = world
+        .with_store(Bus::builder(service))
+        .relay(relay)
+        .intercept(Log::open(log));
+    let bus = bus.start().await.unwrap();
+    Seen::default().subscribe(&bus).await;
+    bus
+}
+
+/// Not a test by itself: the process that dies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_dies() {
+    let Ok(task) = std::env::var(CHILD) else {
+        return;
+    };
+    let (address, log) = task.split_once(' ').unwrap();
+    let world = World::found_at(address).await;
+    let bus = bus(&world, "child", Path::new(log)).await;
+    for order in 0.. {
+        let mut tx = world.begin().await;
+        let insert = format!("INSERT INTO orders (id) VALUES ({order})");
+        let insert = sqlx::AssertSqlSafe(insert);
+        match &mut tx {
+            Tx::Sqlite(tx) => drop(sqlx::query(insert).execute(&mut **tx).await.unwrap()),
+            Tx::Postgres(tx) => drop(sqlx::query(insert).execute(&mut **tx).await.unwrap()),
+        }
+        match order % 5 {
+            0 => tx.place(&bus, order).await,
+            key => tx.place_keyed(&bus, order, &key.to_string()).await,
+        };
+        if order % 7 == 3 {
+            tx.roll_back().await;
+        } else {
+            tx.commit_by(&bus).await;
+        }
+    }
+}
+
+fn published(log: &Path) -> BTreeMap<u64, Vec<String>> {
+    let mut published: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+    for line in std::fs::read_to_string(log).unwrap_or_default().lines() {
+        let (order, id) = line.split_once(' ').unwrap();
+        published
+            .entry(order.parse().unwrap())
+            .or_default()
+            .push(id.to_owned());
+    }
+    published
+}
+
+async fn cell(world: World, point: &str, passing: u64) {
+    let what = format!("{point}:{passing}");
+    end(&world.bus().await).await;
+    let key = if world.is_sqlite() {
+        "INTEGER"
+    } else {
+        "BIGINT"
+    };
+    world
+        .run(&format!("CREATE TABLE orders (id {key} PRIMARY KEY)"))
+        .await;
+    let log = std::env::temp_dir().join(format!("postroom-crash-{:x}", fastrand::u64(..)));
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_process_that_dies"])
+        .env(CHILD, format!("{} {}", world.address(), log.display()))
+        .env("POSTROOM_CRASH", &what)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let until = Instant::now() + common::PATIENCE;
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() > until {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("{what} was not passed");
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert_eq!(status.signal(), Some(6), "{what}: {status}");
+
+    let bus = bus(&world, "heir", &log).await;
+    let left = "SELECT count(*) FROM postroom_outbox WHERE status <> 'published'";
+    world.until(left, 0).await;
+    end(&bus).await;
+    let committed: BTreeSet<u64> = match world.pool() {
+        Pool::Sqlite(pool) => {
+            sqlx::query_scalar::<_, i64>("SELECT id FROM orders")
+                .fetch_all(pool)
+                .await
+        }
+        Pool::Postgres(pool) => {
+            sqlx::query_scalar("SELECT id FROM orders")
+                .fetch_all(pool)
+                .await
+        }
+    }
+    .unwrap()
+    .into_iter()
+    .map(|id| id as u64)
+    .collect();
+    let published = published(&log);
+    assert!(!committed.is_empty(), "{what}");
+    assert_eq!(
+        published.keys().copied().collect::<BTreeSet<_>>(),
+        committed,
+        "{what}"
+    );
+    let mut repeated = 0;
+    for (order, ids) in &published {
+        assert!(
+            ids.iter().all(|id| *id == ids[0]),
+            "{what}: {order} has several ids"
+        );
+        repeated += ids.len() - 1;
+    }
+    // Whatever the point, rows may be on their way at that moment.
+    assert!(
+        repeated <= WINDOW as usize,
+        "{what}: {repeated} published twice"
+    );
+    let database = if world.is_sqlite() {
+        "SQLite"
+    } else {
+        "PostgreSQL"
+    };
+    println!(
+        "{database:<10} {what:<20} {:>5} committed, {repeated:>3} repeated",
+        committed.len()
+    );
+    std::fs::remove_file(log).unwrap();
+}
+
+fn rounds() -> u64 {
+    let rounds = std::env::var("POSTROOM_CRASH_ROUNDS").ok();
+    rounds.and_then(|rounds| rounds.parse().ok()).unwrap_or(1)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_sqlite() {
+    for (point, first) in POINTS {
+        for round in 0..rounds() {
+            cell(World::sqlite().await, point, first + round).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_postgres() {
+    for (point, first) in POINTS {
+        for round in 0..rounds() {
+            cell(World::postgres().await, point, first + round).await;
+        }
+    }
+}

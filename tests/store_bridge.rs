@@ -1,0 +1,120 @@
+//! The outbox through the bridge: what was written in a transaction comes to RabbitMQ, over its outages too.
+#![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::rabbit::Rabbit;
+use common::store::{Placed, Seen, World, over_both};
+use common::{end, eventually};
+use postroom::{Amqp, Bus, Event};
+use serde::{Deserialize, Serialize};
+
+over_both!(what_is_written_crosses_over_an_outage_and_holds_up_nothing_local);
+
+#[derive(Serialize, Deserialize)]
+struct Local(u64);
+impl Event for Local {
+    const TOPIC: &'static str = "local.thing";
+}
+
+async fn what_is_written_crosses_over_an_outage_and_holds_up_nothing_local(world: World) {
+    let rabbit = tokio::task::spawn_blocking(Rabbit::start).await.unwrap();
+    let amqp = || Amqp::new(rabbit.url()).prefix("outbox");
+    let mail = Bus::builder("mail")
+        .bridge(amqp().import("ordering.#"))
+        .start()
+        .await
+        .unwrap();
+    let received: Arc<Mutex<Vec<(String, u64)>>> = Arc::default();
+    let noted = Arc::clone(&received);
+    mail.subscribe_fn::<Placed, _>("mail", async move |placed, cx| {
+        noted
+            .lock()
+            .unwrap()
+            .push((cx.envelope().id().to_string(), placed.order));
+        Ok(())
+    })
+    .start()
+    .await
+    .unwrap();
+    let relay = World::relay().publish_timeout(Duration::from_secs(1));
+    let shop = world
+        .builder()
+        .relay(relay)
+        .bridge(amqp().export("ordering.#"))
+        .start()
+        .await
+        .unwrap();
+    let (local, seen) = (Seen::default(), Seen::default());
+    let noted = local.clone();
+    shop.subscribe_fn::<Local, _>("local", async move |message, _| {
+        noted.note(message.0);
+        Ok(())
+    })
+    .start()
+    .await
+    .unwrap();
+    // One of this process gets it too.
+    seen.subscribe(&shop).await;
+    let mut written = BTreeSet::new();
+    for order in 0..300 {
+        let mut tx = world.begin().await;
+        let recorded = tx.place_keyed(&shop, order, &(order % 3).to_string()).await;
+        written.insert((recorded.id.to_string(), order));
+        tx.commit().await;
+    }
+    eventually("all have crossed", || received.lock().unwrap().len() >= 300).await;
+    assert_eq!(seen.len(), 300);
+    rabbit.run(|rabbit| rabbit.kill()).await;
+    for order in 300..600 {
+        let mut tx = world.begin().await;
+        let recorded = tx.place_keyed(&shop, order, &(order % 3).to_string()).await;
+        written.insert((recorded.id.to_string(), order));
+        tx.write(shop.publish(Local(order))).await.unwrap();
+        tx.commit().await;
+    }
+    eventually("what is local goes on", || local.len() == 300).await;
+    eventually("rows were held back", || {
+        shop.snapshot().outbox.unwrap().held_back > 0
+    })
+    .await;
+    rabbit.run(|rabbit| rabbit.restart()).await;
+    world.until_rows("published", 900).await;
+    eventually("all have crossed", || {
+        received
+            .lock()
+            .unwrap()
+            .iter()
+            .collect::<BTreeSet<_>>()
+            .len()
+            == 600
+    })
+    .await;
+    let received = received.lock().unwrap().clone();
+    assert_eq!(
+        received.iter().cloned().collect::<BTreeSet<_>>(),
+        written,
+        "with their own ids"
+    );
+    assert_eq!(
+        world
+            .number("SELECT CAST(max(attempts) AS BIGINT) FROM postroom_outbox")
+            .await,
+        0
+    );
+    for key in 0..3 {
+        let mut of_key: Vec<_> = received
+            .iter()
+            .map(|(_, order)| *order)
+            .filter(|order| order % 3 == key)
+            .collect();
+        of_key.dedup();
+        assert!(of_key.is_sorted(), "{of_key:?}");
+    }
+    end(&shop).await;
+    mail.shutdown(Duration::from_secs(5)).await;
+}

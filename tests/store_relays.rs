@@ -1,0 +1,302 @@
+//! Several relays on one outbox: shares, handing over, and one that was stopped for longer than its lease.
+#![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
+
+mod common;
+
+use std::io::Write;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::store::{Placed, Pool, Seen, World, over_both};
+use common::{end, eventually};
+use postroom::parts::{HeldLane, PublishedRow, StoreSession, TakeRows};
+use postroom::{Bus, Postgres, Relay, Sqlite, Store};
+
+over_both!(
+    four_relays_publish_50_000_rows_none_twice,
+    a_relay_that_comes_gets_its_share_and_one_that_goes_leaves_it,
+    the_mark_of_a_relay_that_lost_its_lane_is_refused,
+    a_relay_stopped_beyond_its_lease_cannot_overwrite_its_successor,
+);
+
+const LANES: usize = 32;
+
+async fn relay_of(world: &World, service: &str, relay: Relay) -> (Bus, Seen) {
+    let builder = world.with_store(Bus::builder(service)).relay(relay);
+    (builder.start().await.unwrap(), Seen::default())
+}
+
+async fn four_relays_publish_50_000_rows_none_twice(world: World) {
+    const ROWS: u64 = 50_000;
+    let mut relays = Vec::new();
+    for number in 0..4 {
+        let lease = World::relay().lease(Duration::from_secs(20));
+        let (bus, seen) = relay_of(&world, &format!("relay-{number}"), lease).await;
+        relays.push((bus, seen));
+    }
+    // The first two from the beginning, the others while rows are under way.
+    for (bus, seen) in &relays[..2] {
+        seen.subscribe(bus).await;
+    }
+    let writer = relays[0].0.clone();
+    for batch in 0..ROWS / 500 {
+        if batch == 20 {
+            for (bus, seen) in &relays[2..] {
+                seen.subscribe(bus).await;
+            }
+        }
+        let mut tx = world.begin().await;
+        for order in batch * 500..(batch + 1) * 500 {
+            match order % 3 {
+                0 => {
+                    tx.place_keyed(&writer, order, &(order % 101).to_string())
+                        .await
+                }
+                _ => tx.place(&writer, order).await,
+            };
+        }
+        tx.commit().await;
+    }
+    let published = || -> u64 {
+        let counts = relays.iter().map(|(bus, _)| bus.snapshot().outbox.unwrap());
+        counts
+            .map(|counts| counts.published + counts.fenced_out)
+            .sum()
+    };
+    let end_at = Instant::now() + Duration::from_secs(120);
+    while published() < ROWS {
+        assert!(Instant::now() < end_at, "{} of {ROWS}", published());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let handled = || {
+        relays
+            .iter()
+            .map(|(_, seen)| seen.len() as u64)
+            .sum::<u64>()
+    };
+    eventually("all are handled", || handled() >= ROWS).await;
+    let mut all: Vec<u64> = relays.iter().flat_map(|(_, seen)| seen.orders()).collect();
+    all.sort_unstable();
+    assert!(all.iter().copied().eq(0..ROWS), "{} handled", all.len());
+    assert_eq!(world.rows("published").await, ROWS as i64);
+    for (bus, seen) in &relays {
+        let counts = bus.snapshot().outbox.unwrap();
+        assert_eq!(counts.fenced_out, 0);
+        assert!(seen.len() > 0, "each had a share: {counts:?}");
+    }
+    for (bus, _) in &relays {
+        end(bus).await;
+    }
+}
+
+async fn a_relay_that_comes_gets_its_share_and_one_that_goes_leaves_it(world: World) {
+    let lease = || World::relay().lease(Duration::from_secs(2));
+    let lanes = |bus: &Bus| bus.snapshot().outbox.unwrap().lanes as usize;
+    let (first, seen_first) = relay_of(&world, "first", lease()).await;
+    seen_first.subscribe(&first).await;
+    eventually("it holds all", || lanes(&first) == LANES).await;
+    let (second, seen_second) = relay_of(&world, "second", lease()).await;
+    seen_second.subscribe(&second).await;
+    eventually("each holds a half", || {
+        lanes(&first) == LANES / 2 && lanes(&second) == LANES / 2
+    })
+    .await;
+    end(&first).await;
+    eventually("the other takes all", || lanes(&second) == LANES).await;
+    let mut tx = world.begin().await;
+    for order in 0..100 {
+        tx.place(&second, order).await;
+    }
+    tx.commit().await;
+    eventually("all are handled", || seen_second.len() == 100).await;
+    end(&second).await;
+}
+
+async fn session(world: &World) -> Box<dyn StoreSession> {
+    let store: Box<dyn Store> = match world.pool() {
+        Pool::Sqlite(pool) => Box::new(Sqlite::new(pool)),
+        // The search path of the pool is the world's schema.
+        Pool::Postgres(pool) => Box::new(Postgres::new(pool)),
+    };
+    store.open().await.unwrap()
+}
+
+async fn the_mark_of_a_relay_that_lost_its_lane_is_refused(world: World) {
+    let bus = world.bus().await;
+    let mut tx = world.begin().await;
+    for order in 0..10 {
+        tx.place(&bus, order).await;
+    }
+    tx.commit().await;
+    let (mut old, mut new) = (session(&world).await, session(&world).await);
+    let lease = Duration::from_millis(200);
+    let held = old.renew("old", lease, &[]).await.unwrap();
+    assert_eq!((held.held.len(), held.share, held.relays), (LANES, 32, 1));
+    assert!(held.held.iter().all(|lane| lane.fence == 1));
+    let all = TakeRows {
+        lanes: (0..32).collect(),
+        most: 100,
+        ..TakeRows::default()
+    };
+    let rows = old.take(&all).await.unwrap();
+    assert_eq!(rows.len(), 10);
+    let others = new.renew("new", lease, &[]).await.unwrap();
+    assert!(others.held.is_empty(), "nothing is free: {others:?}");
+    // The old one stands still, its lease runs out by the database's clock, and the new one takes over.
+    let end_at = Instant::now() + common::PATIENCE;
+    let taken_over = loop {
+        let taken_over = new
+            .renew("new", Duration::from_secs(60), &[])
+            .await
+            .unwrap();
+        if taken_over.held.len() == LANES {
+            break taken_over;
+        }
+        assert!(Instant::now() < end_at);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(taken_over.held.iter().all(|lane| lane.fence == 2));
+    let marks = |fence| -> Vec<PublishedRow> {
+        let position = rows.iter().map(|row| row.position);
+        position
+            .map(|position| PublishedRow { position, fence })
+            .collect()
+    };
+    assert_eq!(old.mark_published("old", &marks(1), true).await.unwrap(), 0);
+    assert_eq!(
+        old.mark_published("old", &marks(1), false).await.unwrap(),
+        0
+    );
+    assert_eq!(
+        old.mark_published("new", &marks(1), true).await.unwrap(),
+        0,
+        "an old fence"
+    );
+    assert_eq!(world.rows("waiting").await, 10, "nothing was overwritten");
+    assert_eq!(
+        new.mark_published("new", &marks(2), true).await.unwrap(),
+        10
+    );
+    // And it renews nothing of what it has lost.
+    let again = old.renew("old", lease, &[]).await.unwrap();
+    assert!(again.held.is_empty(), "{again:?}");
+    let lanes = new.lanes().await.unwrap();
+    let of_new = |(lane, holder): &(HeldLane, Option<String>)| {
+        lane.fence == 2 && holder.as_deref() == Some("new")
+    };
+    assert!(lanes.iter().all(of_new), "{lanes:?}");
+    end(&bus).await;
+}
+
+/// Names the database and the file of what it handles to the process that is stopped.
+const CHILD: &str = "POSTROOM_STORE_CHILD";
+
+/// Killed, however the test ends.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Process {
+    fn signal(&self, signal: &str) {
+        let id = self.0.id().to_string();
+        let sent = Command::new("kill").args([signal, &id]).status().unwrap();
+        assert!(sent.success());
+    }
+}
+
+/// Not a test by itself: the process that is stopped.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_with_a_relay() {
+    let Ok(task) = std::env::var(CHILD) else {
+        return;
+    };
+    let (address, file) = task.split_once(' ').unwrap();
+    let world = World::found_at(address).await;
+    let relay = World::relay().lease(Duration::from_secs(1));
+    let bus = world
+        .with_store(Bus::builder("child"))
+        .relay(relay)
+        .start()
+        .await
+        .unwrap();
+    let file = std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(file)
+        .unwrap();
+    bus.subscribe_fn::<Placed, _>("seen", async move |placed, _| {
+        let mut file = &file;
+        file.write_all(format!("{}\n", placed.order).as_bytes())
+            .unwrap();
+        Ok(())
+    })
+    .start()
+    .await
+    .unwrap();
+    bus.outbox().unwrap().start_relay();
+    std::future::pending::<()>().await;
+}
+
+async fn a_relay_stopped_beyond_its_lease_cannot_overwrite_its_successor(world: World) {
+    let relay = World::relay().lease(Duration::from_secs(1));
+    let (bus, seen) = relay_of(&world, "successor", relay).await;
+    let path = std::env::temp_dir().join(format!("postroom-handled-{:x}", fastrand::u64(..)));
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_process_with_a_relay"])
+        .env(CHILD, format!("{} {}", world.address(), path.display()))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn();
+    let child = Process(child.unwrap());
+    let by_child = || -> Vec<u64> {
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        text.lines().map(|line| line.parse().unwrap()).collect()
+    };
+    let write = async |orders: std::ops::Range<u64>| {
+        for order in orders {
+            let mut tx = world.begin().await;
+            tx.place_keyed(&bus, order, &(order % 7).to_string()).await;
+            tx.commit().await;
+        }
+    };
+    write(0..50).await;
+    eventually("the child handles", || by_child().len() >= 20).await;
+    write(50..200).await;
+    child.signal("-STOP");
+    write(200..400).await;
+    seen.subscribe(&bus).await;
+    world.until_rows("published", 400).await;
+    assert!(
+        seen.len() >= 200,
+        "the successor did what the child could not"
+    );
+    let marks = "SELECT position || ' ' || published_at || ' ' || attempts FROM postroom_outbox \
+                 WHERE position <= 400 ORDER BY position";
+    let before = world.texts(marks).await;
+    child.signal("-CONT");
+    let holders = "SELECT count(*) FROM postroom_lanes WHERE holder LIKE 'child/%'";
+    world.until(holders, LANES as i64 / 2).await;
+    write(400..500).await;
+    world.until_rows("published", 500).await;
+    assert_eq!(world.texts(marks).await, before, "its marks were refused");
+    eventually("all are handled", || {
+        let mut all = [by_child(), seen.orders()].concat();
+        all.sort_unstable();
+        all.dedup();
+        all.len() == 500
+    })
+    .await;
+    let all = [by_child(), seen.orders()].concat();
+    let often = |order: u64| all.iter().filter(|handled| **handled == order).count();
+    // What it had on its way when it was stopped may have been published twice; what came later may not.
+    let twice: Vec<_> = (200..500).filter(|order| often(*order) != 1).collect();
+    assert!(twice.is_empty(), "{twice:?}");
+    drop(child);
+    std::fs::remove_file(path).unwrap();
+    end(&bus).await;
+}
