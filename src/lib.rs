@@ -43,6 +43,7 @@
 //! | see and change what passes | [`Interceptor`] |
 //! | count, and see how fast | [`Bus::snapshot`], [`Snapshot`], [`Rates`] |
 //! | answer a readiness or liveness probe | [`Bus::health`], [`Health`] |
+//! | publish what a transaction commits | [`outbox`](crate#features), `Publish::in_transaction`, `Outbox` |
 //! | test without waiting | [`ManualClock`], [`Bus::settle`] |
 //! | know what is guaranteed | [`contract`] |
 //!
@@ -53,8 +54,9 @@
 //! | `amqp` | the bridge to RabbitMQ |
 //! | `amqp-rustls`, `amqp-native-tls` | `amqps` for it, by rustls with ring or by the system's library |
 //! | `testing` | the testing kit |
+//! | `sqlite`, `postgres` | messages in the application's own transactions: the outbox |
 //!
-//! There are no default features. Databases are not in this version.
+//! There are no default features.
 
 #[cfg(feature = "amqp")]
 mod bridge;

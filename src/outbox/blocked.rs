@@ -4,6 +4,9 @@ use std::time::{Duration, Instant};
 /// The first wait of an address that takes nothing, and the longest.
 const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
+/// The most addresses whose rows are left out one by one; with more of them nothing is taken for a while.
+pub(super) const MOST: usize = 256;
+
 /// Addresses that took nothing when they were tried last: a full queue, RabbitMQ out of reach. No row is to blame, so
 /// no attempt is counted; their rows stay in the database, and one of them at a time is sent to see. Pure: the time is
 /// passed in.

@@ -148,6 +148,13 @@ impl RelayLife<'_> {
                 blocked: memory.blocked.closed(now),
             }
         };
+        if wanted.blocked.len() > super::blocked::MOST {
+            // So many are blocked by RabbitMQ, and to read past all of their rows would be work without end.
+            self.more = false;
+            self.is_due = true;
+            self.pace.wait(LOCKED);
+            return Ok(true);
+        }
         crash_point("before-claim");
         let rows = match self.session.take(&wanted).await {
             Ok(rows) => rows,
