@@ -183,22 +183,9 @@ impl Shared {
             }
             Ok::<_, DatabaseError>(session)
         };
-        match opened.await {
-            Ok(session) => {
-                self.state.send_replace(State::Ready);
-                Ok(session)
-            }
-            Err(error) => {
-                self.state.send_if_modified(|state| {
-                    let is_first = matches!(state, State::Unknown);
-                    if is_first {
-                        *state = State::Down(error.clone());
-                    }
-                    is_first
-                });
-                Err(error)
-            }
-        }
+        let session = opened.await?;
+        self.state.send_replace(State::Ready);
+        Ok(session)
     }
 
     /// Notes what the database did not do. Told once for as long as it lasts.
@@ -222,6 +209,14 @@ impl Shared {
             self.services()
                 .tell(&self.name, LifecycleKind::Disconnected, why);
         }
+        // Only now, so that who waits for it finds the reason.
+        self.state.send_if_modified(|state| {
+            let is_first = matches!(state, State::Unknown);
+            if is_first {
+                *state = State::Down(error.clone());
+            }
+            is_first
+        });
     }
 
     /// The database did what this part asked for.

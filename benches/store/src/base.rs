@@ -146,14 +146,6 @@ impl Base {
         Ok(())
     }
 
-    pub async fn number(&self, sql: &str) -> anyhow::Result<i64> {
-        let sql = AssertSqlSafe(sql.to_owned());
-        Ok(match &self.pool {
-            Pool::Sqlite(pool) => sqlx::query_scalar(sql).fetch_one(pool).await?,
-            Pool::Postgres(pool) => sqlx::query_scalar(sql).fetch_one(pool).await?,
-        })
-    }
-
     /// Fills the outbox by one statement, as fast as can be.
     pub async fn fill(&self, rows: u64) -> anyhow::Result<()> {
         let body = serde_json::to_string(&Numbered::new(0))?;

@@ -84,7 +84,7 @@ pub(super) const POSTGRES: Dialect = Dialect {
     waiting: "SELECT w.position FROM (SELECT e::int AS lane FROM jsonb_array_elements_text($1::jsonb) AS e) AS mine \
         CROSS JOIN LATERAL (SELECT q.position FROM {outbox} AS q WHERE q.status = 'waiting' AND q.lane = mine.lane \
             AND q.position NOT IN (SELECT e::bigint FROM jsonb_array_elements_text($2::jsonb) AS e) \
-            AND NOT ({stays}) ORDER BY q.position LIMIT $4) AS w ORDER BY w.position LIMIT $4",
+            AND NOT ({stays}) ORDER BY q.position LIMIT $5) AS w ORDER BY w.position LIMIT $4",
     schema_table: "CREATE TABLE IF NOT EXISTS {schema} (version INTEGER PRIMARY KEY, name TEXT NOT NULL, \
         applied_at TIMESTAMPTZ NOT NULL DEFAULT now())",
     has_table: "SELECT (to_regclass('{schema}') IS NOT NULL)::int::bigint",

@@ -85,11 +85,11 @@ impl Statements {
             scheduled = due("scheduled", "due_at"),
         );
         // Only of lanes that are held by the same taking over. Shared, so that a successor waits for the mark.
-        let fenced = format!(
-            "(SELECT lane, fence FROM {{lanes}} WHERE holder = $2 {share}) AS held \
-             WHERE o.position = done.position AND held.lane = o.lane AND held.fence = done.fence \
-             AND o.status IN ('waiting', 'scheduled', 'retrying')"
+        let held = format!(
+            "WITH held AS MATERIALIZED (SELECT lane, fence FROM {{lanes}} WHERE holder = $2 {share})"
         );
+        let fenced = "WHERE o.position = done.position AND o.status IN ('waiting', 'scheduled', 'retrying') \
+             AND done.fence = (SELECT held.fence FROM held WHERE held.lane = o.lane)";
         let pairs = format!(
             "(SELECT {} AS position, {} AS fence FROM {}) AS done",
             number(0),
@@ -97,18 +97,18 @@ impl Statements {
             elements("$1")
         );
         let publish = format!(
-            "UPDATE {{outbox}} AS o SET status = 'published', published_at = {now}, retry_at = NULL \
-             FROM {pairs}, {fenced}"
+            "{held} UPDATE {{outbox}} AS o SET status = 'published', published_at = {now}, retry_at = NULL \
+             FROM {pairs} {fenced}"
         );
         let publish_and_delete = format!(
-            "DELETE FROM {{outbox}} WHERE position IN (SELECT o.position FROM {{outbox}} AS o, {pairs}, {fenced})"
+            "{held} DELETE FROM {{outbox}} WHERE position IN (SELECT o.position FROM {{outbox}} AS o, {pairs} {fenced})"
         );
         let fail = format!(
-            "UPDATE {{outbox}} AS o SET attempts = o.attempts + 1, last_error = done.error, \
+            "{held} UPDATE {{outbox}} AS o SET attempts = o.attempts + 1, last_error = done.error, \
              status = CASE WHEN done.delay IS NULL THEN 'dead' ELSE 'retrying' END, \
              retry_at = CASE WHEN done.delay IS NULL THEN NULL ELSE {after} END \
              FROM (SELECT {position} AS position, {fence} AS fence, {delay} AS delay, {error} AS error FROM {rows}) \
-             AS done, {fenced}",
+             AS done {fenced}",
             after = after("done.delay"),
             position = number(0),
             fence = number(1),
