@@ -14,7 +14,7 @@ mod timers;
 
 pub use bridge_snapshot::BridgeSnapshot;
 pub(crate) use child::{
-    Child, ChildId, Exit, ExitReporter, Part, Report, Stop, StopFor, SuspendReason,
+    Child, ChildId, Exit, ExitReporter, Part, Report, Starting, Stop, StopFor, SuspendReason,
 };
 pub use dead_letter::{DeadLetter, DeadLettered, Filter};
 pub(crate) use dead_letter_store::{Claim, Claims, DeadLetterStore, Wanted};

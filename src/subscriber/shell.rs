@@ -13,7 +13,7 @@ use super::factory::Factory;
 use super::member::Member;
 use super::pulse::{Pulse, Pulsing};
 use super::worker::work;
-use crate::ports::{Exit, ExitReporter};
+use crate::ports::{Exit, ExitReporter, Starting};
 use crate::queue::QueueCore;
 
 /// The subscriber actor: it holds control, and the worker's loop runs inside it.
@@ -74,6 +74,7 @@ where
 pub(super) struct StartWorker {
     pub(super) part: u32,
     pub(super) exits: ExitReporter,
+    pub(super) starting: Starting,
 }
 
 impl Message for StartWorker {
@@ -90,10 +91,19 @@ where
 
     fn handle(&mut self, start: StartWorker, ctx: &mut Self::Context) {
         self.cut_off(ctx);
-        let StartWorker { part, exits } = start;
+        let StartWorker {
+            part,
+            exits,
+            starting,
+        } = start;
         let run = Rc::new(Run::default());
         let present = Present::new(&self.member.queue, &run);
-        let worker = work(Arc::clone(&self.member), self.seat, Rc::clone(&run));
+        let worker = work(
+            Arc::clone(&self.member),
+            self.seat,
+            Rc::clone(&run),
+            starting,
+        );
         let worker = Caught::new(worker);
         let worker = Pulsing::new(worker, self.member.queue.id, Arc::clone(&self.pulse));
         // Cancelled, the loop is dropped before what is here, and so has said where it was.

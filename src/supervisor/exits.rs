@@ -5,12 +5,13 @@ use actix::fut::ActorFutureExt;
 use actix::{AsyncContext, Context, Handler, Message, WrapFuture};
 
 use super::actor::{Failures, State, UnderWay};
+use super::again::Again;
 use super::{OnExceeded, SupervisorActor};
 use crate::delivery::{
     Backoff, Counted, ExitKind, IntensityWindow, Strategy, affected, should_restart,
 };
 use crate::ports::Deadline;
-use crate::ports::{ChildId, Exit, ExitReporter, LifecycleKind, Part, StopFor};
+use crate::ports::{ChildId, Exit, ExitReporter, LifecycleKind, Part, Starting, StopFor};
 
 /// A worker of a child ended.
 pub(super) struct Exited {
@@ -124,7 +125,12 @@ impl Handler<StartPart> for SupervisorActor {
             entry.incarnation == start.incarnation && entry.state == State::Running
         });
         if current && !self.stopping {
-            self.start_part(start.child, Part::One(start.part), ctx);
+            self.start_part(
+                start.child,
+                Part::One(start.part),
+                &Starting::unwatched(),
+                ctx,
+            );
         }
     }
 }
@@ -160,7 +166,7 @@ impl SupervisorActor {
         children.sort_unstable();
         children.dedup();
         let stops = self.stops(&children, StopFor::Restart);
-        let incarnations: Vec<_> = children
+        let incarnations = children
             .iter()
             .filter_map(|id| Some((*id, self.children.get(id)?.incarnation)))
             .collect();
@@ -178,19 +184,18 @@ impl SupervisorActor {
                 Deadline::new(timers, left).await;
             }
         };
-        let told = known.clone();
-        let future = ctx.spawn(restart.into_actor(self).map(move |(), supervisor, ctx| {
-            supervisor.under_way = None;
-            for (id, incarnation) in incarnations {
-                supervisor.start_stopped(id, incarnation, |supervisor| {
-                    if told.contains(&id) {
-                        supervisor.start_part(id, Part::All, ctx);
-                    } else {
-                        supervisor.start_again(id, &why, ctx);
-                    }
-                });
-            }
-        }));
+        let again = Again {
+            waiting: incarnations,
+            told: known.clone(),
+            why,
+            not_before,
+            starting: Starting::unwatched(),
+        };
+        let future = ctx.spawn(
+            restart
+                .into_actor(self)
+                .map(move |(), supervisor, ctx| supervisor.start_next(again, ctx)),
+        );
         self.under_way = Some(UnderWay {
             future,
             failed: known,
