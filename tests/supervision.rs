@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use common::staff::{LONG, SECOND, Staff};
@@ -238,6 +240,35 @@ async fn a_sibling_that_does_not_begin_in_time_holds_up_nobody() {
     staff.door.open();
     staff.pass(Duration::ZERO).await;
     assert_eq!(staff.take_log(), ["slow2 made"]);
+    staff.end().await;
+}
+
+#[tokio::test]
+async fn a_sibling_does_not_start_before_the_one_before_it_can() {
+    let staff = Staff::new().await;
+    let office = staff.bus.supervisor("office").strategy(Strategy::OneForAll);
+    let office = office.start().await.unwrap();
+    let (makes, tries) = (staff.clone(), Arc::new(AtomicU32::new(0)));
+    let factory = async move || match tries.fetch_add(1, Ordering::Relaxed) {
+        1 | 2 => {
+            makes.log.push("a cannot".to_owned());
+            Err("not yet".to_owned())
+        }
+        _ => Ok(makes.make("a")),
+    };
+    let a = staff.bus.try_subscriber("a", factory).pattern("a");
+    a.own_thread().under(&office).start().await.unwrap();
+    staff.pass(Duration::ZERO).await;
+    clerk!(staff, "b").under(&office).start().await.unwrap();
+    staff.pass(Duration::ZERO).await;
+    assert_eq!(staff.take_log(), ["a1 made", "b1 made"]);
+    staff.order("b", "panic").await;
+    staff.pass(LONG).await;
+    staff.pass(LONG).await;
+    let expected = [
+        "b1 gone", "a1 gone", "a cannot", "a cannot", "a2 made", "b2 made",
+    ];
+    assert_eq!(staff.take_log(), expected);
     staff.end().await;
 }
 

@@ -65,8 +65,8 @@ pub(crate) trait Child: Send {
     fn name(&self) -> &Arc<str>;
     /// How many workers it has.
     fn parts(&self) -> u32;
-    /// Begins to start. Each part started reports exactly one exit, unless it is cut off; it drops `starting` when
-    /// it has begun to work, or cannot.
+    /// Begins to start. Each part started reports exactly one exit, unless it is cut off. It drops `starting` when it
+    /// has begun to work, or cannot and has reported that.
     fn start(&mut self, part: Part, exits: &ExitReporter, starting: &Starting);
     fn stop(&mut self, why: StopFor) -> Stop;
     fn restarted(&mut self);

@@ -48,14 +48,27 @@ impl<H, F, D> Shell<H, F, D> {
 }
 
 /// What a worker's loop and its shell share of one run.
-#[derive(Default)]
 pub(super) struct Run {
+    /// Until its handler is made; one that cannot be is reported first.
+    starting: Cell<Option<Starting>>,
     /// It is making its handler, or was dropped with a message in hand.
     in_the_middle: Cell<bool>,
     stopping: RefCell<Vec<oneshot::Sender<bool>>>,
 }
 
 impl Run {
+    fn new(starting: Starting) -> Self {
+        Self {
+            starting: Cell::new(Some(starting)),
+            in_the_middle: Cell::new(false),
+            stopping: RefCell::default(),
+        }
+    }
+
+    pub(super) fn has_begun(&self) {
+        self.starting.take();
+    }
+
     pub(super) fn set_in_the_middle(&self, is_so: bool) {
         self.in_the_middle.set(is_so);
     }
@@ -96,16 +109,12 @@ where
             exits,
             starting,
         } = start;
-        let run = Rc::new(Run::default());
+        let run = Rc::new(Run::new(starting));
         let present = Present::new(&self.member.queue, &run);
-        let worker = work(
-            Arc::clone(&self.member),
-            self.seat,
-            Rc::clone(&run),
-            starting,
-        );
+        let worker = work(Arc::clone(&self.member), self.seat, Rc::clone(&run));
         let worker = Caught::new(worker);
         let worker = Pulsing::new(worker, self.member.queue.id, Arc::clone(&self.pulse));
+        let of_this_run = Rc::clone(&run);
         // Cancelled, the loop is dropped before what is here, and so has said where it was.
         let running = worker.into_actor(self).map(move |ended, shell, _| {
             shell.running = None;
@@ -115,6 +124,7 @@ where
                 why: format!("panicked: {text}"),
             });
             exits.report(part, exit);
+            drop(of_this_run);
         });
         self.running = Some((ctx.spawn(running), run));
     }

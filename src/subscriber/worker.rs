@@ -19,7 +19,7 @@ use super::shell::Run;
 use crate::delivery::{Failure, NextStep, Reason, next_step};
 use crate::mailbox::{Ending, Lease, Slot, Take};
 use crate::message::RawMessage;
-use crate::ports::{Exit, Inbound, Starting};
+use crate::ports::{Exit, Inbound};
 use crate::queue::{Failed, QueueCore};
 
 /// How long a worker runs without letting its thread do anything else.
@@ -30,12 +30,7 @@ const CLOCK_EVERY: u32 = 32;
 /// Makes a handler and feeds it until it fails, is asked to stop, or asks to stop.
 ///
 /// Dropping the future at any point gives back what was not settled.
-pub(super) async fn work<H, F, D>(
-    member: Arc<Member<H, F, D>>,
-    seat: u32,
-    run: Rc<Run>,
-    starting: Starting,
-) -> Exit
+pub(super) async fn work<H, F, D>(member: Arc<Member<H, F, D>>, seat: u32, run: Rc<Run>) -> Exit
 where
     H: 'static,
     F: Factory<H>,
@@ -45,7 +40,6 @@ where
     run.set_in_the_middle(true);
     let made = Caught::new(member.factory.make()).await;
     run.set_in_the_middle(false);
-    drop(starting);
     let mut handler = match made {
         Ok(Ok(handler)) => Guarded::new(handler),
         Ok(Err(why)) => return Exit::StartFailed { why },
@@ -54,6 +48,7 @@ where
             return Exit::StartFailed { why };
         }
     };
+    run.has_begun();
     let mut hands = Hands {
         lease: Lease::new(Arc::clone(&member.queue)),
         scratch: Scratch::default(),

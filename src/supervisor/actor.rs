@@ -27,6 +27,8 @@ pub(crate) struct SupervisorActor {
     pub(super) suspended: bool,
     /// What it does to several children at once. One at a time: the next one takes over.
     pub(super) under_way: Option<UnderWay>,
+    /// How many of those there were.
+    begun: u64,
     /// Where the children report to; the same for all of them.
     reports: Option<Arc<Report>>,
     pub(super) timers: Arc<dyn Timers>,
@@ -64,7 +66,8 @@ pub(super) struct Failures {
 
 /// A restart of several children, or an escalation.
 pub(super) struct UnderWay {
-    pub(super) future: SpawnHandle,
+    future: SpawnHandle,
+    number: u64,
     /// The children whose failures began it and that have not been started again.
     pub(super) failed: Vec<ChildId>,
     pub(super) not_before: Instant,
@@ -83,6 +86,7 @@ impl SupervisorActor {
             stopping: false,
             suspended: false,
             under_way: None,
+            begun: 0,
             reports: None,
             timers,
             lifecycle,
@@ -158,6 +162,35 @@ impl SupervisorActor {
         // Its other workers finish what they have in hand.
         let stop = entry.child.stop(StopFor::Restart)(entry.spec.stop_timeout);
         ctx.spawn(stop.into_actor(self).map(|_, _, _| ()));
+    }
+
+    /// Does something to several children at once, and what follows it, unless another takes over meanwhile.
+    pub(super) fn begin(
+        &mut self,
+        work: impl Future<Output = ()> + 'static,
+        failed: Vec<ChildId>,
+        not_before: Instant,
+        ctx: &mut Context<Self>,
+        then: impl FnOnce(&mut Self, &mut Context<Self>) + 'static,
+    ) {
+        self.begun += 1;
+        let number = self.begun;
+        let future = ctx.spawn(work.into_actor(self).map(move |(), supervisor, ctx| {
+            // actix may poll a future once more that was cancelled.
+            if supervisor
+                .under_way
+                .take_if(|present| present.number == number)
+                .is_some()
+            {
+                then(supervisor, ctx);
+            }
+        }));
+        self.under_way = Some(UnderWay {
+            future,
+            number,
+            failed,
+            not_before,
+        });
     }
 
     /// Ends what is under way; the children that it was about to start again are the caller's now.

@@ -2,11 +2,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use actix::fut::ActorFutureExt;
-use actix::{AsyncContext, Context, WrapFuture};
+use actix::Context;
 
 use super::SupervisorActor;
-use super::actor::{State, UnderWay};
+use super::actor::State;
 use crate::delivery::Restart;
 use crate::ports::{ChildId, Deadline, LifecycleKind, Part, Starting};
 
@@ -28,7 +27,6 @@ impl SupervisorActor {
     /// Starts the next one, and goes on when it has begun; one that takes longer than its `stop_timeout` for that
     /// holds up the others no more.
     pub(super) fn start_next(&mut self, mut again: Again, ctx: &mut Context<Self>) {
-        self.under_way = None;
         while let Some((id, incarnation)) = again.waiting.pop_front() {
             if !self.still_waits(id, incarnation) {
                 continue;
@@ -45,17 +43,14 @@ impl SupervisorActor {
                 continue;
             };
             let mut patience = Deadline::new(Arc::clone(&self.timers), entry.spec.stop_timeout);
+            let begun = async move {
+                patience.bound(begun.wait()).await;
+                // One that could not begin has said so before: that is handled first, and may take this over.
+                tokio::task::yield_now().await;
+            };
             let (told, not_before) = (again.told.clone(), again.not_before);
-            let begun = async move { patience.bound(begun.wait()).await };
-            let future = ctx.spawn(
-                begun
-                    .into_actor(self)
-                    .map(move |_, supervisor, ctx| supervisor.start_next(again, ctx)),
-            );
-            self.under_way = Some(UnderWay {
-                future,
-                failed: told,
-                not_before,
+            self.begin(begun, told, not_before, ctx, |supervisor, ctx| {
+                supervisor.start_next(again, ctx);
             });
             return;
         }

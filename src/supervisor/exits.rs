@@ -1,10 +1,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::fut::ActorFutureExt;
-use actix::{AsyncContext, Context, Handler, Message, WrapFuture};
+use actix::{AsyncContext, Context, Handler, Message};
 
-use super::actor::{Failures, State, UnderWay};
+use super::actor::{Failures, State};
 use super::again::Again;
 use super::{OnExceeded, SupervisorActor};
 use crate::delivery::{
@@ -191,15 +190,8 @@ impl SupervisorActor {
             not_before,
             starting: Starting::unwatched(),
         };
-        let future = ctx.spawn(
-            restart
-                .into_actor(self)
-                .map(move |(), supervisor, ctx| supervisor.start_next(again, ctx)),
-        );
-        self.under_way = Some(UnderWay {
-            future,
-            failed: known,
-            not_before,
+        self.begin(restart, known, not_before, ctx, |supervisor, ctx| {
+            supervisor.start_next(again, ctx);
         });
     }
 
@@ -225,17 +217,14 @@ impl SupervisorActor {
         self.take_over(ctx);
         let alive = self.alive();
         let stops = self.stops(&alive, StopFor::Restart);
-        let stopped = async move { stops.run(None, None).await };
-        let future = ctx.spawn(stopped.into_actor(self).map(move |_, supervisor, _| {
-            supervisor.under_way = None;
+        let stopped = async move {
+            stops.run(None, None).await;
+        };
+        let now = self.timers.now();
+        self.begin(stopped, Vec::new(), now, ctx, |_, _| {
             if let Some(parent) = parent {
                 parent.report(0, Exit::Failed { message: None, why });
             }
-        }));
-        self.under_way = Some(UnderWay {
-            future,
-            failed: Vec::new(),
-            not_before: self.timers.now(),
         });
     }
 }
