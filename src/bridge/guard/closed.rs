@@ -4,15 +4,10 @@
 //! answer on the way: they come after the close. lapin has answered and forgotten the channel by then, and takes
 //! the whole connection down for a frame of a channel that it does not know.
 
-const METHOD: u8 = 1;
-const HEADER: u8 = 2;
-const BODY: u8 = 3;
-const HEARTBEAT: u8 = 8;
+use super::frame::{BODY, HEAD, HEADER, HEARTBEAT, METHOD};
 
-/// Type, channel and size of a frame.
-const FRAME_HEAD: usize = 7;
 /// With class and method behind it.
-const METHOD_HEAD: usize = FRAME_HEAD + 4;
+const METHOD_HEAD: usize = HEAD + 4;
 
 const CHANNEL_OPEN_OK: [u8; 4] = [0, 20, 0, 11];
 const CHANNEL_CLOSE: [u8; 4] = [0, 20, 0, 40];
@@ -91,14 +86,14 @@ impl ClosedChannels {
         if !matches!(bytes[0], METHOD | HEADER | BODY | HEARTBEAT) {
             return Head::NoFrame;
         }
-        let Some(head) = bytes.first_chunk::<FRAME_HEAD>() else {
+        let Some(head) = bytes.first_chunk::<HEAD>() else {
             return Head::TooShort;
         };
         let channel = u16::from_be_bytes([head[1], head[2]]);
         let size = u32::from_be_bytes([head[3], head[4], head[5], head[6]]);
         let mut drops = self.closed.contains(&channel);
         if head[0] == METHOD && size >= 4 {
-            let Some(method) = bytes.get(FRAME_HEAD..METHOD_HEAD) else {
+            let Some(method) = bytes.get(HEAD..METHOD_HEAD) else {
                 return Head::TooShort;
             };
             if method == CHANNEL_OPEN_OK {
@@ -110,7 +105,7 @@ impl ClosedChannels {
         }
         Head::Frame {
             // With its end octet.
-            left: FRAME_HEAD as u64 + u64::from(size) + 1,
+            left: HEAD as u64 + u64::from(size) + 1,
             drops,
         }
     }
@@ -121,29 +116,22 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::bridge::guard::fake_broker::{self, frame};
 
-    fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
-        let mut frame = vec![kind];
-        frame.extend(channel.to_be_bytes());
-        frame.extend((payload.len() as u32).to_be_bytes());
-        frame.extend(payload);
-        frame.push(0xce);
-        frame
+    const OPEN_OK: (u16, u16) = (20, 11);
+    const CLOSE: (u16, u16) = (20, 40);
+    const CLOSE_OK: (u16, u16) = (20, 41);
+    const DELIVER: (u16, u16) = (60, 60);
+
+    fn method(channel: u16, (class, method): (u16, u16)) -> Vec<u8> {
+        fake_broker::method(channel, class, method, b"arguments")
     }
-
-    fn method(channel: u16, method: [u8; 4]) -> Vec<u8> {
-        let mut payload = method.to_vec();
-        payload.extend(b"arguments");
-        frame(METHOD, channel, &payload)
-    }
-
-    const DELIVER: [u8; 4] = [0, 60, 0, 60];
 
     /// Each with whether it is let through.
     fn story() -> Vec<(Vec<u8>, bool)> {
         vec![
             (method(1, DELIVER), true),
-            (method(1, CHANNEL_CLOSE), true),
+            (method(1, CLOSE), true),
             (method(1, DELIVER), false),
             (frame(HEADER, 1, b"header"), false),
             (method(2, DELIVER), true),
@@ -151,9 +139,9 @@ mod tests {
             (frame(HEADER, 2, b"header"), true),
             (frame(HEARTBEAT, 0, b""), true),
             (frame(BODY, 2, b"body of the other"), true),
-            (method(1, [0, 20, 0, 41]), false),
-            (method(1, CHANNEL_CLOSE), false),
-            (method(1, CHANNEL_OPEN_OK), true),
+            (method(1, CLOSE_OK), false),
+            (method(1, CLOSE), false),
+            (method(1, OPEN_OK), true),
             (method(1, DELIVER), true),
             (frame(BODY, 1, b""), true),
             (frame(METHOD, 1, b"odd"), true),

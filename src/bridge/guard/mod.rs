@@ -7,6 +7,7 @@
 
 mod closed;
 mod depth;
+mod frame;
 mod stream;
 
 use std::io;
