@@ -50,7 +50,7 @@ impl<H, F, D> Shell<H, F, D> {
 /// What a worker's loop and its shell share of one run.
 pub(super) struct Run {
     /// Until its handler is made; one that cannot be is reported first.
-    starting: Cell<Option<Starting>>,
+    starting: Cell<Starting>,
     /// It is making its handler, or was dropped with a message in hand.
     in_the_middle: Cell<bool>,
     stopping: RefCell<Vec<oneshot::Sender<bool>>>,
@@ -59,14 +59,14 @@ pub(super) struct Run {
 impl Run {
     fn new(starting: Starting) -> Self {
         Self {
-            starting: Cell::new(Some(starting)),
+            starting: Cell::new(starting),
             in_the_middle: Cell::new(false),
             stopping: RefCell::default(),
         }
     }
 
     pub(super) fn has_begun(&self) {
-        self.starting.take();
+        self.starting.replace(Starting::unwatched());
     }
 
     pub(super) fn set_in_the_middle(&self, is_so: bool) {
@@ -114,17 +114,17 @@ where
         let worker = work(Arc::clone(&self.member), self.seat, Rc::clone(&run));
         let worker = Caught::new(worker);
         let worker = Pulsing::new(worker, self.member.queue.id, Arc::clone(&self.pulse));
-        let of_this_run = Rc::clone(&run);
         // Cancelled, the loop is dropped before what is here, and so has said where it was.
         let running = worker.into_actor(self).map(move |ended, shell, _| {
             shell.running = None;
+            let run = Rc::clone(&present.run);
             drop(present);
             let exit = ended.unwrap_or_else(|Panicked(text)| Exit::Failed {
                 message: None,
                 why: format!("panicked: {text}"),
             });
             exits.report(part, exit);
-            drop(of_this_run);
+            drop(run);
         });
         self.running = Some((ctx.spawn(running), run));
     }
