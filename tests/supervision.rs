@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use common::staff::{LONG, SECOND, Staff};
@@ -191,6 +193,82 @@ async fn one_for_all_stops_in_reverse_order_and_starts_in_order() {
         staff.order(name, "works").await;
     }
     assert_eq!(staff.take_log(), ["a2 works", "b2 works", "c2 works"]);
+    staff.end().await;
+}
+
+/// Two siblings, of which the first makes its handler only while the door is open.
+async fn slow_and_b(staff: &Staff, patience: Duration) {
+    let office = staff.bus.supervisor("office").strategy(Strategy::OneForAll);
+    let office = office.start().await.unwrap();
+    let makes = staff.clone();
+    let factory = async move || {
+        makes.door.pass().await;
+        Ok::<_, String>(makes.make("slow"))
+    };
+    staff.door.let_through(1);
+    let slow = staff.bus.try_subscriber("slow", factory).pattern("slow");
+    let slow = slow.own_thread().stop_timeout(patience).under(&office);
+    slow.start().await.unwrap();
+    staff.pass(Duration::ZERO).await;
+    clerk!(staff, "b").under(&office).start().await.unwrap();
+    staff.pass(Duration::ZERO).await;
+    assert_eq!(staff.take_log(), ["slow1 made", "b1 made"]);
+    staff.order("b", "panic").await;
+    assert_eq!(staff.take_log(), ["b1 gone", "slow1 gone"]);
+}
+
+#[tokio::test]
+async fn a_sibling_starts_when_the_one_before_it_has_made_its_handler() {
+    let staff = Staff::new().await;
+    slow_and_b(&staff, 3 * SECOND).await;
+    staff.pass(3 * SECOND - Duration::from_millis(1)).await;
+    assert_eq!(staff.take_log(), [""; 0]);
+    staff.door.open();
+    staff.pass(Duration::ZERO).await;
+    assert_eq!(staff.take_log(), ["slow2 made", "b2 made"]);
+    staff.end().await;
+}
+
+#[tokio::test]
+async fn a_sibling_that_does_not_begin_in_time_holds_up_nobody() {
+    let staff = Staff::new().await;
+    slow_and_b(&staff, 3 * SECOND).await;
+    staff.pass(3 * SECOND).await;
+    assert_eq!(staff.take_log(), ["b2 made"]);
+    staff.order("b", "works").await;
+    assert_eq!(staff.take_log(), ["b2 works"]);
+    staff.door.open();
+    staff.pass(Duration::ZERO).await;
+    assert_eq!(staff.take_log(), ["slow2 made"]);
+    staff.end().await;
+}
+
+#[tokio::test]
+async fn a_sibling_does_not_start_before_the_one_before_it_can() {
+    let staff = Staff::new().await;
+    let office = staff.bus.supervisor("office").strategy(Strategy::OneForAll);
+    let office = office.start().await.unwrap();
+    let (makes, tries) = (staff.clone(), Arc::new(AtomicU32::new(0)));
+    let factory = async move || match tries.fetch_add(1, Ordering::Relaxed) {
+        1 | 2 => {
+            makes.log.push("a cannot".to_owned());
+            Err("not yet".to_owned())
+        }
+        _ => Ok(makes.make("a")),
+    };
+    let a = staff.bus.try_subscriber("a", factory).pattern("a");
+    a.own_thread().under(&office).start().await.unwrap();
+    staff.pass(Duration::ZERO).await;
+    clerk!(staff, "b").under(&office).start().await.unwrap();
+    staff.pass(Duration::ZERO).await;
+    assert_eq!(staff.take_log(), ["a1 made", "b1 made"]);
+    staff.order("b", "panic").await;
+    staff.pass(LONG).await;
+    staff.pass(LONG).await;
+    let expected = [
+        "b1 gone", "a1 gone", "a cannot", "a cannot", "a2 made", "b2 made",
+    ];
+    assert_eq!(staff.take_log(), expected);
     staff.end().await;
 }
 

@@ -461,7 +461,8 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
     }
 
     /// How long a worker may take to finish the message in hand when a sibling's failure or a shutdown stops
-    /// it; then it is cut off, and the attempt does not count. Default: 5 s.
+    /// it; then it is cut off, and the attempt does not count. When siblings are started again, in order, it is
+    /// also how long the next one waits for this one's handlers to be made. Default: 5 s.
     pub fn stop_timeout(mut self, timeout: Duration) -> Self {
         self.child().stop_timeout = timeout;
         self

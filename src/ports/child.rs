@@ -2,6 +2,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use super::BoxFuture;
 use crate::message::MessageId;
 
@@ -63,14 +65,43 @@ pub(crate) trait Child: Send {
     fn name(&self) -> &Arc<str>;
     /// How many workers it has.
     fn parts(&self) -> u32;
-    /// Begins to start. Each part started reports exactly one exit, unless it is cut off.
-    fn start(&mut self, part: Part, exits: &ExitReporter);
+    /// Begins to start. Each part started reports exactly one exit, unless it is cut off. It drops `starting` when it
+    /// has begun to work, or cannot and has reported that.
+    fn start(&mut self, part: Part, exits: &ExitReporter, starting: &Starting);
     fn stop(&mut self, why: StopFor) -> Stop;
     fn restarted(&mut self);
     fn suspended(&mut self, why: &SuspendReason);
     fn resumed(&mut self);
     /// All of its workers have ended, and nothing but a resumption starts them again.
     fn ended(&mut self);
+}
+
+/// Held by what is starting. What depends on it waits for the last of these to be dropped.
+#[derive(Clone)]
+pub(crate) struct Starting(
+    #[expect(dead_code, reason = "its drop says it all")] Option<Arc<oneshot::Sender<()>>>,
+);
+
+impl Starting {
+    /// Nobody waits.
+    pub(crate) fn unwatched() -> Self {
+        Self(None)
+    }
+
+    pub(crate) fn watched() -> (Self, Begun) {
+        let (starting, begun) = oneshot::channel();
+        (Self(Some(Arc::new(starting))), Begun(begun))
+    }
+}
+
+/// Waits until what was started has begun, or cannot.
+pub(crate) struct Begun(oneshot::Receiver<()>);
+
+impl Begun {
+    pub(crate) async fn wait(self) {
+        // Nothing is ever sent: the error is the answer.
+        let _ = self.0.await;
+    }
 }
 
 pub(crate) type Report = dyn Fn(ChildId, u64, u32, Exit) + Send + Sync;

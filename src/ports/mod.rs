@@ -19,7 +19,7 @@ mod when_down;
 
 pub use bridge_snapshot::BridgeSnapshot;
 pub(crate) use child::{
-    Child, ChildId, Exit, ExitReporter, Part, Report, Stop, StopFor, SuspendReason,
+    Child, ChildId, Exit, ExitReporter, Part, Report, Starting, Stop, StopFor, SuspendReason,
 };
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) use crash::crash_point;

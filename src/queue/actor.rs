@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::{Actor, AsyncContext, Context, Handler, Message, WrapFuture, fut::ActorFutureExt};
 
@@ -45,6 +45,8 @@ impl Actor for QueueActor {
 /// A failed message begins to wait; the mailbox counts it as waiting already.
 pub(super) struct Wait {
     pub(super) slot: Slot,
+    /// When it failed.
+    pub(super) since: Instant,
     pub(super) delay: Duration,
 }
 
@@ -55,7 +57,7 @@ impl Message for Wait {
 impl Handler<Wait> for QueueActor {
     type Result = ();
 
-    fn handle(&mut self, Wait { slot, delay }: Wait, ctx: &mut Self::Context) {
+    fn handle(&mut self, Wait { slot, since, delay }: Wait, ctx: &mut Self::Context) {
         let Some(core) = self.core.upgrade() else {
             return;
         };
@@ -66,10 +68,9 @@ impl Handler<Wait> for QueueActor {
         let id = self.next;
         self.next += 1;
         let actor = ctx.address();
-        let key = core
-            .services
-            .timers
-            .after(delay, Box::new(move || actor.do_send(Due(id))));
+        let timers = &core.services.timers;
+        let left = delay.saturating_sub(timers.now().saturating_duration_since(since));
+        let key = timers.after(left, Box::new(move || actor.do_send(Due(id))));
         self.waiting.insert(id, (slot, key));
     }
 }
@@ -208,7 +209,7 @@ mod tests {
         HealthSource, Lifecycle, LifecycleSink, Outgoing, Problem, StoreError, Wanted,
     };
     use crate::queue::{QueueSpec, Services};
-    use crate::time::{Clock, TimerService};
+    use crate::time::{Clock, ManualClock, TimerService};
 
     /// Fails until it is mended.
     #[derive(Default)]
@@ -251,8 +252,7 @@ mod tests {
         fn dead_letter(&self, _: &DeadLettered) {}
     }
 
-    fn queue(store: &Arc<Broken>) -> Arc<QueueCore> {
-        let clock = Clock::system();
+    fn queue(store: &Arc<Broken>, clock: Clock) -> Arc<QueueCore> {
         let outgoing: OnceLock<Weak<dyn Outgoing>> = OnceLock::new();
         let services = Services {
             timers: TimerService::new(clock.clone()),
@@ -324,9 +324,25 @@ mod tests {
     }
 
     #[actix::test]
+    async fn a_wait_counts_from_the_failure_however_late_the_actor_comes_to_it() {
+        let clock = ManualClock::new();
+        let queue = queue(&Arc::default(), clock.clock());
+        let minute = Duration::from_secs(60);
+        let slot = in_hand(&queue);
+        // The actor is on this thread: it comes to it only after this.
+        queue.backing().retry_after(&queue, slot, minute);
+        clock.advance(minute);
+        while queue.mailbox.books().waiting > 0 {
+            clock.advance(Duration::ZERO);
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(queue.mailbox.books().queued, 1);
+    }
+
+    #[actix::test]
     async fn a_store_that_fails_keeps_the_message_and_shows_in_the_health() {
         let store = Arc::new(Broken::default());
-        let queue = queue(&store);
+        let queue = queue(&store, Clock::system());
         let is_told = || {
             let mut found = Vec::new();
             queue.examine(&mut found);

@@ -85,8 +85,11 @@ impl Backing for Memory {
 impl QueueCore {
     /// A failed message waits here, with its credit.
     pub(crate) fn wait_in_memory(&self, slot: Slot, delay: Duration) {
+        // From here, and not from when the actor comes to it.
+        let since = self.services.timers.now();
         self.mailbox.start_waiting(slot.key());
-        self.actor().do_send(super::actor::Wait { slot, delay });
+        self.actor()
+            .do_send(super::actor::Wait { slot, since, delay });
     }
 
     /// The queue's actor stores a dead letter and then ends the message.

@@ -13,7 +13,7 @@ use super::pulse::WorkerThread;
 use super::shell::{KillWorker, Retire, Shell, StartWorker, StopWorker};
 use crate::mailbox::halt;
 use crate::ports::{
-    Child, Deadline, ExitReporter, LifecycleKind, Part, Stop, StopFor, SuspendReason,
+    Child, Deadline, ExitReporter, LifecycleKind, Part, Starting, Stop, StopFor, SuspendReason,
 };
 use crate::queue::QueueCore;
 
@@ -110,7 +110,7 @@ where
         u32::try_from(self.workers.len()).unwrap_or(u32::MAX)
     }
 
-    fn start(&mut self, part: Part, exits: &ExitReporter) {
+    fn start(&mut self, part: Part, exits: &ExitReporter, starting: &Starting) {
         if !std::mem::replace(&mut self.serves, true) {
             self.queue().mailbox.join();
         }
@@ -121,6 +121,7 @@ where
                 shell.do_send(StartWorker {
                     part: index,
                     exits: exits.clone(),
+                    starting: starting.clone(),
                 });
             }
         }

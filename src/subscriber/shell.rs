@@ -13,7 +13,7 @@ use super::factory::Factory;
 use super::member::Member;
 use super::pulse::{Pulse, Pulsing};
 use super::worker::work;
-use crate::ports::{Exit, ExitReporter};
+use crate::ports::{Exit, ExitReporter, Starting};
 use crate::queue::QueueCore;
 
 /// The subscriber actor: it holds control, and the worker's loop runs inside it.
@@ -48,14 +48,27 @@ impl<H, F, D> Shell<H, F, D> {
 }
 
 /// What a worker's loop and its shell share of one run.
-#[derive(Default)]
 pub(super) struct Run {
+    /// Until its handler is made; one that cannot be is reported first.
+    starting: Cell<Starting>,
     /// It is making its handler, or was dropped with a message in hand.
     in_the_middle: Cell<bool>,
     stopping: RefCell<Vec<oneshot::Sender<bool>>>,
 }
 
 impl Run {
+    fn new(starting: Starting) -> Self {
+        Self {
+            starting: Cell::new(starting),
+            in_the_middle: Cell::new(false),
+            stopping: RefCell::default(),
+        }
+    }
+
+    pub(super) fn has_begun(&self) {
+        self.starting.replace(Starting::unwatched());
+    }
+
     pub(super) fn set_in_the_middle(&self, is_so: bool) {
         self.in_the_middle.set(is_so);
     }
@@ -74,6 +87,7 @@ where
 pub(super) struct StartWorker {
     pub(super) part: u32,
     pub(super) exits: ExitReporter,
+    pub(super) starting: Starting,
 }
 
 impl Message for StartWorker {
@@ -90,8 +104,12 @@ where
 
     fn handle(&mut self, start: StartWorker, ctx: &mut Self::Context) {
         self.cut_off(ctx);
-        let StartWorker { part, exits } = start;
-        let run = Rc::new(Run::default());
+        let StartWorker {
+            part,
+            exits,
+            starting,
+        } = start;
+        let run = Rc::new(Run::new(starting));
         let present = Present::new(&self.member.queue, &run);
         let worker = work(Arc::clone(&self.member), self.seat, Rc::clone(&run));
         let worker = Caught::new(worker);
@@ -99,12 +117,14 @@ where
         // Cancelled, the loop is dropped before what is here, and so has said where it was.
         let running = worker.into_actor(self).map(move |ended, shell, _| {
             shell.running = None;
+            let run = Rc::clone(&present.run);
             drop(present);
             let exit = ended.unwrap_or_else(|Panicked(text)| Exit::Failed {
                 message: None,
                 why: format!("panicked: {text}"),
             });
             exits.report(part, exit);
+            drop(run);
         });
         self.running = Some((ctx.spawn(running), run));
     }

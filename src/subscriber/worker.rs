@@ -48,6 +48,7 @@ where
             return Exit::StartFailed { why };
         }
     };
+    run.has_begun();
     let mut hands = Hands {
         lease: Lease::new(Arc::clone(&member.queue)),
         scratch: Scratch::default(),

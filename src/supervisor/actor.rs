@@ -10,10 +10,10 @@ use actix::{
 
 use super::exits::Exited;
 use super::{ChildSpec, SupervisorSpec};
-use crate::delivery::{Backoff, IntensityWindow, Restart};
+use crate::delivery::{Backoff, IntensityWindow};
 use crate::ports::{
-    Child, ChildId, ExitReporter, Lifecycle, LifecycleKind, LifecycleSink, Part, Report, StopFor,
-    SuspendReason, Timers,
+    Child, ChildId, ExitReporter, Lifecycle, LifecycleKind, LifecycleSink, Part, Report, Starting,
+    StopFor, SuspendReason, Timers,
 };
 
 /// Keeps its children running by their specs and its strategy.
@@ -27,6 +27,8 @@ pub(crate) struct SupervisorActor {
     pub(super) suspended: bool,
     /// What it does to several children at once. One at a time: the next one takes over.
     pub(super) under_way: Option<UnderWay>,
+    /// How many of those there were.
+    begun: u64,
     /// Where the children report to; the same for all of them.
     reports: Option<Arc<Report>>,
     pub(super) timers: Arc<dyn Timers>,
@@ -38,6 +40,8 @@ pub(super) struct Entry {
     pub(super) spec: Arc<ChildSpec>,
     pub(super) state: State,
     pub(super) incarnation: u64,
+    /// It was suspended, and its next start ends that.
+    pub(super) resuming: bool,
     /// Workers that ended and are not started again.
     pub(super) ended: u32,
     /// Allocated at the first failure: most children never have one.
@@ -62,8 +66,9 @@ pub(super) struct Failures {
 
 /// A restart of several children, or an escalation.
 pub(super) struct UnderWay {
-    pub(super) future: SpawnHandle,
-    /// The children whose failures began it.
+    future: SpawnHandle,
+    number: u64,
+    /// The children whose failures began it and that have not been started again.
     pub(super) failed: Vec<ChildId>,
     pub(super) not_before: Instant,
 }
@@ -81,6 +86,7 @@ impl SupervisorActor {
             stopping: false,
             suspended: false,
             under_way: None,
+            begun: 0,
             reports: None,
             timers,
             lifecycle,
@@ -95,7 +101,13 @@ impl SupervisorActor {
         });
     }
 
-    pub(super) fn start_part(&mut self, id: ChildId, part: Part, ctx: &Context<Self>) {
+    pub(super) fn start_part(
+        &mut self,
+        id: ChildId,
+        part: Part,
+        starting: &Starting,
+        ctx: &Context<Self>,
+    ) {
         let Some(entry) = self.children.get_mut(&id) else {
             return;
         };
@@ -121,24 +133,11 @@ impl SupervisorActor {
         if part == Part::All {
             entry.ended = 0;
         }
-        entry.state = State::Running;
-        entry.child.start(part, &exits);
-    }
-
-    /// Starts a child again that was stopped for another one's failure. One that is temporary has ended.
-    pub(super) fn start_again(&mut self, id: ChildId, why: &str, ctx: &Context<Self>) {
-        let Some(entry) = self.children.get_mut(&id) else {
-            return;
-        };
-        if entry.spec.restart == Restart::Temporary {
-            self.ended(id, why.to_owned());
-            return;
+        if std::mem::take(&mut entry.resuming) {
+            entry.child.resumed();
         }
-        let name = Arc::clone(entry.child.name());
-        entry.incarnation += 1;
-        entry.child.restarted();
-        self.tell(&name, LifecycleKind::Restarted, Some(why.to_owned()));
-        self.start_part(id, Part::All, ctx);
+        entry.state = State::Running;
+        entry.child.start(part, &exits, starting);
     }
 
     pub(super) fn ended(&mut self, id: ChildId, why: String) {
@@ -155,6 +154,7 @@ impl SupervisorActor {
             return;
         };
         entry.state = State::Suspended;
+        entry.resuming = false;
         entry.incarnation += 1;
         entry.child.suspended(&SuspendReason {
             last: why.to_owned(),
@@ -162,6 +162,35 @@ impl SupervisorActor {
         // Its other workers finish what they have in hand.
         let stop = entry.child.stop(StopFor::Restart)(entry.spec.stop_timeout);
         ctx.spawn(stop.into_actor(self).map(|_, _, _| ()));
+    }
+
+    /// Does something to several children at once, and what follows it, unless another takes over meanwhile.
+    pub(super) fn begin(
+        &mut self,
+        work: impl Future<Output = ()> + 'static,
+        failed: Vec<ChildId>,
+        not_before: Instant,
+        ctx: &mut Context<Self>,
+        then: impl FnOnce(&mut Self, &mut Context<Self>) + 'static,
+    ) {
+        self.begun += 1;
+        let number = self.begun;
+        let future = ctx.spawn(work.into_actor(self).map(move |(), supervisor, ctx| {
+            // actix may poll a future once more that was cancelled.
+            if supervisor
+                .under_way
+                .take_if(|present| present.number == number)
+                .is_some()
+            {
+                then(supervisor, ctx);
+            }
+        }));
+        self.under_way = Some(UnderWay {
+            future,
+            number,
+            failed,
+            not_before,
+        });
     }
 
     /// Ends what is under way; the children that it was about to start again are the caller's now.
@@ -205,11 +234,12 @@ impl Handler<AddChild> for SupervisorActor {
             spec,
             state: State::Running,
             incarnation: 0,
+            resuming: false,
             ended: 0,
             failures: None,
         };
         self.children.insert(id, entry);
-        self.start_part(id, Part::All, ctx);
+        self.start_part(id, Part::All, &Starting::unwatched(), ctx);
         self.tell(&name, LifecycleKind::Started, None);
         MessageResult(Some(id))
     }
@@ -290,28 +320,11 @@ impl Handler<ResumeChild> for SupervisorActor {
                     let Some(incarnation) = incarnation else {
                         return false;
                     };
-                    supervisor.start_stopped(id, incarnation, |supervisor| {
-                        supervisor.start_part(id, Part::All, ctx);
-                    });
+                    if supervisor.still_waits(id, incarnation) {
+                        supervisor.start_part(id, Part::All, &Starting::unwatched(), ctx);
+                    }
                     true
                 }),
         )
-    }
-}
-
-impl SupervisorActor {
-    /// Calls `start` if nothing else has happened to the child since it was stopped.
-    pub(super) fn start_stopped(
-        &mut self,
-        id: ChildId,
-        incarnation: u64,
-        start: impl FnOnce(&mut Self),
-    ) {
-        let waits = self.children.get(&id).is_some_and(|entry| {
-            entry.state == State::Restarting && entry.incarnation == incarnation
-        });
-        if waits && !self.stopping {
-            start(self);
-        }
     }
 }

@@ -1,16 +1,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::fut::ActorFutureExt;
-use actix::{AsyncContext, Context, Handler, Message, WrapFuture};
+use actix::{AsyncContext, Context, Handler, Message};
 
-use super::actor::{Failures, State, UnderWay};
+use super::actor::{Failures, State};
+use super::again::Again;
 use super::{OnExceeded, SupervisorActor};
 use crate::delivery::{
     Backoff, Counted, ExitKind, IntensityWindow, Strategy, affected, should_restart,
 };
 use crate::ports::Deadline;
-use crate::ports::{ChildId, Exit, ExitReporter, LifecycleKind, Part, StopFor};
+use crate::ports::{ChildId, Exit, ExitReporter, LifecycleKind, Part, Starting, StopFor};
 
 /// A worker of a child ended.
 pub(super) struct Exited {
@@ -124,7 +124,12 @@ impl Handler<StartPart> for SupervisorActor {
             entry.incarnation == start.incarnation && entry.state == State::Running
         });
         if current && !self.stopping {
-            self.start_part(start.child, Part::One(start.part), ctx);
+            self.start_part(
+                start.child,
+                Part::One(start.part),
+                &Starting::unwatched(),
+                ctx,
+            );
         }
     }
 }
@@ -160,7 +165,7 @@ impl SupervisorActor {
         children.sort_unstable();
         children.dedup();
         let stops = self.stops(&children, StopFor::Restart);
-        let incarnations: Vec<_> = children
+        let incarnations = children
             .iter()
             .filter_map(|id| Some((*id, self.children.get(id)?.incarnation)))
             .collect();
@@ -178,23 +183,15 @@ impl SupervisorActor {
                 Deadline::new(timers, left).await;
             }
         };
-        let told = known.clone();
-        let future = ctx.spawn(restart.into_actor(self).map(move |(), supervisor, ctx| {
-            supervisor.under_way = None;
-            for (id, incarnation) in incarnations {
-                supervisor.start_stopped(id, incarnation, |supervisor| {
-                    if told.contains(&id) {
-                        supervisor.start_part(id, Part::All, ctx);
-                    } else {
-                        supervisor.start_again(id, &why, ctx);
-                    }
-                });
-            }
-        }));
-        self.under_way = Some(UnderWay {
-            future,
-            failed: known,
+        let again = Again {
+            waiting: incarnations,
+            told: known.clone(),
+            why,
             not_before,
+            starting: Starting::unwatched(),
+        };
+        self.begin(restart, known, not_before, ctx, |supervisor, ctx| {
+            supervisor.start_next(again, ctx);
         });
     }
 
@@ -220,17 +217,14 @@ impl SupervisorActor {
         self.take_over(ctx);
         let alive = self.alive();
         let stops = self.stops(&alive, StopFor::Restart);
-        let stopped = async move { stops.run(None, None).await };
-        let future = ctx.spawn(stopped.into_actor(self).map(move |_, supervisor, _| {
-            supervisor.under_way = None;
+        let stopped = async move {
+            stops.run(None, None).await;
+        };
+        let now = self.timers.now();
+        self.begin(stopped, Vec::new(), now, ctx, |_, _| {
             if let Some(parent) = parent {
                 parent.report(0, Exit::Failed { message: None, why });
             }
-        }));
-        self.under_way = Some(UnderWay {
-            future,
-            failed: Vec::new(),
-            not_before: self.timers.now(),
         });
     }
 }

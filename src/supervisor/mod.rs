@@ -3,6 +3,7 @@
 //! They run on the control thread, where no code of the user's runs, so none can hold them up.
 
 mod actor;
+mod again;
 mod exits;
 mod nested;
 #[cfg(any(feature = "amqp", feature = "sqlite", feature = "postgres"))]

@@ -1,13 +1,15 @@
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use actix::{Addr, Context, Handler, Message};
 
 use super::actor::State;
+use super::again::Again;
 use super::stop::{StopAll, StopForRestart};
 use super::{OnExceeded, SupervisorActor};
 use crate::delivery::Restart;
 use crate::ports::{
-    Child, ExitReporter, Lifecycle, LifecycleKind, LifecycleSink, Part, Stop, StopFor,
+    Child, ExitReporter, Lifecycle, LifecycleKind, LifecycleSink, Part, Starting, Stop, StopFor,
     SuspendReason,
 };
 
@@ -37,8 +39,11 @@ impl Child for NestedChild {
         1
     }
 
-    fn start(&mut self, _: Part, exits: &ExitReporter) {
-        self.supervisor.do_send(RestartAll(exits.clone()));
+    fn start(&mut self, _: Part, exits: &ExitReporter, starting: &Starting) {
+        self.supervisor.do_send(RestartAll {
+            parent: exits.clone(),
+            starting: starting.clone(),
+        });
     }
 
     /// It needs no cutting off: it cuts off its children in time.
@@ -73,7 +78,10 @@ impl Child for NestedChild {
 
 /// Tells a nested supervisor where to report when it escalates, and starts its children again, their failures
 /// forgotten.
-pub(super) struct RestartAll(pub(super) ExitReporter);
+struct RestartAll {
+    parent: ExitReporter,
+    starting: Starting,
+}
 
 impl Message for RestartAll {
     type Result = ();
@@ -82,7 +90,7 @@ impl Message for RestartAll {
 impl Handler<RestartAll> for SupervisorActor {
     type Result = ();
 
-    fn handle(&mut self, RestartAll(parent): RestartAll, ctx: &mut Self::Context) {
+    fn handle(&mut self, RestartAll { parent, starting }: RestartAll, ctx: &mut Self::Context) {
         if let OnExceeded::Escalate(reporter) = &mut self.spec.on_exceeded {
             *reporter = Some(parent);
         }
@@ -91,26 +99,27 @@ impl Handler<RestartAll> for SupervisorActor {
         if self.stopping {
             return;
         }
-        let why = format!("its supervisor `{}` started again", self.spec.name);
-        let ids: Vec<_> = self.children.keys().copied().collect();
-        for id in ids {
-            let Some(entry) = self.children.get_mut(&id) else {
-                continue;
-            };
+        let mut again = Again {
+            waiting: VecDeque::new(),
+            told: Vec::new(),
+            why: format!("its supervisor `{}` started again", self.spec.name),
+            not_before: self.timers.now(),
+            starting,
+        };
+        for (id, entry) in &mut self.children {
             match entry.state {
                 State::Suspended => {
-                    entry.failures = None;
                     entry.incarnation += 1;
-                    entry.child.resumed();
-                    self.start_part(id, Part::All, ctx);
+                    entry.state = State::Restarting;
+                    entry.resuming = true;
                 }
-                State::Restarting => {
-                    entry.failures = None;
-                    self.start_again(id, &why, ctx);
-                }
-                State::Running | State::Ended | State::Leaving => {}
+                State::Restarting => {}
+                State::Running | State::Ended | State::Leaving => continue,
             }
+            entry.failures = None;
+            again.waiting.push_back((*id, entry.incarnation));
         }
+        self.start_next(again, ctx);
     }
 }
 

@@ -7,7 +7,8 @@ use actix::{
 use tokio::sync::{oneshot, watch};
 
 use crate::ports::{
-    Child, Deadline, Exit, ExitReporter, LocalBoxFuture, Part, StopFor, SuspendReason, Timers,
+    Child, Deadline, Exit, ExitReporter, LocalBoxFuture, Part, Starting, StopFor, SuspendReason,
+    Timers,
 };
 use crate::subscriber::{Caught, Panicked};
 
@@ -47,7 +48,12 @@ impl Actor for PartActor {
     type Context = Context<Self>;
 }
 
-struct Start(ExitReporter);
+struct Start {
+    exits: ExitReporter,
+    /// A life waits by itself for what it stands on: with its beginning its start is done.
+    #[expect(dead_code, reason = "dropped with this message")]
+    starting: Starting,
+}
 
 impl Message for Start {
     type Result = ();
@@ -56,7 +62,7 @@ impl Message for Start {
 impl Handler<Start> for PartActor {
     type Result = ();
 
-    fn handle(&mut self, Start(exits): Start, ctx: &mut Self::Context) {
+    fn handle(&mut self, Start { exits, .. }: Start, ctx: &mut Self::Context) {
         if let Some((running, _)) = self.running.take() {
             ctx.cancel_future(running);
         }
@@ -147,8 +153,11 @@ impl Child for PartChild {
         &self.name
     }
 
-    fn start(&mut self, _: Part, exits: &ExitReporter) {
-        self.actor.do_send(Start(exits.clone()));
+    fn start(&mut self, _: Part, exits: &ExitReporter, starting: &Starting) {
+        self.actor.do_send(Start {
+            exits: exits.clone(),
+            starting: starting.clone(),
+        });
     }
 
     fn stop(&mut self, _: StopFor) -> crate::ports::Stop {

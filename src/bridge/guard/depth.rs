@@ -2,6 +2,8 @@
 //!
 //! A push-parser: it sees the bytes as they come, keeps its place between chunks, and never recurses.
 
+use super::frame::{BODY, HEAD, HEADER, HEARTBEAT, METHOD};
+
 /// As many tables and arrays may lie in each other, the table of headers itself included; what lies deeper becomes an
 /// opaque byte array.
 ///
@@ -9,21 +11,14 @@
 /// 165 levels where it is built without optimisation, and at some 920 with.
 pub(super) const MOST_LEVELS: usize = 32;
 
-const METHOD: u8 = 1;
-const HEADER: u8 = 2;
-const BODY: u8 = 3;
-const HEARTBEAT: u8 = 8;
 /// The first letter of the protocol header that a broker answers to a version it does not speak.
 const PROTOCOL_HEADER: u8 = b'A';
-
-/// Type, channel and size of a frame.
-const FRAME_HEAD: u8 = 7;
 
 /// Where in the stream of frames the next byte lies.
 #[derive(Debug)]
 enum Place {
     /// In a frame's head, with as much of it as was read.
-    Head { read: u8, kind: u8, size: u32 },
+    Head { read: usize, kind: u8, size: u32 },
     /// In a payload that has tables; its end octet follows.
     Payload,
     /// In bytes without tables.
@@ -60,7 +55,7 @@ impl DepthLimit {
                         _ => {}
                     }
                     *read += 1;
-                    if *read == FRAME_HEAD {
+                    if *read == HEAD {
                         let (kind, size) = (*kind, *size);
                         self.enter(kind, size);
                     }

@@ -1,4 +1,4 @@
-//! A broker of one connection, of raw bytes: it opens what it is asked to open and delivers one message.
+//! A broker of one connection, of raw bytes: it opens what it is asked to open, delivers, and closes a channel.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -47,18 +47,22 @@ pub(crate) fn method(channel: u16, class: u16, method: u16, arguments: &[u8]) ->
 
 /// `basic.deliver`, a content header with these headers, and a body of one byte.
 pub(crate) fn delivery(tag: u64, table: &[u8]) -> Vec<u8> {
+    delivery_on(1, tag, table)
+}
+
+fn delivery_on(channel: u16, tag: u64, table: &[u8]) -> Vec<u8> {
     let mut arguments = b"\x03tag".to_vec();
     arguments.extend(tag.to_be_bytes());
     arguments.extend([0, 0, 0]);
-    let mut bytes = method(1, 60, 60, &arguments);
+    let mut bytes = method(channel, 60, 60, &arguments);
     let mut header = 60_u16.to_be_bytes().to_vec();
     header.extend(0_u16.to_be_bytes());
     header.extend(1_u64.to_be_bytes());
     header.extend((1_u16 << 13 | 1 << 15).to_be_bytes());
     header.extend(b"\x04text");
     header.extend(table);
-    bytes.extend(frame(2, 1, &header));
-    bytes.extend(frame(3, 1, b"!"));
+    bytes.extend(frame(2, channel, &header));
+    bytes.extend(frame(3, channel, b"!"));
     bytes
 }
 
@@ -95,12 +99,16 @@ fn serve(mut stream: TcpStream, server_properties: &[u8], tables: &[Vec<u8>]) {
         if head[0] != 1 {
             continue;
         }
+        let channel = u16::from_be_bytes([head[1], head[2]]);
         let class_and_method = (payload[1], payload[3]);
         let answer = match class_and_method {
             // start-ok: tune with no limit of channels, frames of 128 KiB, no heartbeat.
             (10, 11) => method(0, 10, 30, &[0, 0, 0, 2, 0, 0, 0, 0]),
             (10, 40) => method(0, 10, 41, &[0]),
-            (20, 10) => method(1, 20, 11, &[0; 4]),
+            (20, 10) => method(channel, 20, 11, &[0; 4]),
+            // It does not like qos: it closes the channel, and a delivery comes after all that.
+            (60, 10) => method(channel, 20, 40, b"\x01\x96\x02no\x00\x00\x00\x00"),
+            (20, 41) => delivery_on(channel, 1, &nested_tables(1)),
             (60, 20) => {
                 let mut answer = method(1, 60, 21, b"\x03tag");
                 for (before, table) in tables.iter().enumerate() {
@@ -108,7 +116,7 @@ fn serve(mut stream: TcpStream, server_properties: &[u8], tables: &[Vec<u8>]) {
                 }
                 answer
             }
-            (20, 40) => method(1, 20, 41, &[]),
+            (20, 40) => method(channel, 20, 41, &[]),
             (10, 50) => method(0, 10, 51, &[]),
             _ => continue,
         };

@@ -1,10 +1,13 @@
-//! Connections to the broker that survive what other senders put into their headers.
+//! Connections to the broker that survive what lapin does not.
 //!
 //! lapin parses tables by recursion on its own thread, and so a header of one frame, nested some thousand times, would
-//! overflow that thread's stack and abort the process. A stream of ours lies between it and the socket, and
-//! makes opaque what is nested too deeply before lapin sees it.
+//! overflow that thread's stack and abort the process. And it ends a connection for a frame of a channel that the broker
+//! has closed, which RabbitMQ may send. A stream of ours lies between lapin and the socket: it makes opaque what is
+//! nested too deeply (`depth`), and lets nothing through of a closed channel (`closed`).
 
+mod closed;
 mod depth;
+mod frame;
 mod stream;
 
 use std::io;
@@ -44,7 +47,7 @@ fn check_scheme_with(uri: &AMQPUri, has_tls: bool) -> Result<(), NoTls> {
     }
 }
 
-/// Opens a connection with `TCP_NODELAY`, on the tokio runtime of the caller, guarded against deep nesting.
+/// Opens a connection with `TCP_NODELAY`, on the tokio runtime of the caller, guarded as this module says.
 ///
 /// Under TLS the broker's certificate is verified by the system's roots, and those of `tls` besides. It has no deadline:
 /// the caller sets one. It tries once, unless `options` have a backoff.

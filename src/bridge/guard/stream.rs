@@ -1,7 +1,7 @@
 //! The stream between lapin and the socket (or its TLS), and the runtime by which lapin gets to know its type.
 
 use std::future::Future;
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -14,16 +14,21 @@ use futures_core::Stream;
 use futures_io::{AsyncRead, AsyncWrite};
 use lapin::AsyncTcpStream;
 
+use super::closed::ClosedChannels;
 use super::depth::DepthLimit;
 
 /// What async-rs's tokio connects, plain or under TLS.
 type Transport = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
 
-/// A stream whose reader sees no table nested too deeply; what is written passes untouched.
+/// A stream whose reader sees no table nested too deeply and no frame of a channel that is closed; what is written passes
+/// untouched.
 #[derive(Debug)]
 pub(super) struct Guarded<S> {
     inner: S,
+    closed: ClosedChannels,
     limit: DepthLimit,
+    /// Read and let through, and found no room in the reader's buffer.
+    spill: Vec<u8>,
 }
 
 impl<S> Guarded<S> {
@@ -31,35 +36,40 @@ impl<S> Guarded<S> {
     pub(super) fn new(inner: S) -> Self {
         Self {
             inner,
+            closed: ClosedChannels::default(),
             limit: DepthLimit::new(),
+            spill: Vec::new(),
         }
     }
 }
 
+/// The default of vectored reads is kept: they fill one buffer after another, so that frames can move up in it.
 impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        let read = ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        self.limit.pass(&mut buf[..read]);
-        Poll::Ready(Ok(read))
-    }
-
-    fn poll_read_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &mut [IoSliceMut<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let read = ready!(Pin::new(&mut self.inner).poll_read_vectored(cx, bufs))?;
-        let mut left = read;
-        for buf in bufs {
-            let filled = left.min(buf.len());
-            self.limit.pass(&mut buf[..filled]);
-            left -= filled;
+        let this = &mut *self;
+        if !this.spill.is_empty() && !buf.is_empty() {
+            let fits = buf.len().min(this.spill.len());
+            buf[..fits].copy_from_slice(&this.spill[..fits]);
+            this.spill.drain(..fits);
+            return Poll::Ready(Ok(fits));
         }
-        Poll::Ready(Ok(read))
+        loop {
+            let read = ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
+            if read == 0 {
+                return Poll::Ready(Ok(0));
+            }
+            let kept = this.closed.pass(&mut buf[..read], &mut this.spill);
+            this.limit.pass(&mut buf[..kept]);
+            this.limit.pass(&mut this.spill);
+            // Nothing would be taken for the end of the stream.
+            if kept > 0 {
+                return Poll::Ready(Ok(kept));
+            }
+        }
     }
 }
 

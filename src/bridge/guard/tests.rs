@@ -4,7 +4,7 @@ use std::pin::pin;
 
 use futures_core::Stream;
 use lapin::message::Delivery;
-use lapin::options::BasicConsumeOptions;
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::tcp::OwnedTLSConfig;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::uri::AMQPUri;
@@ -76,6 +76,20 @@ async fn a_delivery_with_18_000_nested_tables_arrives() {
     );
     assert_eq!(delivery.delivery_tag, 3);
     channel.close(200, "done".into()).await.unwrap();
+    connection.close(200, "done".into()).await.unwrap();
+    serving.join().unwrap();
+}
+
+#[tokio::test]
+async fn a_delivery_on_a_closed_channel_leaves_the_connection_alone() {
+    let (address, serving) = fake_broker::start(nested_tables(1), Vec::new());
+    let connection = connect_to(address).await;
+    for _ in 0..20 {
+        let channel = connection.create_channel().await.unwrap();
+        let refused = channel.basic_qos(1, BasicQosOptions::default()).await;
+        assert!(refused.is_err());
+        assert!(connection.status().connected());
+    }
     connection.close(200, "done".into()).await.unwrap();
     serving.join().unwrap();
 }
