@@ -111,16 +111,12 @@ pub(crate) async fn start(
     shared.add("lease", lease::live).await;
     shared.add("relay", relay::live).await;
     shared.add("keeper", keeper::live).await;
-    let mut state = shared.state.subscribe();
-    let known = state.wait_for(|state| !matches!(state, State::Unknown));
-    let known = tokio::time::timeout(FIRST_LOOK, known).await;
+    let known = tokio::time::timeout(FIRST_LOOK, shared.known()).await;
     if when_down == WhenDown::Fail {
         let why = match known {
-            Ok(Ok(state)) => match &*state {
-                State::Down(error) => Some(error.clone()),
-                _ => None,
-            },
-            _ => Some(DatabaseError::new(
+            Ok(State::Down(error)) => Some(error),
+            Ok(_) => None,
+            Err(_) => Some(DatabaseError::new(
                 crate::store::DatabaseProblem::Timeout,
                 "start",
                 format!("no answer within {FIRST_LOOK:?}"),
@@ -167,6 +163,14 @@ impl Shared {
         let spec = Arc::new(spec);
         // A supervisor that is gone was stopped.
         let _ = self.supervisor.send(AddChild { child, spec }).await;
+    }
+
+    /// Waits until it is known whether the tables are there.
+    async fn known(&self) -> State {
+        let mut state = self.state.subscribe();
+        let known = state.wait_for(|state| !matches!(state, State::Unknown));
+        // An error cannot be: the sender is here.
+        known.await.map_or(State::Unknown, |known| known.clone())
     }
 
     pub(super) fn services(&self) -> &Services {
