@@ -22,12 +22,12 @@ pub struct Summary {
     pub dead_letters: u64,
     pub retries: u64,
     pub restarts: u64,
-    /// Messages that are neither handled nor kept, orders that never finished, news that never came, and what was
-    /// ordered and is still in a basket.
+    /// Messages that are neither handled nor kept, or left in an outbox, orders that never finished, news that never
+    /// came, and what was ordered and is still in a basket.
     pub lost: u64,
     pub books_balance: bool,
     pub stock_conserved: bool,
-    /// What was charged is what the paid orders cost.
+    /// What was charged is what the paid orders cost, each once.
     pub money_conserved: bool,
 }
 
@@ -247,6 +247,7 @@ fn summary(books: &Books) -> Summary {
     });
     let paid = books.orders.values();
     let paid = paid.filter(|order| matches!(order.state, State::Paid | State::Shipped));
+    let paid_orders = paid.clone().count() as u64;
     let cost = paid.fold(0, |cost: Cents, order| cost.saturating_add(order.total()));
     Summary {
         orders: books.placed,
@@ -264,9 +265,12 @@ fn summary(books: &Books) -> Summary {
             + unfinished
             + unheard(books)
             + unposted(books)
-            + books.lines_in_baskets,
+            + books.lines_in_baskets
+            + books.left_in_outboxes,
         books_balance: books.queues.iter().all(|queue: &QueueBooks| queue.balances),
         stock_conserved: conserved,
-        money_conserved: books.income == cost,
+        money_conserved: books.income.money == cost
+            && books.income.payments == paid_orders
+            && books.income.asked_again == 0,
     }
 }

@@ -1,193 +1,138 @@
 //! Basket: what users mean to buy, at the prices of today.
 
-use std::collections::HashMap;
-use std::io;
-use std::sync::Arc;
+use std::marker::PhantomData;
 use std::time::{Duration, SystemTime};
 
-use parking_lot::Mutex;
 use postroom::{
-    Bus, CommandHandler, Context, Failure, Outcome, SubscribeError, Subscriber, Subscription,
+    Bus, Failure, Outcome, SubscribeError, Subscription, TxCommandHandler, TxContext, TxSubscriber,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::journal::{self, Journaled, Journals};
+use crate::database::{self, DataError, Database, Shelf};
 use crate::messages::*;
 use crate::policy::{self, BACKOFF};
 
 /// Starts the service.
-pub async fn start(bus: &Bus, baskets: &Baskets) -> Result<Subscription, SubscribeError> {
-    let baskets = baskets.clone();
-    bus.subscriber("basket", move || Keeper {
-        baskets: baskets.clone(),
-    })
-    .command::<FillBasket>()
-    .on::<OrderStarted>()
-    .on::<ProductPriceChanged>()
-    // By user: a basket is filled before it is emptied, over retries too.
-    .keyed(8)
-    .intensity(policy::RESTARTS, policy::PERIOD)
-    .restart_backoff(BACKOFF)
-    .start()
-    .await
+pub async fn start<S: Shelf>(bus: &Bus) -> Result<Subscription, SubscribeError> {
+    bus.subscriber("basket", || Keeper::<S>(PhantomData))
+        .transactional_command::<FillBasket, S>()
+        .transactional::<OrderStarted, S>()
+        .transactional::<ProductPriceChanged, S>()
+        // By user: a basket is filled before it is emptied, over retries too.
+        .keyed(8)
+        .intensity(policy::RESTARTS, policy::PERIOD)
+        .restart_backoff(BACKOFF)
+        .start()
+        .await
 }
 
-struct Keeper {
-    baskets: Baskets,
-}
+struct Keeper<S>(PhantomData<fn(S)>);
 
-impl CommandHandler<FillBasket> for Keeper {
-    async fn handle(&mut self, command: &FillBasket, _cx: &mut Context<'_>) -> Result<(), Failure> {
-        self.baskets
-            .fill(&command.user, command.lines.clone(), command.filled_us);
-        Ok(())
-    }
-}
+const BASKET: &str = "basket";
+const FILLED: &str = "filled";
+const PRICE: &str = "price";
 
-impl Subscriber<OrderStarted> for Keeper {
-    async fn handle(&mut self, event: &OrderStarted, _cx: &mut Context<'_>) -> Outcome {
-        self.baskets.empty(&event.user, event.placed_us);
-        Ok(())
-    }
-}
-
-impl Subscriber<ProductPriceChanged> for Keeper {
-    async fn handle(&mut self, event: &ProductPriceChanged, cx: &mut Context<'_>) -> Outcome {
-        self.baskets
-            .reprice(&event.product, event.new, cx.envelope().time());
-        Ok(())
-    }
-}
-
-/// Basket's database (see [`Orders`](crate::ordering::Orders) for what becomes of it with the store feature).
-#[derive(Clone)]
-pub struct Baskets(Arc<Mutex<Journaled<Tables>>>);
-
-#[derive(Default)]
-struct Tables {
-    baskets: HashMap<String, Basket>,
-    /// When each price was last changed.
-    prices: HashMap<String, (Cents, SystemTime)>,
-}
-
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 struct Basket {
     lines: Vec<Line>,
     /// When the user filled it, and what was ordered of it: by the user's own times, so that a message that comes
-    /// late, or again, changes nothing.
+    /// late changes nothing.
     filled_us: u64,
     ordered_us: u64,
 }
 
-#[derive(Serialize, Deserialize)]
-enum Change {
-    Filled {
-        user: String,
-        lines: Vec<Line>,
-        at_us: u64,
-    },
-    Ordered {
-        user: String,
-        at_us: u64,
-    },
-    Repriced {
-        product: String,
-        price: Cents,
-        time: SystemTime,
-    },
-}
-
-impl journal::Tables for Tables {
-    type Change = Change;
-
-    fn apply(&mut self, change: Change) {
-        match change {
-            Change::Filled { user, lines, at_us } => self.fill(user, lines, at_us),
-            Change::Ordered { user, at_us } => self.empty(user, at_us),
-            Change::Repriced {
-                product,
-                price,
-                time,
-            } => self.reprice(product, price, time),
+impl Basket {
+    fn state(&self) -> &'static str {
+        match self.lines.is_empty() {
+            true => "empty",
+            false => FILLED,
         }
     }
 }
 
-impl Tables {
-    fn fill(&mut self, user: String, mut lines: Vec<Line>, at_us: u64) {
-        let basket = self.baskets.entry(user).or_default();
-        if basket.filled_us > at_us || basket.ordered_us >= at_us {
-            return;
-        }
+/// When each price was last changed.
+#[derive(Serialize, Deserialize)]
+struct Price {
+    price: Cents,
+    changed: SystemTime,
+}
+
+impl<S: Shelf> TxCommandHandler<FillBasket, S> for Keeper<S> {
+    async fn handle(
+        &mut self,
+        command: &FillBasket,
+        cx: &mut TxContext<'_, S>,
+    ) -> Result<(), Failure> {
+        let (user, at_us) = (&command.user, command.filled_us);
         let filled = SystemTime::UNIX_EPOCH + Duration::from_micros(at_us);
+        let mut lines = command.lines.clone();
+        // Prices before baskets, and each in one order, here as below: two that want several of them cannot wait for
+        // each other then.
+        lines.sort_by(|one, other| one.product.cmp(&other.product));
         for line in &mut lines {
             // The user saw a price that has been changed since.
-            if let Some((price, changed)) = self.prices.get(&line.product)
-                && *changed >= filled
-            {
-                line.price = *price;
+            let price = database::get::<Price>(cx.tx(), PRICE, &line.product).await?;
+            if let Some(price) = price.filter(|price| price.changed >= filled) {
+                line.price = price.price;
             }
         }
+        let basket = database::get::<Basket>(cx.tx(), BASKET, user).await?;
+        let mut basket = basket.unwrap_or_default();
+        if basket.filled_us > at_us || basket.ordered_us >= at_us {
+            return Ok(());
+        }
         (basket.lines, basket.filled_us) = (lines, at_us);
+        database::put(cx.tx(), BASKET, user, basket.state(), &basket).await?;
+        Ok(())
     }
+}
 
-    fn empty(&mut self, user: String, at_us: u64) {
-        let basket = self.baskets.entry(user).or_default();
+impl<S: Shelf> TxSubscriber<OrderStarted, S> for Keeper<S> {
+    async fn handle(&mut self, event: &OrderStarted, cx: &mut TxContext<'_, S>) -> Outcome {
+        let (user, at_us) = (&event.user, event.placed_us);
+        let basket = database::get::<Basket>(cx.tx(), BASKET, user).await?;
+        let mut basket = basket.unwrap_or_default();
         if basket.filled_us <= at_us {
             basket.lines.clear();
         }
         basket.ordered_us = basket.ordered_us.max(at_us);
-    }
-
-    fn reprice(&mut self, product: String, price: Cents, time: SystemTime) {
-        if self
-            .prices
-            .get(&product)
-            .is_some_and(|(_, changed)| *changed > time)
-        {
-            return;
-        }
-        let baskets = self.baskets.values_mut();
-        let lines = baskets.flat_map(|basket| &mut basket.lines);
-        for line in lines.filter(|line| line.product == product) {
-            line.price = price;
-        }
-        self.prices.insert(product, (price, time));
+        database::put(cx.tx(), BASKET, user, basket.state(), &basket).await?;
+        Ok(())
     }
 }
 
-impl Baskets {
-    pub fn open(journals: &Journals) -> io::Result<Self> {
-        let tables = journals.open("basket")?;
-        Ok(Self(Arc::new(Mutex::new(tables))))
+impl<S: Shelf> TxSubscriber<ProductPriceChanged, S> for Keeper<S> {
+    async fn handle(&mut self, event: &ProductPriceChanged, cx: &mut TxContext<'_, S>) -> Outcome {
+        let (product, changed) = (&event.product, cx.envelope().time());
+        let known = database::get::<Price>(cx.tx(), PRICE, product).await?;
+        if known.is_some_and(|known| known.changed > changed) {
+            return Ok(());
+        }
+        let price = Price {
+            price: event.new,
+            changed,
+        };
+        database::put(cx.tx(), PRICE, product, "known", &price).await?;
+        let mut filled = database::in_state::<Basket>(cx.tx(), BASKET, FILLED).await?;
+        filled.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let has = |basket: &Basket| basket.lines.iter().any(|line| line.product == *product);
+        for (user, _) in filled.into_iter().filter(|(_, basket)| has(basket)) {
+            // Read once more, now that nobody else can change it.
+            let basket = database::get::<Basket>(cx.tx(), BASKET, &user).await?;
+            let mut basket = basket.unwrap_or_default();
+            for line in &mut basket.lines {
+                if line.product == *product {
+                    line.price = event.new;
+                }
+            }
+            database::put(cx.tx(), BASKET, &user, basket.state(), &basket).await?;
+        }
+        Ok(())
     }
+}
 
-    fn fill(&self, user: &str, lines: Vec<Line>, at_us: u64) {
-        let user = user.to_owned();
-        self.0.lock().change(Change::Filled { user, lines, at_us });
-    }
-
-    fn empty(&self, user: &str, at_us: u64) {
-        let user = user.to_owned();
-        self.0.lock().change(Change::Ordered { user, at_us });
-    }
-
-    fn reprice(&self, product: &str, price: Cents, time: SystemTime) {
-        let product = product.to_owned();
-        self.0.lock().change(Change::Repriced {
-            product,
-            price,
-            time,
-        });
-    }
-
-    /// The lines of all baskets that are not empty, for the report.
-    pub fn lines(&self) -> Vec<Line> {
-        let tables = self.0.lock();
-        tables
-            .baskets
-            .values()
-            .flat_map(|basket| basket.lines.clone())
-            .collect()
-    }
+/// The lines of all baskets that are not empty, for the report.
+pub async fn lines(database: &Database) -> Result<Vec<Line>, DataError> {
+    let baskets = database.all::<Basket>(BASKET).await?;
+    Ok(baskets.into_iter().flat_map(|(_, basket)| basket.lines).collect())
 }

@@ -6,13 +6,16 @@ use postroom::{DeadLetter, DeadLetters, QueueSnapshot, Snapshot, StoreError};
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::Stock;
-use crate::messages::{Cents, OrderId};
+use crate::database::DataError;
+use crate::messages::OrderId;
 use crate::notifications::News;
 use crate::ordering::Order;
+use crate::payment::Income;
 use crate::sabotage::Injected;
 use crate::shop::Shop;
 use crate::stopwatch::Times;
 use crate::webhooks::Topic;
+use crate::{basket, catalog, notifications, ordering, payment, webhooks};
 
 /// The group by which the storefront asks a service's process: none of the shop's.
 pub const OPERATOR: &str = "operator";
@@ -29,10 +32,14 @@ pub struct Books {
     pub stock: BTreeMap<String, Stock>,
     /// Deliveries of `order-paid` for orders that had been taken out of the stock already.
     pub repeated: u64,
-    pub income: Cents,
+    pub income: Income,
     pub told: BTreeSet<(OrderId, News)>,
     pub posts: BTreeMap<String, Topic>,
     pub lines_in_baskets: u64,
+    /// Rows of the outboxes that are not published, or were given up.
+    pub left_in_outboxes: u64,
+    /// Messages that came again although they had been handled, and were not handled again.
+    pub duplicates: u64,
     /// Orders whose `order-paid` was published twice.
     pub copies: u64,
     pub injected: Injected,
@@ -76,10 +83,12 @@ pub struct Letter {
 
 impl Books {
     /// Of a shop in which nothing moves any more.
-    pub fn of(shop: &Shop) -> Self {
+    pub async fn of(shop: &Shop) -> Result<Self, DataError> {
+        let database = &shop.database;
+        let (open, dead) = database.outbox().await?;
         let snapshot = shop.bus.snapshot();
         let (first, retried) = shop.stopwatch.times();
-        Self {
+        Ok(Self {
             placed: shop.front.placed(),
             queues: queues(&snapshot),
             letters: LetterBooks {
@@ -88,19 +97,21 @@ impl Books {
                 kept: snapshot.dead_letters.kept,
                 evicted: snapshot.dead_letters.evicted,
             },
-            orders: shop.orders.all(),
-            misplaced: shop.orders.misplaced(),
-            stock: shop.catalog.stock(),
-            repeated: shop.catalog.repeated(),
-            income: shop.charges.income(),
-            told: shop.told.all(),
-            posts: shop.posts.topics(),
-            lines_in_baskets: shop.baskets.lines().len() as u64,
+            orders: ordering::all(database).await?,
+            misplaced: shop.misplaced.get(),
+            stock: catalog::stock(database).await?,
+            repeated: shop.repeated.get(),
+            income: payment::income(database).await?,
+            told: notifications::told(database).await?,
+            posts: webhooks::topics(database).await?,
+            lines_in_baskets: basket::lines(database).await?.len() as u64,
+            left_in_outboxes: open + dead,
+            duplicates: snapshot.outbox.map_or(0, |outbox| outbox.duplicates),
             copies: shop.copies.count() as u64,
             injected: shop.faults.counts(),
             first,
             retried,
-        }
+        })
     }
 
     /// Adds those of another process.
@@ -116,7 +127,11 @@ impl Books {
         self.misplaced += other.misplaced;
         self.stock.extend(other.stock);
         self.repeated += other.repeated;
-        self.income += other.income;
+        self.income.money += other.income.money;
+        self.income.payments += other.income.payments;
+        self.income.asked_again += other.income.asked_again;
+        self.left_in_outboxes += other.left_in_outboxes;
+        self.duplicates += other.duplicates;
         self.told.extend(other.told);
         self.posts.extend(other.posts);
         self.lines_in_baskets += other.lines_in_baskets;

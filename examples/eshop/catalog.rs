@@ -4,33 +4,36 @@
 //! twice. The reservation of an order is taken out of the stock when it is paid, once, and freed when it is
 //! cancelled. A product that nobody knows is not in stock.
 
-use std::collections::{BTreeMap, HashMap};
-use std::io;
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use parking_lot::Mutex;
 use postroom::{
-    Bus, CommandHandler, Context, Failure, MessageId, Outcome, SubscribeError, Subscriber,
-    Subscription,
+    Bus, Failure, MessageId, Outcome, SubscribeError, Subscription, TxCommandHandler, TxContext,
+    TxSubscriber,
 };
 use serde::{Deserialize, Serialize};
 
+use crate::database::{self, DataError, Database, Documents, Shelf};
 use crate::input::Product;
-use crate::journal::{self, Journaled, Journals};
 use crate::messages::*;
 use crate::policy::{self, BACKOFF, LANES};
 
 /// Starts the service.
-pub async fn start(bus: &Bus, catalog: &Catalog) -> Result<Subscription, SubscribeError> {
-    let catalog = catalog.clone();
-    bus.subscriber("catalog", move || Warehouse {
-        catalog: catalog.clone(),
+pub async fn start<S: Shelf>(
+    bus: &Bus,
+    repeated: &Repeated,
+) -> Result<Subscription, SubscribeError> {
+    let repeated = repeated.clone();
+    bus.subscriber("catalog", move || Warehouse::<S> {
+        repeated: repeated.clone(),
+        over: std::marker::PhantomData,
     })
-    .on::<OrderAwaitingValidation>()
-    .on::<OrderPaid>()
-    .on::<OrderCancelled>()
-    .command::<ChangePrice>()
+    .transactional::<OrderAwaitingValidation, S>()
+    .transactional::<OrderPaid, S>()
+    .transactional::<OrderCancelled, S>()
+    .transactional_command::<ChangePrice, S>()
     .keyed(LANES)
     .intensity(policy::RESTARTS, policy::PERIOD)
     .restart_backoff(BACKOFF)
@@ -38,15 +41,19 @@ pub async fn start(bus: &Bus, catalog: &Catalog) -> Result<Subscription, Subscri
     .await
 }
 
-struct Warehouse {
-    catalog: Catalog,
+struct Warehouse<S> {
+    repeated: Repeated,
+    over: std::marker::PhantomData<fn(S)>,
 }
 
-impl Subscriber<OrderAwaitingValidation> for Warehouse {
-    async fn handle(&mut self, event: &OrderAwaitingValidation, cx: &mut Context<'_>) -> Outcome {
+impl<S: Shelf> TxSubscriber<OrderAwaitingValidation, S> for Warehouse<S> {
+    async fn handle(
+        &mut self,
+        event: &OrderAwaitingValidation,
+        cx: &mut TxContext<'_, S>,
+    ) -> Outcome {
         let order = event.order;
-        // A redelivery finds the claim it made and gives the same answer again.
-        match self.catalog.claim(order, &event.lines) {
+        match claim(cx.tx(), order, &event.lines).await? {
             Claim::Reserved(_) | Claim::Taken => {
                 cx.publish(StockConfirmed { order }).key(order);
             }
@@ -59,26 +66,53 @@ impl Subscriber<OrderAwaitingValidation> for Warehouse {
     }
 }
 
-impl Subscriber<OrderPaid> for Warehouse {
-    async fn handle(&mut self, event: &OrderPaid, _cx: &mut Context<'_>) -> Outcome {
-        self.catalog.take(event.order).map_err(Failure::reject)
-    }
-}
-
-impl Subscriber<OrderCancelled> for Warehouse {
-    async fn handle(&mut self, event: &OrderCancelled, _cx: &mut Context<'_>) -> Outcome {
-        self.catalog.free(event.order);
+impl<S: Shelf> TxSubscriber<OrderPaid, S> for Warehouse<S> {
+    async fn handle(&mut self, event: &OrderPaid, cx: &mut TxContext<'_, S>) -> Outcome {
+        let order = event.order;
+        match database::get(cx.tx(), CLAIM, order).await? {
+            Some(Claim::Reserved(wanted)) => {
+                change(cx.tx(), &wanted, |stock, units| {
+                    stock.on_hand -= units;
+                    stock.reserved -= units;
+                    stock.sold += units;
+                })
+                .await?;
+                keep(cx.tx(), order, &Claim::Taken).await?;
+            }
+            // The same was said by another message, which the inbox cannot know: the claim tells.
+            Some(Claim::Taken) => self.repeated.count(),
+            Some(Claim::Rejected(_) | Claim::Freed) | None => {
+                let why = format!("order {order} was paid and has no reservation");
+                return Err(Failure::reject(why));
+            }
+        }
         Ok(())
     }
 }
 
-impl CommandHandler<ChangePrice> for Warehouse {
+impl<S: Shelf> TxSubscriber<OrderCancelled, S> for Warehouse<S> {
+    /// Gives back what a cancelled order had reserved, and reserves nothing for it any more.
+    async fn handle(&mut self, event: &OrderCancelled, cx: &mut TxContext<'_, S>) -> Outcome {
+        let claim = database::get(cx.tx(), CLAIM, event.order).await?;
+        if matches!(claim, Some(Claim::Taken | Claim::Freed)) {
+            return Ok(());
+        }
+        if let Some(Claim::Reserved(wanted)) = claim {
+            change(cx.tx(), &wanted, |stock, units| stock.reserved -= units).await?;
+        }
+        keep(cx.tx(), event.order, &Claim::Freed).await?;
+        Ok(())
+    }
+}
+
+impl<S: Shelf> TxCommandHandler<ChangePrice, S> for Warehouse<S> {
     async fn handle(
         &mut self,
         command: &ChangePrice,
-        cx: &mut Context<'_>,
+        cx: &mut TxContext<'_, S>,
     ) -> Result<PriceChange, Failure> {
-        let change = self.catalog.reprice(command, cx.id(), cx.envelope().time());
+        let (by, time) = (cx.id(), cx.envelope().time());
+        let change = reprice(cx.tx(), command, by, time).await?;
         if let PriceChange::Changed { old, new } = change {
             cx.publish(ProductPriceChanged {
                 product: command.product.clone(),
@@ -91,74 +125,8 @@ impl CommandHandler<ChangePrice> for Warehouse {
     }
 }
 
-/// Catalog's database (see [`Orders`](crate::ordering::Orders) for what becomes of it with the store feature).
-#[derive(Clone)]
-pub struct Catalog(Arc<Mutex<Journaled<Tables>>>);
-
-#[derive(Default)]
-struct Tables {
-    stock: BTreeMap<String, Stock>,
-    claims: HashMap<OrderId, Claim>,
-    repeated: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-enum Change {
-    Stocked(BTreeMap<String, Stock>),
-    Claimed(OrderId, Claim),
-    Taken(OrderId),
-    Freed(OrderId),
-    Repriced(ChangePrice, Repriced),
-}
-
-impl journal::Tables for Tables {
-    type Change = Change;
-
-    fn apply(&mut self, change: Change) {
-        match change {
-            Change::Stocked(stock) => self.stock = stock,
-            Change::Claimed(order, claim) => {
-                if let Claim::Reserved(wanted) = &claim {
-                    self.each(wanted, |stock, units| {
-                        stock.reserved += units;
-                        stock.least_free = stock.least_free.min(stock.on_hand - stock.reserved);
-                    });
-                }
-                self.claims.insert(order, claim);
-            }
-            Change::Taken(order) => {
-                if let Some(Claim::Reserved(wanted)) = self.claims.insert(order, Claim::Taken) {
-                    self.each(&wanted, |stock, units| {
-                        stock.on_hand -= units;
-                        stock.reserved -= units;
-                        stock.sold += units;
-                    });
-                }
-            }
-            Change::Freed(order) => {
-                if let Some(Claim::Reserved(wanted)) = self.claims.insert(order, Claim::Freed) {
-                    self.each(&wanted, |stock, units| stock.reserved -= units);
-                }
-            }
-            Change::Repriced(command, repriced) => {
-                if let Some(stock) = self.stock.get_mut(&command.product) {
-                    stock.price = command.price;
-                    stock.repriced = Some(repriced);
-                }
-            }
-        }
-    }
-}
-
-impl Tables {
-    fn each(&mut self, wanted: &BTreeMap<String, i64>, mut change: impl FnMut(&mut Stock, i64)) {
-        for (product, units) in wanted {
-            if let Some(stock) = self.stock.get_mut(product) {
-                change(stock, *units);
-            }
-        }
-    }
-}
+const STOCK: &str = "stock";
+const CLAIM: &str = "claim";
 
 /// A product in the warehouse. The counts are signed, so that a mistake would show and not wrap.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -180,7 +148,6 @@ pub struct Stock {
 struct Repriced {
     by: MessageId,
     time: SystemTime,
-    old: Cents,
 }
 
 /// What an order holds of the stock.
@@ -192,117 +159,137 @@ enum Claim {
     Freed,
 }
 
-impl Catalog {
-    pub fn open(journals: &Journals, products: &[Product]) -> io::Result<Self> {
-        let stock = products.iter().map(|product| {
-            let count = i64::from(product.stock);
-            let stock = Stock {
-                name: product.name.clone(),
-                price: product.price,
-                before: count,
-                on_hand: count,
-                reserved: 0,
-                sold: 0,
-                least_free: count,
-                repriced: None,
-            };
-            (product.id.clone(), stock)
+impl Claim {
+    fn state(&self) -> &'static str {
+        match self {
+            Self::Reserved(_) => "reserved",
+            Self::Rejected(_) => "rejected",
+            Self::Taken => "taken",
+            Self::Freed => "freed",
+        }
+    }
+}
+
+async fn keep(
+    documents: &mut impl Documents,
+    order: OrderId,
+    claim: &Claim,
+) -> Result<(), DataError> {
+    database::put(documents, CLAIM, order, claim.state(), claim).await
+}
+
+/// Changes the stock of products, in the order of their names: so two orders cannot wait for each other.
+async fn change(
+    documents: &mut impl Documents,
+    wanted: &BTreeMap<String, i64>,
+    mut change: impl FnMut(&mut Stock, i64),
+) -> Result<(), DataError> {
+    for (product, units) in wanted {
+        if let Some(mut stock) = database::get::<Stock>(documents, STOCK, product).await? {
+            change(&mut stock, *units);
+            database::put(documents, STOCK, product, "listed", &stock).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Reserves all of an order or nothing of it.
+async fn claim(
+    documents: &mut impl Documents,
+    order: OrderId,
+    lines: &[Units],
+) -> Result<Claim, DataError> {
+    if let Some(claim) = database::get(documents, CLAIM, order).await? {
+        return Ok(claim);
+    }
+    // An order may name a product in several lines.
+    let mut wanted = BTreeMap::<String, i64>::new();
+    for line in lines {
+        *wanted.entry(line.product.clone()).or_default() += i64::from(line.units);
+    }
+    let mut judged = Vec::new();
+    for (product, units) in &wanted {
+        let stock = database::get::<Stock>(documents, STOCK, product).await?;
+        let has_stock = stock.is_some_and(|stock| stock.on_hand - stock.reserved >= *units);
+        judged.push(LineStock {
+            product: product.clone(),
+            has_stock,
         });
-        let mut tables: Journaled<Tables> = journals.open("catalog")?;
-        // Only once: what is left of it later is in the journal.
-        if tables.stock.is_empty() {
-            tables.change(Change::Stocked(stock.collect()));
-        }
-        Ok(Self(Arc::new(Mutex::new(tables))))
     }
+    let claim = if judged.iter().all(|line| line.has_stock) {
+        change(documents, &wanted, |stock, units| {
+            stock.reserved += units;
+            stock.least_free = stock.least_free.min(stock.on_hand - stock.reserved);
+        })
+        .await?;
+        Claim::Reserved(wanted)
+    } else {
+        Claim::Rejected(judged)
+    };
+    keep(documents, order, &claim).await?;
+    Ok(claim)
+}
 
-    /// Reserves all of an order or nothing of it.
-    fn claim(&self, order: OrderId, lines: &[Units]) -> Claim {
-        let mut tables = self.0.lock();
-        if let Some(claim) = tables.claims.get(&order) {
-            return claim.clone();
-        }
-        // An order may name a product in several lines.
-        let mut wanted = BTreeMap::<String, i64>::new();
-        for line in lines {
-            *wanted.entry(line.product.clone()).or_default() += i64::from(line.units);
-        }
-        let judged = wanted.iter().map(|(product, units)| {
-            let free = tables
-                .stock
-                .get(product)
-                .map(|stock| stock.on_hand - stock.reserved);
-            let has_stock = free.is_some_and(|free| free >= *units);
-            LineStock {
-                product: product.clone(),
-                has_stock,
-            }
-        });
-        let judged: Vec<_> = judged.collect();
-        let claim = if judged.iter().all(|line| line.has_stock) {
-            Claim::Reserved(wanted)
-        } else {
-            Claim::Rejected(judged)
+async fn reprice(
+    documents: &mut impl Documents,
+    command: &ChangePrice,
+    by: MessageId,
+    time: SystemTime,
+) -> Result<PriceChange, DataError> {
+    let product = &command.product;
+    let Some(mut stock) = database::get::<Stock>(documents, STOCK, product).await? else {
+        return Ok(PriceChange::UnknownProduct);
+    };
+    // Replayed after a later change was made.
+    if stock.repriced.is_some_and(|known| known.time > time) {
+        return Ok(PriceChange::Outdated);
+    }
+    let (old, new) = (stock.price, command.price);
+    stock.price = new;
+    stock.repriced = Some(Repriced { by, time });
+    database::put(documents, STOCK, product, "listed", &stock).await?;
+    Ok(PriceChange::Changed { old, new })
+}
+
+/// Puts the products on the shelves, the first time only: what is left of them later is in the database.
+pub async fn stock_up(database: &Database, products: &[Product]) -> Result<(), DataError> {
+    // Written last: a process that was killed on the way begins anew, and nobody has been here yet.
+    const DONE: &str = "stocked-up";
+    if database.get::<bool>(DONE, "").await?.is_some() {
+        return Ok(());
+    }
+    for product in products {
+        let count = i64::from(product.stock);
+        let stock = Stock {
+            name: product.name.clone(),
+            price: product.price,
+            before: count,
+            on_hand: count,
+            reserved: 0,
+            sold: 0,
+            least_free: count,
+            repriced: None,
         };
-        tables.change(Change::Claimed(order, claim.clone()));
-        claim
+        database.put(STOCK, &product.id, "listed", &stock).await?;
+    }
+    database.put(DONE, "", "done", &true).await
+}
+
+/// Counts deliveries of `order-paid` for orders that had been taken out already; since the process started.
+#[derive(Clone, Default)]
+pub struct Repeated(Arc<AtomicU64>);
+
+impl Repeated {
+    fn count(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes a paid order out of the stock, once however often it is told.
-    fn take(&self, order: OrderId) -> Result<(), String> {
-        let mut tables = self.0.lock();
-        match tables.claims.get(&order) {
-            Some(Claim::Reserved(_)) => {
-                tables.change(Change::Taken(order));
-                Ok(())
-            }
-            Some(Claim::Taken) => {
-                tables.repeated += 1;
-                Ok(())
-            }
-            Some(Claim::Rejected(_) | Claim::Freed) | None => {
-                Err(format!("order {order} was paid and has no reservation"))
-            }
-        }
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
+}
 
-    /// Gives back what a cancelled order had reserved, and reserves nothing for it any more.
-    fn free(&self, order: OrderId) {
-        let mut tables = self.0.lock();
-        if !matches!(tables.claims.get(&order), Some(Claim::Taken | Claim::Freed)) {
-            tables.change(Change::Freed(order));
-        }
-    }
-
-    fn reprice(&self, command: &ChangePrice, by: MessageId, time: SystemTime) -> PriceChange {
-        let mut tables = self.0.lock();
-        let Some(stock) = tables.stock.get(&command.product) else {
-            return PriceChange::UnknownProduct;
-        };
-        let new = command.price;
-        match &stock.repriced {
-            Some(known) if known.by == by => PriceChange::Changed {
-                old: known.old,
-                new,
-            },
-            // Replayed after a later change was made.
-            Some(known) if known.time > time => PriceChange::Outdated,
-            _ => {
-                let old = stock.price;
-                let repriced = Repriced { by, time, old };
-                tables.change(Change::Repriced(command.clone(), repriced));
-                PriceChange::Changed { old, new }
-            }
-        }
-    }
-
-    /// Deliveries of `order-paid` for orders that had been taken out already.
-    pub fn repeated(&self) -> u64 {
-        self.0.lock().repeated
-    }
-
-    /// The stock by product, for the report.
-    pub fn stock(&self) -> BTreeMap<String, Stock> {
-        self.0.lock().stock.clone()
-    }
+/// The stock by product, for the report.
+pub async fn stock(database: &Database) -> Result<BTreeMap<String, Stock>, DataError> {
+    Ok(database.all(STOCK).await?.into_iter().collect())
 }

@@ -3,9 +3,10 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use postroom::{Command, Filter, PublishError, QueueSnapshot, Refusal, Snapshot, StoreError};
+use postroom::{Command, Filter, PublishError, QueueSnapshot, Refusal, Snapshot};
 
 use crate::books::{self, Letter};
+use crate::database::DataError;
 use crate::input::NewOrder;
 use crate::messages::{CancelOrder, Cents, ChangePrice, FillBasket};
 use crate::progress::Progress;
@@ -66,11 +67,11 @@ pub async fn place(
 ) -> Result<(), Box<dyn Error>> {
     for (count, order) in orders.enumerate() {
         let mut stall = Stall::new();
-        while count % BATCH == 0 && shop.load() > ENOUGH {
+        while count % BATCH == 0 && shop.load().await? > ENOUGH {
             if stall.is_over(&shop.bus.snapshot()) {
                 return Err("nothing moves any more".into());
             }
-            progress.show(shop);
+            progress.show(shop).await;
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         place_next(shop, &order, count).await?;
@@ -160,18 +161,27 @@ async fn change_a_price(shop: &Shop, order: &NewOrder, count: usize) -> Result<(
 }
 
 /// Waits until nothing moves any more, or until the deadline. What stays open then is in a dead letter.
-pub async fn settle(shop: &Shop, progress: &Progress, deadline: Option<Instant>) {
-    let mut idle = 0;
+pub async fn settle(
+    shop: &Shop,
+    progress: &Progress,
+    deadline: Option<Instant>,
+) -> Result<(), DataError> {
+    let (mut idle, mut acked) = (0, 0);
     let mut stall = Stall::new();
     while idle < 3 && deadline.is_none_or(|deadline| Instant::now() < deadline) {
-        progress.show(shop);
+        progress.show(shop).await;
         tokio::time::sleep(POLL).await;
+        let (outbox, _) = shop.database.outbox().await?;
         let snapshot = shop.bus.snapshot();
-        idle = if load(&snapshot) == 0 { idle + 1 } else { 0 };
+        let moved = snapshot.queues.iter().map(|queue| queue.acked).sum();
+        // What was handled between the two looks may have written into the outbox behind the first.
+        let is_idle = outbox + load(&snapshot) == 0 && moved == acked;
+        (idle, acked) = (if is_idle { idle + 1 } else { 0 }, moved);
         if stall.is_over(&snapshot) {
-            return;
+            return Ok(());
         }
     }
+    Ok(())
 }
 
 /// Ends the faults, and replays the dead letters until every order is finished. Returns those that had been
@@ -180,7 +190,7 @@ pub async fn replay(
     shop: &Shop,
     progress: &Progress,
     patience: Duration,
-) -> Result<Vec<Letter>, StoreError> {
+) -> Result<Vec<Letter>, Box<dyn Error>> {
     shop.faults.stop();
     shop.stopwatch.stop();
     let letters = shop.bus.dead_letters();
@@ -194,7 +204,7 @@ pub async fn replay(
         );
         // At the deadline, or where it failed, the report says what is unfinished.
         let replayed = replayed.await.map_or(0, Result::unwrap_or_default);
-        settle(shop, progress, Some(deadline)).await;
+        settle(shop, progress, Some(deadline)).await?;
         if replayed == 0 {
             break;
         }

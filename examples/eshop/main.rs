@@ -36,9 +36,9 @@ mod books;
 mod catalog;
 #[cfg(feature = "amqp")]
 mod chaos;
+mod database;
 mod driver;
 mod input;
-mod journal;
 mod messages;
 mod notifications;
 #[cfg(feature = "amqp")]
@@ -47,6 +47,7 @@ mod ordering;
 mod payment;
 #[cfg(feature = "amqp")]
 mod pieces;
+mod place;
 mod policy;
 #[cfg(feature = "amqp")]
 mod processes;
@@ -71,6 +72,7 @@ use crate::accounts::Accounts;
 use crate::books::Books;
 use crate::input::{InputError, MadeUp, NewOrder, Product};
 use crate::ordering::Pace;
+use crate::place::{Place, Premises};
 use crate::progress::Progress;
 use crate::services::{Deployment, Service};
 use crate::shop::{Settings, Shop};
@@ -109,8 +111,25 @@ struct Args {
     /// Serve HTTP on this port of 127.0.0.1 until Ctrl-C, instead of placing orders
     #[arg(long, value_name = "PORT")]
     serve: Option<u16>,
+    /// Where the databases are, SQLite files; a run goes on with what is there [default: a directory that is removed]
+    #[arg(long, value_name = "DIRECTORY")]
+    data: Option<PathBuf>,
+    /// A PostgreSQL instead, with a schema for each service, made anew [feature postgres]
+    #[cfg(feature = "postgres")]
+    #[arg(long, value_name = "URL", env = "ESHOP_DATABASE", hide_env_values = true, conflicts_with = "data")]
+    database: Option<String>,
     #[command(flatten)]
     pieces: Pieces,
+}
+
+impl Args {
+    fn place(&self) -> Option<Place> {
+        #[cfg(feature = "postgres")]
+        if let Some(url) = &self.database {
+            return Some(Place::Postgres(url.clone()));
+        }
+        self.data.clone().map(Place::Files)
+    }
 }
 
 /// The services as processes over RabbitMQ. Needs the feature `amqp`.
@@ -129,9 +148,6 @@ struct Pieces {
     /// Kill services, and the private RabbitMQ, on the way, and start them again
     #[arg(long, requires = "services")]
     chaos: bool,
-    /// What services know is kept here over a restart [default: nowhere; with --services, until the end]
-    #[arg(long, value_name = "DIRECTORY")]
-    journal: Option<PathBuf>,
     /// End when the standard input does: when whoever started this is gone
     #[arg(long, hide = true, requires = "service")]
     owned: bool,
@@ -144,7 +160,6 @@ impl Pieces {
             (self.service.is_some(), "--service"),
             (self.services, "--services"),
             (self.amqp.is_some(), "--amqp"),
-            (self.journal.is_some(), "--journal"),
         ];
         let first = asked.into_iter().find(|(is_given, _)| *is_given);
         first.map(|(_, option)| option)
@@ -195,7 +210,12 @@ async fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
 
     let input = Input::read(args)?;
     let products = &input.products;
-    let shop = Shop::open(Deployment::monolith(), &settings(args), products).await?;
+    let premises = Premises::new(args.place());
+    premises.place.clear().await?;
+    let deployment = Deployment::monolith(premises.place.clone());
+    let shop = Shop::open(deployment, &settings(args), products).await?;
+    let (last, count) = ordering::taken(&shop.database).await?;
+    shop.front.follow(last, count);
     let shop = Arc::new(shop);
 
     let started = Instant::now();
@@ -281,13 +301,14 @@ async fn finish(
     progress: &Progress,
     started: Instant,
 ) -> Result<bool, Box<dyn Error>> {
-    driver::settle(shop, progress, None).await;
-    let stuck = shop.front.placed().saturating_sub(shop.orders.finished());
+    driver::settle(shop, progress, None).await?;
+    let finished = ordering::finished(&shop.database).await?;
+    let stuck = shop.front.placed().saturating_sub(finished);
     let letters = driver::replay(shop, progress, Duration::from_secs(args.patience)).await?;
     let took = started.elapsed();
     progress.clear();
 
-    let accounts = Accounts::of(Books::of(shop));
+    let accounts = Accounts::of(Books::of(shop).await?);
     println!(
         "{} orders of {} products in {took:.2?}; {stuck} of them waited for the replay of a dead letter",
         accounts.summary.orders,

@@ -1,25 +1,22 @@
 //! Notifications: tells users how their orders do, cancellations included, each thing once.
 
 use std::collections::BTreeSet;
-use std::io;
-use std::sync::Arc;
+use std::marker::PhantomData;
 
-use parking_lot::Mutex;
-use postroom::{Bus, Context, Outcome, SubscribeError, Subscriber, Subscription};
+use postroom::{Bus, Outcome, SubscribeError, Subscription, TxContext, TxSubscriber};
 use serde::{Deserialize, Serialize};
 
-use crate::journal::{self, Journaled, Journals};
+use crate::database::{self, DataError, Database, Shelf};
 use crate::messages::*;
 use crate::policy::{self, BACKOFF, LANES};
 
 /// Starts the service.
-pub async fn start(bus: &Bus, told: &Told) -> Result<Subscription, SubscribeError> {
-    let told = told.clone();
-    bus.subscriber("notifications", move || Teller { told: told.clone() })
-        .on::<OrderSubmitted>()
-        .on::<OrderPaid>()
-        .on::<OrderShipped>()
-        .on::<OrderCancelled>()
+pub async fn start<S: Shelf>(bus: &Bus) -> Result<Subscription, SubscribeError> {
+    bus.subscriber("notifications", || Teller::<S>(PhantomData))
+        .transactional::<OrderSubmitted, S>()
+        .transactional::<OrderPaid, S>()
+        .transactional::<OrderShipped, S>()
+        .transactional::<OrderCancelled, S>()
         .keyed(LANES)
         .intensity(policy::RESTARTS, policy::PERIOD)
         .restart_backoff(BACKOFF)
@@ -36,69 +33,46 @@ pub enum News {
     Cancelled,
 }
 
-struct Teller {
-    told: Told,
-}
+struct Teller<S>(PhantomData<fn(S)>);
 
-impl Subscriber<OrderSubmitted> for Teller {
-    async fn handle(&mut self, event: &OrderSubmitted, _cx: &mut Context<'_>) -> Outcome {
-        self.told.tell(event.order, News::Submitted);
+const TOLD: &str = "told";
+
+impl<S: Shelf> Teller<S> {
+    /// Tells it. An event that another one repeats has another id, and so is not known to the inbox: what it tells is
+    /// the same document.
+    async fn tell(&self, order: OrderId, news: News, cx: &mut TxContext<'_, S>) -> Outcome {
+        let id = format!("{order}/{news:?}");
+        database::put(cx.tx(), TOLD, id, "told", &(order, news)).await?;
         Ok(())
     }
 }
 
-impl Subscriber<OrderPaid> for Teller {
-    async fn handle(&mut self, event: &OrderPaid, _cx: &mut Context<'_>) -> Outcome {
-        self.told.tell(event.order, News::Paid);
-        Ok(())
+impl<S: Shelf> TxSubscriber<OrderSubmitted, S> for Teller<S> {
+    async fn handle(&mut self, event: &OrderSubmitted, cx: &mut TxContext<'_, S>) -> Outcome {
+        self.tell(event.order, News::Submitted, cx).await
     }
 }
 
-impl Subscriber<OrderShipped> for Teller {
-    async fn handle(&mut self, event: &OrderShipped, _cx: &mut Context<'_>) -> Outcome {
-        self.told.tell(event.order, News::Shipped);
-        Ok(())
+impl<S: Shelf> TxSubscriber<OrderPaid, S> for Teller<S> {
+    async fn handle(&mut self, event: &OrderPaid, cx: &mut TxContext<'_, S>) -> Outcome {
+        self.tell(event.order, News::Paid, cx).await
     }
 }
 
-impl Subscriber<OrderCancelled> for Teller {
-    async fn handle(&mut self, event: &OrderCancelled, _cx: &mut Context<'_>) -> Outcome {
-        self.told.tell(event.order, News::Cancelled);
-        Ok(())
+impl<S: Shelf> TxSubscriber<OrderShipped, S> for Teller<S> {
+    async fn handle(&mut self, event: &OrderShipped, cx: &mut TxContext<'_, S>) -> Outcome {
+        self.tell(event.order, News::Shipped, cx).await
     }
 }
 
-/// What was told (see [`Orders`](crate::ordering::Orders) for what becomes of it with the store feature).
-#[derive(Clone)]
-pub struct Told(Arc<Mutex<Journaled<Tables>>>);
-
-#[derive(Default)]
-struct Tables(BTreeSet<(OrderId, News)>);
-
-impl journal::Tables for Tables {
-    type Change = (OrderId, News);
-
-    fn apply(&mut self, change: Self::Change) {
-        self.0.insert(change);
+impl<S: Shelf> TxSubscriber<OrderCancelled, S> for Teller<S> {
+    async fn handle(&mut self, event: &OrderCancelled, cx: &mut TxContext<'_, S>) -> Outcome {
+        self.tell(event.order, News::Cancelled, cx).await
     }
 }
 
-impl Told {
-    pub fn open(journals: &Journals) -> io::Result<Self> {
-        let tables = journals.open("notifications")?;
-        Ok(Self(Arc::new(Mutex::new(tables))))
-    }
-
-    /// Tells, unless it was told before.
-    fn tell(&self, order: OrderId, news: News) {
-        let mut tables = self.0.lock();
-        if !tables.0.contains(&(order, news)) {
-            tables.change((order, news));
-        }
-    }
-
-    /// Everything, for the report.
-    pub fn all(&self) -> BTreeSet<(OrderId, News)> {
-        self.0.lock().0.clone()
-    }
+/// What was told, for the report.
+pub async fn told(database: &Database) -> Result<BTreeSet<(OrderId, News)>, DataError> {
+    let told = database.all(TOLD).await?;
+    Ok(told.into_iter().map(|(_, told)| told).collect())
 }

@@ -5,11 +5,13 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use postroom::{Bus, Command, Context, Filter, ReplayError, RequestError, SubscribeError};
+use postroom::{Bus, Command, Context, Failure, Filter, RequestError, SubscribeError};
 use serde::{Deserialize, Serialize};
 
 use crate::books::{self, Books, Letter, OPERATOR};
+use crate::database::DataError;
 use crate::messages::OrderId;
+use crate::ordering;
 use crate::services::Service;
 use crate::shop::{Shop, load};
 
@@ -37,6 +39,8 @@ impl<const SERVICE: usize> Command for Operate<SERVICE> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Task {
     Look,
+    /// The highest number of an order, and how many there are.
+    Orders,
     /// From now on nothing goes wrong on purpose any more.
     EndFaults,
     ReplayDeadLetters,
@@ -46,6 +50,7 @@ pub enum Task {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Done {
     Looked(Look),
+    Counted(OrderId, u64),
     FaultsEnded(Vec<Letter>),
     Replayed(u64),
     Reported(Box<Books>),
@@ -61,17 +66,19 @@ pub struct Look {
     /// Rises with everything that happens.
     pub moved: u64,
     pub finished: u64,
-    /// The highest number of an order, and how many there are.
-    pub orders: (OrderId, u64),
 }
 
 /// How many dead letters are replayed at once.
 const REPLAYED_AT_ONCE: usize = 1024;
 
 /// Carries out what is asked of this process.
-pub async fn carry_out(shop: &Shop, task: Task) -> Result<Done, ReplayError> {
+pub async fn carry_out(shop: &Shop, task: Task) -> Result<Done, Box<dyn Error + Send + Sync>> {
     Ok(match task {
-        Task::Look => Done::Looked(look(shop)),
+        Task::Look => Done::Looked(look(shop).await?),
+        Task::Orders => {
+            let (last, count) = ordering::taken(&shop.database).await?;
+            Done::Counted(last, count)
+        }
         Task::EndFaults => {
             shop.faults.stop();
             shop.stopwatch.stop();
@@ -81,22 +88,22 @@ pub async fn carry_out(shop: &Shop, task: Task) -> Result<Done, ReplayError> {
             let some = Filter::all().limit(REPLAYED_AT_ONCE);
             Done::Replayed(shop.bus.dead_letters().replay_all(&some).await? as u64)
         }
-        Task::Report => Done::Reported(Box::new(Books::of(shop))),
+        Task::Report => Done::Reported(Box::new(Books::of(shop).await?)),
     })
 }
 
-fn look(shop: &Shop) -> Look {
+async fn look(shop: &Shop) -> Result<Look, DataError> {
+    let (outbox, _) = shop.database.outbox().await?;
     let mut snapshot = shop.bus.snapshot();
     snapshot.queues.retain(|queue| queue.name != OPERATOR);
     let queues = snapshot.queues.iter();
     let moved = queues.map(|queue| queue.accepted + queue.acked + queue.retried);
-    Look {
+    Ok(Look {
         ready: shop.bus.health().is_ready(),
-        load: load(&snapshot),
+        load: outbox + load(&snapshot),
         moved: moved.sum(),
-        finished: shop.orders.finished(),
-        orders: shop.orders.taken(),
-    }
+        finished: ordering::finished(&shop.database).await?,
+    })
 }
 
 /// Listens to the storefront.
@@ -116,7 +123,8 @@ pub async fn start(shop: &Arc<Shop>, service: Service) -> Result<(), SubscribeEr
 async fn listen<const SERVICE: usize>(shop: &Arc<Shop>) -> Result<(), SubscribeError> {
     let of_handler = Arc::clone(shop);
     let operate = async move |asked: &Operate<SERVICE>, _: &mut Context<'_>| {
-        Ok(carry_out(&of_handler, asked.task).await?)
+        let done = carry_out(&of_handler, asked.task).await;
+        done.map_err(Failure::retry)
     };
     let operator = shop.bus.handle_fn::<Operate<SERVICE>, _>(OPERATOR, operate);
     operator.timeout(Duration::from_secs(60)).start().await?;

@@ -4,67 +4,50 @@
 //! state changes nothing, and is counted.
 
 use std::collections::BTreeMap;
-use std::error::Error;
-use std::io;
+use std::marker::PhantomData;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering as Atomic};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use postroom::{
-    Bus, CommandHandler, Context, Failure, MessageId, Outcome, SubscribeError, Subscriber,
-    Subscription,
+    Bus, CommandHandler, Context, Failure, Outcome, SubscribeError, Subscription, TxCommandHandler,
+    TxContext, TxSubscriber,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::journal::{self, Journaled, Journals};
+use crate::database::{self, DataError, Database, Documents, Shelf};
 use crate::messages::*;
 use crate::policy::{self, BACKOFF, LANES};
 use crate::stopwatch::now_us;
 
 /// Starts the service.
-pub async fn start(bus: &Bus, orders: &Orders, pace: Pace) -> Result<Subscription, SubscribeError> {
-    let orders = orders.clone();
-    bus.subscriber("ordering", move || Ordering {
-        orders: orders.clone(),
+pub async fn start<S: Shelf>(
+    bus: &Bus,
+    database: &Database,
+    misplaced: &Misplaced,
+    pace: Pace,
+) -> Result<Subscription, SubscribeError> {
+    let (database, misplaced) = (database.clone(), misplaced.clone());
+    bus.subscriber("ordering", move || Ordering::<S> {
+        database: database.clone(),
+        misplaced: misplaced.clone(),
         pace,
+        over: PhantomData,
     })
-    .command::<PlaceOrder>()
-    .command::<CancelOrder>()
-    .command::<StartValidation>()
-    .command::<ShipOrder>()
+    .transactional_command::<PlaceOrder, S>()
+    .transactional_command::<CancelOrder, S>()
+    .transactional_command::<StartValidation, S>()
+    .transactional_command::<ShipOrder, S>()
     .command::<GetOrder>()
-    .on::<StockConfirmed>()
-    .on::<StockRejected>()
-    .on::<PaymentSucceeded>()
-    .on::<PaymentFailed>()
+    .transactional::<StockConfirmed, S>()
+    .transactional::<StockRejected, S>()
+    .transactional::<PaymentSucceeded, S>()
+    .transactional::<PaymentFailed, S>()
     .keyed(LANES)
     .intensity(policy::RESTARTS, policy::PERIOD)
     .restart_backoff(BACKOFF)
     .start()
     .await
-}
-
-/// Sends again what was to come later when the process ended: a delayed message waits in its sender's memory.
-/// One that was sent after all comes twice, and the second time for the wrong state.
-pub async fn resume(bus: &Bus, orders: &Orders, pace: Pace) -> Result<(), Box<dyn Error>> {
-    for (order, state) in orders.unfinished() {
-        let conversation = format!("order-{order}");
-        match state {
-            State::Submitted => {
-                let command = bus.send(StartValidation { order }).key(order);
-                let command = command.correlation(&conversation);
-                command.delay(pace.grace).await?;
-            }
-            State::Paid => {
-                let command = bus.send(ShipOrder { order }).key(order);
-                let command = command.correlation(&conversation);
-                command.delay(pace.packing).await?;
-            }
-            // Another service has the word.
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 /// How long an order stays where it is.
@@ -76,17 +59,20 @@ pub struct Pace {
     pub packing: Duration,
 }
 
-struct Ordering {
-    orders: Orders,
+struct Ordering<S> {
+    database: Database,
+    misplaced: Misplaced,
     pace: Pace,
+    over: PhantomData<fn(S)>,
 }
 
-impl CommandHandler<PlaceOrder> for Ordering {
+impl<S: Shelf> TxCommandHandler<PlaceOrder, S> for Ordering<S> {
     async fn handle(
         &mut self,
         command: &PlaceOrder,
-        cx: &mut Context<'_>,
+        cx: &mut TxContext<'_, S>,
     ) -> Result<Placed, Failure> {
+        let id = command.order;
         let lines = command
             .lines
             .iter()
@@ -94,50 +80,52 @@ impl CommandHandler<PlaceOrder> for Ordering {
         if let Err(why) = check(lines) {
             return Ok(Placed::Refused(why));
         }
-        if !self.orders.place(command, cx.id()) {
-            return Ok(Placed::Refused(format!(
-                "order {} exists already",
-                command.order
-            )));
+        if database::get::<Order>(cx.tx(), ORDER, id).await?.is_some() {
+            return Ok(Placed::Refused(format!("order {id} exists already")));
         }
+        let order = Order {
+            user: command.user.clone(),
+            lines: command.lines.clone(),
+            state: State::Submitted,
+            because: None,
+            placed_us: command.placed_us,
+            finished_us: None,
+        };
+        order.keep(id, cx.tx()).await?;
         cx.publish(OrderStarted {
             user: command.user.clone(),
             placed_us: command.placed_us,
         })
         .key(&command.user);
-        cx.publish(OrderSubmitted {
-            order: command.order,
-        })
-        .key(command.order);
+        cx.publish(OrderSubmitted { order: id }).key(id);
         // The grace period is a message to ourselves that comes later: no timer to lose, no table to poll.
-        cx.send(StartValidation {
-            order: command.order,
-        })
-        .key(command.order)
-        .delay(self.pace.grace);
+        cx.send(StartValidation { order: id })
+            .key(id)
+            .delay(self.pace.grace);
         Ok(Placed::Accepted)
     }
 }
 
-impl CommandHandler<CancelOrder> for Ordering {
+impl<S: Shelf> TxCommandHandler<CancelOrder, S> for Ordering<S> {
     async fn handle(
         &mut self,
         command: &CancelOrder,
-        cx: &mut Context<'_>,
+        cx: &mut TxContext<'_, S>,
     ) -> Result<bool, Failure> {
         // Only within the grace period: nothing is reserved and nothing is charged yet.
-        Ok(self.cancel(command.order, State::Submitted, Because::Customer, cx))
+        self.cancel(command.order, State::Submitted, Because::Customer, cx)
+            .await
     }
 }
 
-impl CommandHandler<StartValidation> for Ordering {
+impl<S: Shelf> TxCommandHandler<StartValidation, S> for Ordering<S> {
     async fn handle(
         &mut self,
         command: &StartValidation,
-        cx: &mut Context<'_>,
+        cx: &mut TxContext<'_, S>,
     ) -> Result<(), Failure> {
         let step = (State::Submitted, State::AwaitingValidation);
-        if let Some(order) = self.orders.advance(command.order, step, cx.id()) {
+        if let Some(order) = self.advance(command.order, step, cx).await? {
             let event = OrderAwaitingValidation {
                 order: command.order,
                 lines: order.units(),
@@ -148,10 +136,10 @@ impl CommandHandler<StartValidation> for Ordering {
     }
 }
 
-impl Subscriber<StockConfirmed> for Ordering {
-    async fn handle(&mut self, event: &StockConfirmed, cx: &mut Context<'_>) -> Outcome {
+impl<S: Shelf> TxSubscriber<StockConfirmed, S> for Ordering<S> {
+    async fn handle(&mut self, event: &StockConfirmed, cx: &mut TxContext<'_, S>) -> Outcome {
         let step = (State::AwaitingValidation, State::StockConfirmed);
-        if let Some(order) = self.orders.advance(event.order, step, cx.id()) {
+        if let Some(order) = self.advance(event.order, step, cx).await? {
             let confirmed = OrderStockConfirmed {
                 order: event.order,
                 total: order.total(),
@@ -162,17 +150,18 @@ impl Subscriber<StockConfirmed> for Ordering {
     }
 }
 
-impl Subscriber<StockRejected> for Ordering {
-    async fn handle(&mut self, event: &StockRejected, cx: &mut Context<'_>) -> Outcome {
-        self.cancel(event.order, State::AwaitingValidation, Because::Stock, cx);
+impl<S: Shelf> TxSubscriber<StockRejected, S> for Ordering<S> {
+    async fn handle(&mut self, event: &StockRejected, cx: &mut TxContext<'_, S>) -> Outcome {
+        self.cancel(event.order, State::AwaitingValidation, Because::Stock, cx)
+            .await?;
         Ok(())
     }
 }
 
-impl Subscriber<PaymentSucceeded> for Ordering {
-    async fn handle(&mut self, event: &PaymentSucceeded, cx: &mut Context<'_>) -> Outcome {
+impl<S: Shelf> TxSubscriber<PaymentSucceeded, S> for Ordering<S> {
+    async fn handle(&mut self, event: &PaymentSucceeded, cx: &mut TxContext<'_, S>) -> Outcome {
         let step = (State::StockConfirmed, State::Paid);
-        if let Some(order) = self.orders.advance(event.order, step, cx.id()) {
+        if let Some(order) = self.advance(event.order, step, cx).await? {
             let paid = OrderPaid {
                 order: event.order,
                 lines: order.units(),
@@ -186,17 +175,22 @@ impl Subscriber<PaymentSucceeded> for Ordering {
     }
 }
 
-impl Subscriber<PaymentFailed> for Ordering {
-    async fn handle(&mut self, event: &PaymentFailed, cx: &mut Context<'_>) -> Outcome {
-        self.cancel(event.order, State::StockConfirmed, Because::Payment, cx);
+impl<S: Shelf> TxSubscriber<PaymentFailed, S> for Ordering<S> {
+    async fn handle(&mut self, event: &PaymentFailed, cx: &mut TxContext<'_, S>) -> Outcome {
+        self.cancel(event.order, State::StockConfirmed, Because::Payment, cx)
+            .await?;
         Ok(())
     }
 }
 
-impl CommandHandler<ShipOrder> for Ordering {
-    async fn handle(&mut self, command: &ShipOrder, cx: &mut Context<'_>) -> Result<(), Failure> {
+impl<S: Shelf> TxCommandHandler<ShipOrder, S> for Ordering<S> {
+    async fn handle(
+        &mut self,
+        command: &ShipOrder,
+        cx: &mut TxContext<'_, S>,
+    ) -> Result<(), Failure> {
         let step = (State::Paid, State::Shipped);
-        if self.orders.advance(command.order, step, cx.id()).is_some() {
+        if self.advance(command.order, step, cx).await?.is_some() {
             cx.publish(OrderShipped {
                 order: command.order,
             })
@@ -206,23 +200,69 @@ impl CommandHandler<ShipOrder> for Ordering {
     }
 }
 
-impl CommandHandler<GetOrder> for Ordering {
+/// Only looks, and so needs no transaction.
+impl<S: Shelf> CommandHandler<GetOrder> for Ordering<S> {
     async fn handle(
         &mut self,
         command: &GetOrder,
         _cx: &mut Context<'_>,
     ) -> Result<Option<OrderView>, Failure> {
-        Ok(self.orders.view(command.order))
+        let order = self.database.get::<Order>(ORDER, command.order).await?;
+        Ok(order.map(|order| OrderView {
+            order: command.order,
+            total: order.total(),
+            user: order.user,
+            state: order.state,
+            cancelled_because: order.because,
+            lines: order.lines,
+        }))
     }
 }
 
-impl Ordering {
-    fn cancel(&self, id: OrderId, from: State, because: Because, cx: &mut Context<'_>) -> bool {
-        let cancelled = self.orders.cancel(id, from, because, cx.id());
-        if cancelled {
+impl<S: Shelf> Ordering<S> {
+    async fn advance(
+        &self,
+        id: OrderId,
+        step: (State, State),
+        cx: &mut TxContext<'_, S>,
+    ) -> Result<Option<Order>, DataError> {
+        self.step(id, step, None, cx.tx()).await
+    }
+
+    async fn cancel(
+        &self,
+        id: OrderId,
+        from: State,
+        because: Because,
+        cx: &mut TxContext<'_, S>,
+    ) -> Result<bool, Failure> {
+        let step = (from, State::Cancelled);
+        let cancelled = self.step(id, step, Some(because), cx.tx()).await?;
+        if cancelled.is_some() {
             cx.publish(OrderCancelled { order: id, because }).key(id);
         }
-        cancelled
+        Ok(cancelled.is_some())
+    }
+
+    /// Makes the step. None: a message for the wrong state, which changes nothing. One that comes twice is none: the
+    /// inbox knows it.
+    async fn step(
+        &self,
+        id: OrderId,
+        (from, to): (State, State),
+        because: Option<Because>,
+        documents: &mut impl Documents,
+    ) -> Result<Option<Order>, DataError> {
+        let order = database::get::<Order>(documents, ORDER, id).await?;
+        let Some(mut order) = order.filter(|order| order.state == from) else {
+            self.misplaced.count();
+            return Ok(None);
+        };
+        order.state = to;
+        order.because = because;
+        order.finished_us = to.is_final().then(now_us);
+        order.keep(id, documents).await?;
+        Ok(Some(order))
     }
 }
 
@@ -241,74 +281,7 @@ pub fn check<'a>(lines: impl IntoIterator<Item = (&'a str, u32)>) -> Result<(), 
     Ok(())
 }
 
-/// Ordering's database: it outlives every handler value, which is made anew after a panic or a timeout.
-///
-/// In this version it is a table in memory, with a [journal](crate::journal) when the services are processes. With
-/// the store feature it is a real database, and the change here, the messages sent and the record that this message
-/// was handled are one transaction of it.
-#[derive(Clone)]
-pub struct Orders(Arc<Mutex<Journaled<Tables>>>);
-
-#[derive(Default)]
-struct Tables {
-    orders: BTreeMap<OrderId, Order>,
-    finished: u64,
-    misplaced: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-enum Change {
-    Placed {
-        command: PlaceOrder,
-        by: MessageId,
-    },
-    Advanced {
-        order: OrderId,
-        to: State,
-        because: Option<Because>,
-        by: MessageId,
-        at_us: u64,
-    },
-}
-
-impl journal::Tables for Tables {
-    type Change = Change;
-
-    fn apply(&mut self, change: Change) {
-        match change {
-            Change::Placed { command, by } => {
-                let order = Order {
-                    user: command.user,
-                    lines: command.lines,
-                    state: State::Submitted,
-                    because: None,
-                    placed_us: command.placed_us,
-                    finished_us: None,
-                    steps: vec![(State::Submitted, by)],
-                };
-                self.orders.insert(command.order, order);
-            }
-            Change::Advanced {
-                order,
-                to,
-                because,
-                by,
-                at_us,
-            } => {
-                let Some(order) = self.orders.get_mut(&order) else {
-                    return;
-                };
-                order.state = to;
-                order.because = because;
-                order.steps.push((to, by));
-                if to.is_final() {
-                    order.finished_us = Some(at_us);
-                    self.finished += 1;
-                }
-            }
-        }
-    }
-}
+const ORDER: &str = "order";
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Order {
@@ -318,9 +291,6 @@ pub struct Order {
     pub because: Option<Because>,
     pub placed_us: u64,
     pub finished_us: Option<u64>,
-    /// Which message made which step. A redelivered message finds its own step here, and then its outgoing
-    /// messages are sent again: those of the failed attempt never left.
-    steps: Vec<(State, MessageId)>,
 }
 
 impl Order {
@@ -337,102 +307,46 @@ impl Order {
         };
         self.lines.iter().map(units).collect()
     }
+
+    async fn keep(&self, id: OrderId, documents: &mut impl Documents) -> Result<(), DataError> {
+        let state = if self.state.is_final() { FINISHED } else { OPEN };
+        database::put(documents, ORDER, id, state, self).await
+    }
 }
 
-impl Orders {
-    pub fn open(journals: &Journals) -> io::Result<Self> {
-        let tables = journals.open("ordering")?;
-        Ok(Self(Arc::new(Mutex::new(tables))))
+const FINISHED: &str = "finished";
+const OPEN: &str = "open";
+
+/// Counts messages that came for the wrong state; since the process started.
+#[derive(Clone, Default)]
+pub struct Misplaced(Arc<AtomicU64>);
+
+impl Misplaced {
+    fn count(&self) {
+        self.0.fetch_add(1, Atomic::Relaxed);
     }
 
-    /// False if the number is taken by another order.
-    fn place(&self, command: &PlaceOrder, by: MessageId) -> bool {
-        let mut tables = self.0.lock();
-        match tables.orders.get(&command.order) {
-            Some(order) => order.steps.contains(&(State::Submitted, by)),
-            None => {
-                let command = command.clone();
-                tables.change(Change::Placed { command, by });
-                true
-            }
-        }
+    pub fn get(&self) -> u64 {
+        self.0.load(Atomic::Relaxed)
     }
+}
 
-    fn advance(&self, id: OrderId, step: (State, State), by: MessageId) -> Option<Order> {
-        self.step(id, step, None, by)
-    }
+/// Orders that are shipped or cancelled.
+pub async fn finished(database: &Database) -> Result<u64, DataError> {
+    let counts = database.count(ORDER).await?;
+    Ok(counts.get(FINISHED).copied().unwrap_or_default())
+}
 
-    fn cancel(&self, id: OrderId, from: State, because: Because, by: MessageId) -> bool {
-        let step = (from, State::Cancelled);
-        self.step(id, step, Some(because), by).is_some()
-    }
+/// Everything, for the report.
+pub async fn all(database: &Database) -> Result<BTreeMap<OrderId, Order>, DataError> {
+    let orders = database.all::<Order>(ORDER).await?.into_iter();
+    let numbered = orders.filter_map(|(id, order)| Some((id.parse().ok()?, order)));
+    Ok(numbered.collect())
+}
 
-    /// Makes the step, or finds that this very message made it before. None: a message for the wrong state.
-    fn step(
-        &self,
-        id: OrderId,
-        (from, to): (State, State),
-        because: Option<Because>,
-        by: MessageId,
-    ) -> Option<Order> {
-        let mut tables = self.0.lock();
-        match tables.orders.get(&id) {
-            Some(order) if order.steps.contains(&(to, by)) => {}
-            Some(order) if order.state == from => tables.change(Change::Advanced {
-                order: id,
-                to,
-                because,
-                by,
-                at_us: now_us(),
-            }),
-            _ => {
-                tables.misplaced += 1;
-                return None;
-            }
-        }
-        tables.orders.get(&id).cloned()
-    }
-
-    fn view(&self, id: OrderId) -> Option<OrderView> {
-        let tables = self.0.lock();
-        let order = tables.orders.get(&id)?;
-        Some(OrderView {
-            order: id,
-            user: order.user.clone(),
-            state: order.state,
-            cancelled_because: order.because,
-            lines: order.lines.clone(),
-            total: order.total(),
-        })
-    }
-
-    /// Orders that are shipped or cancelled.
-    pub fn finished(&self) -> u64 {
-        self.0.lock().finished
-    }
-
-    /// Messages that came for the wrong state.
-    pub fn misplaced(&self) -> u64 {
-        self.0.lock().misplaced
-    }
-
-    /// Everything, for the report.
-    pub fn all(&self) -> BTreeMap<OrderId, Order> {
-        self.0.lock().orders.clone()
-    }
-
-    fn unfinished(&self) -> Vec<(OrderId, State)> {
-        let tables = self.0.lock();
-        let orders = tables.orders.iter();
-        let states = orders.map(|(id, order)| (*id, order.state));
-        states.filter(|(_, state)| !state.is_final()).collect()
-    }
-
-    /// The highest number of an order, and how many there are.
-    #[cfg(feature = "amqp")]
-    pub fn taken(&self) -> (OrderId, u64) {
-        let tables = self.0.lock();
-        let last = tables.orders.last_key_value().map_or(0, |(id, _)| *id);
-        (last, tables.orders.len() as u64)
-    }
+/// The highest number of an order, and how many there are.
+pub async fn taken(database: &Database) -> Result<(OrderId, u64), DataError> {
+    let orders = all(database).await?;
+    let last = orders.last_key_value().map_or(0, |(id, _)| *id);
+    Ok((last, orders.len() as u64))
 }

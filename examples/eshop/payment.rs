@@ -1,29 +1,26 @@
 //! Payment: charges each order once, however often it is asked.
+//!
+//! It does not look whether it has charged an order before: the inbox does, since the charge and the record that the
+//! message was handled are one transaction. That each payment was taken once is what the report shows.
 
-use std::collections::HashMap;
-use std::io;
-use std::sync::Arc;
+use std::marker::PhantomData;
 
-use parking_lot::Mutex;
-use postroom::{Bus, Context, Outcome, SubscribeError, Subscriber, Subscription};
+use postroom::{
+    Bus, MessageId, Outcome, SubscribeError, Subscription, TxContext, TxSubscriber,
+};
 use serde::{Deserialize, Serialize};
 
-use crate::journal::{self, Journaled, Journals};
+use crate::database::{self, DataError, Database, Shelf};
 use crate::messages::*;
 use crate::policy::{self, BACKOFF, LANES};
 
 /// Starts the service. Orders of more than `limit` are not paid.
-pub async fn start(
-    bus: &Bus,
-    charges: &Charges,
-    limit: Cents,
-) -> Result<Subscription, SubscribeError> {
-    let charges = charges.clone();
-    bus.subscriber("payment", move || Till {
-        charges: charges.clone(),
+pub async fn start<S: Shelf>(bus: &Bus, limit: Cents) -> Result<Subscription, SubscribeError> {
+    bus.subscriber("payment", move || Till::<S> {
         limit,
+        over: PhantomData,
     })
-    .on::<OrderStockConfirmed>()
+    .transactional::<OrderStockConfirmed, S>()
     .keyed(LANES)
     .intensity(policy::RESTARTS, policy::PERIOD)
     .restart_backoff(BACKOFF)
@@ -31,15 +28,37 @@ pub async fn start(
     .await
 }
 
-struct Till {
-    charges: Charges,
+struct Till<S> {
     limit: Cents,
+    over: PhantomData<fn(S)>,
 }
 
-impl Subscriber<OrderStockConfirmed> for Till {
-    async fn handle(&mut self, event: &OrderStockConfirmed, cx: &mut Context<'_>) -> Outcome {
-        let order = event.order;
-        if self.charges.charge(order, event.total, self.limit) {
+/// A request to charge, and what came of it. Its id is the message's.
+#[derive(Serialize, Deserialize)]
+struct Charge {
+    order: OrderId,
+    total: Cents,
+    is_paid: bool,
+}
+
+const CHARGE: &str = "charge";
+
+impl<S: Shelf> TxSubscriber<OrderStockConfirmed, S> for Till<S> {
+    async fn handle(
+        &mut self,
+        event: &OrderStockConfirmed,
+        cx: &mut TxContext<'_, S>,
+    ) -> Outcome {
+        let (order, total, id): (_, _, MessageId) = (event.order, event.total, cx.id());
+        let is_paid = total <= self.limit;
+        let charge = Charge {
+            order,
+            total,
+            is_paid,
+        };
+        let state = if is_paid { "paid" } else { "refused" };
+        database::put(cx.tx(), CHARGE, id, state, &charge).await?;
+        if is_paid {
             cx.publish(PaymentSucceeded { order }).key(order);
         } else {
             cx.publish(PaymentFailed { order }).key(order);
@@ -48,58 +67,28 @@ impl Subscriber<OrderStockConfirmed> for Till {
     }
 }
 
-/// Payment's database (see [`Orders`](crate::ordering::Orders) for what becomes of it with the store feature).
-#[derive(Clone)]
-pub struct Charges(Arc<Mutex<Journaled<Tables>>>);
-
-#[derive(Default)]
-struct Tables {
-    /// Which orders were asked for, and whether they were charged.
-    answered: HashMap<OrderId, bool>,
-    income: Cents,
+/// What Payment has taken.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Income {
+    pub money: Cents,
+    pub payments: u64,
+    /// Orders that were asked for more than once.
+    pub asked_again: u64,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Answered {
-    order: OrderId,
-    total: Cents,
-    charged: bool,
-}
-
-impl journal::Tables for Tables {
-    type Change = Answered;
-
-    fn apply(&mut self, change: Answered) {
-        if change.charged {
-            self.income = self.income.saturating_add(change.total);
+/// All the money taken, for the report.
+pub async fn income(database: &Database) -> Result<Income, DataError> {
+    let charges = database.all::<Charge>(CHARGE).await?;
+    let mut orders = std::collections::HashSet::new();
+    let mut income = Income::default();
+    for (_, charge) in &charges {
+        if !orders.insert(charge.order) {
+            income.asked_again += 1;
         }
-        self.answered.insert(change.order, change.charged);
-    }
-}
-
-impl Charges {
-    pub fn open(journals: &Journals) -> io::Result<Self> {
-        let tables = journals.open("payment")?;
-        Ok(Self(Arc::new(Mutex::new(tables))))
-    }
-
-    /// Charges, unless it was done before; the answer stays the same.
-    fn charge(&self, order: OrderId, total: Cents, limit: Cents) -> bool {
-        let mut tables = self.0.lock();
-        if let Some(charged) = tables.answered.get(&order) {
-            return *charged;
+        if charge.is_paid {
+            income.money = income.money.saturating_add(charge.total);
+            income.payments += 1;
         }
-        let charged = total <= limit;
-        tables.change(Answered {
-            order,
-            total,
-            charged,
-        });
-        charged
     }
-
-    /// All the money taken.
-    pub fn income(&self) -> Cents {
-        self.0.lock().income
-    }
+    Ok(income)
 }

@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::io::Read;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,8 @@ use crate::accounts::Accounts;
 use crate::books::{Books, Letter};
 use crate::chaos::Chaos;
 use crate::operator::{self, Done, Look, Task};
-use crate::processes::{JournalDirectory, PrivateBroker, Processes};
+use crate::place::Premises;
+use crate::processes::{PrivateBroker, Processes};
 use crate::progress::Progress;
 use crate::services::{Deployment, Service};
 use crate::shop::Shop;
@@ -47,7 +47,8 @@ fn bridge(url: Option<&str>) -> Result<Amqp, Box<dyn Error>> {
 pub async fn serve(args: &Args, service: Service) -> Result<bool, Box<dyn Error>> {
     let products = Input::read(args)?.products;
     let amqp = bridge(args.pieces.amqp.as_deref())?;
-    let deployment = Deployment::of(service, amqp, args.pieces.journal.as_deref());
+    let premises = Premises::new(args.place());
+    let deployment = Deployment::of(service, amqp, premises.place.clone());
     let shop = Arc::new(Shop::open(deployment, &settings(args), &products).await?);
     operator::start(&shop, service).await?;
     if args.pieces.owned {
@@ -127,16 +128,15 @@ async fn with_broker(
     own: Option<&PrivateBroker>,
 ) -> Result<bool, Box<dyn Error>> {
     let input = Input::read(args)?;
-    let deployment = Deployment::of(Service::Storefront, bridge(url)?, None);
+    let premises = Premises::new(args.place());
+    let place = premises.place.clone();
+    if args.pieces.services {
+        place.clear().await?;
+    }
+    let deployment = Deployment::of(Service::Storefront, bridge(url)?, place.clone());
     let processes = match url {
         Some(url) if args.pieces.services => {
-            let journals = match (&args.pieces.journal, own) {
-                (Some(directory), _) => JournalDirectory::Kept(directory.clone()),
-                // Beside RabbitMQ's data, which is removed with it, however this ends.
-                (None, Some(own)) => JournalDirectory::Temporary(own.directory.join("journals")),
-                (None, None) => JournalDirectory::Temporary(temporary()),
-            };
-            let processes = Processes::start(args, url, journals)?;
+            let processes = Processes::start(args, url, place)?;
             Some(Arc::new(Mutex::new(processes)))
         }
         _ => None,
@@ -154,10 +154,6 @@ async fn with_broker(
     let accounts = outcome?;
     println!("{}", serde_json::to_string(&accounts.summary)?);
     Ok(is_clean && accounts.in_order())
-}
-
-fn temporary() -> PathBuf {
-    std::env::temp_dir().join(format!("postroom-eshop-{}", std::process::id()))
 }
 
 /// A run of the shop in pieces, as the storefront sees it.
@@ -219,7 +215,10 @@ impl Run {
                 tokio::time::sleep(POLL).await;
             }
         }
-        let (last, count) = self.look(Service::Ordering).await?.orders;
+        let (last, count) = match self.ask(Service::Ordering, Task::Orders).await? {
+            Done::Counted(last, count) => (last, count),
+            other => return Err(unexpected(Service::Ordering, &other)),
+        };
         self.shop.front.follow(last, count);
         Ok(())
     }
@@ -278,7 +277,9 @@ impl Run {
 
     async fn ask(&mut self, service: Service, task: Task) -> Result<Done, Box<dyn Error>> {
         if service == Service::Storefront {
-            return Ok(operator::carry_out(&self.shop, task).await?);
+            return operator::carry_out(&self.shop, task)
+                .await
+                .map_err(|error| error.to_string().into());
         }
         let processes = self.processes.as_ref();
         if let Some(ended) = processes.and_then(|processes| processes.lock().ended()) {

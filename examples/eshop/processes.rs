@@ -2,11 +2,12 @@
 
 use std::error::Error;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::Args;
+use crate::place::Place;
 use crate::services::Service;
 
 /// How long a service may take to end when it is asked to.
@@ -65,32 +66,17 @@ fn rabbitmq(arguments: &[&str]) -> Result<String, String> {
     Err(format!("{RABBITMQ} {}: {said}", arguments.join(" ")))
 }
 
-/// Where the services keep what they know.
-pub enum JournalDirectory {
-    Kept(PathBuf),
-    /// Removed with the processes.
-    Temporary(PathBuf),
-}
-
-impl JournalDirectory {
-    fn directory(&self) -> &Path {
-        match self {
-            Self::Kept(directory) | Self::Temporary(directory) => directory,
-        }
-    }
-}
-
 /// The services' processes. They end when this does: each reads its standard input, whose other end is held here.
 pub struct Processes {
     children: Vec<(Service, Child)>,
     arguments: Vec<String>,
     url: String,
-    journals: JournalDirectory,
+    place: Place,
 }
 
 impl Processes {
     /// Starts every service but the storefront, which this process is.
-    pub fn start(args: &Args, url: &str, journals: JournalDirectory) -> io::Result<Self> {
+    pub fn start(args: &Args, url: &str, place: Place) -> io::Result<Self> {
         let orders = args.orders.map(|orders| format!("--orders={orders}"));
         let input = args.input.as_ref();
         let mut arguments = vec![
@@ -99,15 +85,15 @@ impl Processes {
             format!("--faults={}", args.faults),
             format!("--grace-ms={}", args.grace_ms),
             format!("--limit={}", args.limit),
-            format!("--journal={}", journals.directory().display()),
         ];
+        arguments.extend(place.arguments());
         arguments.extend(orders);
         arguments.extend(input.map(|file| format!("--input={}", file.display())));
         let mut processes = Self {
             children: Vec::new(),
             arguments,
             url: url.to_owned(),
-            journals,
+            place,
         };
         for service in Service::ALL {
             if service != Service::Storefront {
@@ -124,6 +110,7 @@ impl Processes {
             .args(&self.arguments)
             // Not as an argument, which everybody on the machine can read: it may hold a password.
             .env("AMQP_URL", &self.url)
+            .envs(self.place.url().map(|url| ("ESHOP_DATABASE", url)))
             .stdin(Stdio::piped())
             .spawn()
     }
@@ -139,7 +126,6 @@ impl Processes {
         if let Some(place) = self.children.iter().position(|(name, _)| *name == service) {
             let (_, mut child) = self.children.swap_remove(place);
             child.kill()?;
-            // Two must not write into one journal.
             child.wait()?;
         }
         self.spawn(service)
@@ -186,10 +172,6 @@ impl Drop for Processes {
             // One that has ended cannot be killed, and that is fine.
             let _ = child.kill();
             let _ = child.wait();
-        }
-        if let JournalDirectory::Temporary(directory) = &self.journals {
-            // Somebody may look at what could not be removed.
-            let _ = std::fs::remove_dir_all(directory);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::ordering;
 use crate::shop::{Shop, load};
 
 pub struct Progress(ProgressBar);
@@ -24,10 +25,14 @@ impl Progress {
         Self(ProgressBar::hidden())
     }
 
-    pub fn show(&self, shop: &Shop) {
+    pub async fn show(&self, shop: &Shop) {
         if self.0.is_hidden() {
             return;
         }
+        // What cannot be read now is shown the next time.
+        let Ok(finished) = ordering::finished(&shop.database).await else {
+            return;
+        };
         let snapshot = shop.bus.snapshot();
         let sum = |of: fn(&postroom::QueueSnapshot) -> u64| -> u64 {
             snapshot.queues.iter().map(of).sum()
@@ -39,7 +44,7 @@ impl Progress {
             sum(|queue| queue.restarts),
             snapshot.dead_letters.kept,
         );
-        self.at(shop.orders.finished(), message);
+        self.at(finished, message);
     }
 
     /// So many orders are finished.

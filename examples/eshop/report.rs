@@ -25,7 +25,16 @@ pub fn print(accounts: &Accounts, letters: &[Letter]) {
         injected.failed, injected.panicked, injected.hung, injected.own
     );
     println!("messages for the wrong state, ignored: {}", books.misplaced);
-    println!("money taken: {}", money(books.income));
+    println!(
+        "money taken: {}, by {} payments; orders charged again: {}",
+        money(books.income.money),
+        books.income.payments,
+        books.income.asked_again
+    );
+    println!(
+        "deliveries of what had been handled, known as duplicates: {}",
+        books.duplicates
+    );
     if letters.is_empty() {
         println!("\ndead letters: none");
     } else {

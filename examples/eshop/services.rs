@@ -1,11 +1,8 @@
 //! Which services there are, and which of them one process runs.
 
-#[cfg(feature = "amqp")]
-use std::path::Path;
-
 use clap::ValueEnum;
 
-use crate::journal::Journals;
+use crate::place::Place;
 
 /// A service of the shop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -31,7 +28,7 @@ impl Service {
         Self::Storefront,
     ];
 
-    #[cfg(feature = "amqp")]
+    #[cfg(any(feature = "amqp", feature = "postgres"))]
     pub fn name(self) -> &'static str {
         match self {
             Self::Ordering => "ordering",
@@ -51,18 +48,19 @@ pub struct Deployment {
     /// The name of its bus, and the first half of its queues' names on RabbitMQ.
     pub name: &'static str,
     pub services: Vec<Service>,
-    pub journals: Journals,
+    /// Where its database is.
+    pub place: Place,
     #[cfg(feature = "amqp")]
     pub bridge: Option<postroom::Amqp>,
 }
 
 impl Deployment {
     /// All services on one bus, nothing crosses.
-    pub fn monolith() -> Self {
+    pub fn monolith(place: Place) -> Self {
         Self {
             name: "eshop",
             services: Service::ALL.to_vec(),
-            journals: Journals::default(),
+            place,
             #[cfg(feature = "amqp")]
             bridge: None,
         }
@@ -70,25 +68,12 @@ impl Deployment {
 
     /// One service; what it says and hears crosses.
     #[cfg(feature = "amqp")]
-    pub fn of(service: Service, amqp: postroom::Amqp, journals: Option<&Path>) -> Self {
+    pub fn of(service: Service, amqp: postroom::Amqp, place: Place) -> Self {
         Self {
             name: service.name(),
             services: vec![service],
-            journals: journals.map_or_else(Journals::default, |directory| {
-                Journals::within(directory.to_owned())
-            }),
+            place,
             bridge: Some(crossing(service, amqp)),
-        }
-    }
-
-    pub fn runs(&self, service: Service) -> bool {
-        self.services.contains(&service)
-    }
-
-    pub fn journals_of(&self, service: Service) -> Journals {
-        match self.runs(service) {
-            true => self.journals.clone(),
-            false => Journals::default(),
         }
     }
 }

@@ -3,21 +3,19 @@
 use std::error::Error;
 use std::time::Duration;
 
-use postroom::{Bus, Snapshot, Threads};
+use postroom::{Bus, Relay, Snapshot, Sqlite, Threads};
 
-use crate::basket::{self, Baskets};
-use crate::catalog::{self, Catalog};
+use crate::catalog::Repeated;
+use crate::database::{DataError, Database, Shelf};
 use crate::input::Product;
 use crate::messages::Cents;
-use crate::notifications::{self, Told};
-use crate::ordering::{self, Orders, Pace};
-use crate::payment::{self, Charges};
+use crate::ordering::{Misplaced, Pace};
 use crate::policy::{self, MAILBOX, TIMEOUT};
 use crate::sabotage::{self, Copies, Faults};
 use crate::services::{Deployment, Service};
 use crate::stopwatch::Stopwatch;
 use crate::storefront::{self, Storefront};
-use crate::webhooks::{self, Posts};
+use crate::{basket, catalog, notifications, ordering, payment, webhooks};
 
 /// How the shop is run.
 #[derive(Clone, Copy, Debug)]
@@ -28,16 +26,13 @@ pub struct Settings {
     pub limit: Cents,
 }
 
-/// The bus, and each service's data as the report reads it when all is over.
+/// The bus and its database, and what is only counted.
 pub struct Shop {
     pub bus: Bus,
+    pub database: Database,
     pub front: Storefront,
-    pub orders: Orders,
-    pub catalog: Catalog,
-    pub charges: Charges,
-    pub baskets: Baskets,
-    pub told: Told,
-    pub posts: Posts,
+    pub misplaced: Misplaced,
+    pub repeated: Repeated,
     pub copies: Copies,
     pub faults: Faults,
     pub stopwatch: Stopwatch,
@@ -68,43 +63,61 @@ impl Shop {
             Some(amqp) => builder.bridge(amqp.clone()),
             None => builder,
         };
-        // What another process knows is not known here.
-        let journals = |service| deployment.journals_of(service);
-        let stock = match deployment.runs(Service::Catalog) {
-            true => products,
-            false => &[],
-        };
+        let database = Database::open(&deployment.place, deployment.name).await?;
+        if deployment.services.contains(&Service::Catalog) {
+            catalog::stock_up(&database, products).await?;
+        }
+        let builder = database.store_of(builder).relay(relay());
         let shop = Self {
-            orders: Orders::open(&journals(Service::Ordering))?,
-            catalog: Catalog::open(&journals(Service::Catalog), stock)?,
-            charges: Charges::open(&journals(Service::Payment))?,
-            baskets: Baskets::open(&journals(Service::Basket))?,
-            told: Told::open(&journals(Service::Notifications))?,
-            posts: Posts::open(&journals(Service::Webhooks))?,
             front: Storefront::new(products),
+            misplaced: Misplaced::default(),
+            repeated: Repeated::default(),
             copies: Copies::default(),
             bus: builder.start().await?,
+            database,
             faults,
             stopwatch,
         };
-        for service in &deployment.services {
-            shop.start(*service, settings).await?;
+        match shop.database {
+            Database::Sqlite(_) => shop.start_all::<Sqlite>(&deployment, settings).await?,
+            #[cfg(feature = "postgres")]
+            Database::Postgres(..) => {
+                let services = &deployment;
+                shop.start_all::<postroom::Postgres>(services, settings).await?;
+            }
         }
+        // All who receive are there: what was written before a crash is sent.
+        shop.bus.outbox().ok_or("no store")?.start_relay();
         Ok(shop)
     }
 
-    async fn start(&self, service: Service, settings: &Settings) -> Result<(), Box<dyn Error>> {
-        let bus = &self.bus;
+    async fn start_all<S: Shelf>(
+        &self,
+        deployment: &Deployment,
+        settings: &Settings,
+    ) -> Result<(), Box<dyn Error>> {
+        for service in &deployment.services {
+            self.start::<S>(*service, settings).await?;
+        }
+        Ok(())
+    }
+
+    async fn start<S: Shelf>(
+        &self,
+        service: Service,
+        settings: &Settings,
+    ) -> Result<(), Box<dyn Error>> {
+        let (bus, database) = (&self.bus, &self.database);
         match service {
             Service::Ordering => {
-                ordering::start(bus, &self.orders, settings.pace).await?;
-                ordering::resume(bus, &self.orders, settings.pace).await?;
+                let pace = settings.pace;
+                ordering::start::<S>(bus, database, &self.misplaced, pace).await?;
             }
-            Service::Catalog => drop(catalog::start(bus, &self.catalog).await?),
-            Service::Payment => drop(payment::start(bus, &self.charges, settings.limit).await?),
-            Service::Basket => drop(basket::start(bus, &self.baskets).await?),
-            Service::Notifications => drop(notifications::start(bus, &self.told).await?),
-            Service::Webhooks => drop(webhooks::start(bus, &self.posts).await?),
+            Service::Catalog => drop(catalog::start::<S>(bus, &self.repeated).await?),
+            Service::Payment => drop(payment::start::<S>(bus, settings.limit).await?),
+            Service::Basket => drop(basket::start::<S>(bus).await?),
+            Service::Notifications => drop(notifications::start::<S>(bus).await?),
+            Service::Webhooks => drop(webhooks::start(bus, database).await?),
             Service::Storefront => {
                 storefront::start(bus, &self.front).await?;
                 sabotage::start_copier(bus, &self.copies).await?;
@@ -113,18 +126,25 @@ impl Shop {
         Ok(())
     }
 
-    /// Messages that still have somewhere to go: queued, in flight, waiting for a retry, or scheduled.
-    pub fn load(&self) -> u64 {
-        load(&self.bus.snapshot())
+    /// Messages that still have somewhere to go: in the outbox, queued, in flight, waiting for a retry, or scheduled.
+    pub async fn load(&self) -> Result<u64, DataError> {
+        let (outbox, _) = self.database.outbox().await?;
+        Ok(outbox + load(&self.bus.snapshot()))
     }
 
     pub async fn close(&self) -> bool {
         let report = self.bus.shutdown(Duration::from_secs(5)).await;
+        self.database.close().await;
         report.clean
     }
 }
 
-/// See [`Shop::load`].
+/// A relay of which nobody waits long for what a killed one has left.
+fn relay() -> Relay {
+    Relay::new().lease(Duration::from_secs(2))
+}
+
+/// See [`Shop::load`]; without the outbox.
 pub fn load(snapshot: &Snapshot) -> u64 {
     let queues = snapshot.queues.iter();
     let moving = queues.map(|queue| queue.queued + queue.in_flight + queue.waiting);

@@ -77,7 +77,6 @@ impl Storefront {
     }
 
     /// Goes on behind the orders that are there already.
-    #[cfg(feature = "amqp")]
     pub fn follow(&self, last: OrderId, count: u64) {
         self.0.last_order.store(last, Ordering::Relaxed);
         self.0.accepted.store(count, Ordering::SeqCst);

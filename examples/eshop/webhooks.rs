@@ -1,25 +1,23 @@
 //! Webhooks: posts what happened to those who asked for it, as JSON and without knowing the types.
 //!
-//! The posts are simulated: they are recorded here.
+//! The posts are simulated: they are recorded. A post to a stranger is no part of a transaction, and so this is an
+//! ordinary subscriber: what it does may be done again, and is told by the message's id, which never changes.
 
-use std::collections::{BTreeMap, HashSet};
-use std::io;
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-use parking_lot::Mutex;
 use postroom::{
-    Bus, Context, MessageId, Outcome, RawMessage, RawSubscriber, SubscribeError, Subscription,
+    Bus, Context, Outcome, RawMessage, RawSubscriber, SubscribeError, Subscription,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::journal::{self, Journaled, Journals};
+use crate::database::{DataError, Database};
 use crate::policy::{self, BACKOFF};
 
 /// Starts the service.
-pub async fn start(bus: &Bus, posts: &Posts) -> Result<Subscription, SubscribeError> {
-    let posts = posts.clone();
+pub async fn start(bus: &Bus, database: &Database) -> Result<Subscription, SubscribeError> {
+    let database = database.clone();
     bus.subscriber("webhooks", move || Poster {
-        posts: posts.clone(),
+        database: database.clone(),
     })
     .pattern("ordering.order-paid")
     .pattern("ordering.order-shipped")
@@ -34,26 +32,28 @@ pub async fn start(bus: &Bus, posts: &Posts) -> Result<Subscription, SubscribeEr
 }
 
 struct Poster {
-    posts: Posts,
+    database: Database,
 }
+
+#[derive(Serialize, Deserialize)]
+struct Posted {
+    topic: String,
+    bytes: u64,
+}
+
+const POST: &str = "post";
 
 impl RawSubscriber for Poster {
-    async fn handle(&mut self, message: RawMessage<'_>, _cx: &mut Context<'_>) -> Outcome {
-        let body = message.json()?;
-        self.posts
-            .post(message.envelope().id(), message.address(), body);
+    async fn handle(&mut self, message: RawMessage<'_>, cx: &mut Context<'_>) -> Outcome {
+        let posted = Posted {
+            topic: message.address().to_owned(),
+            bytes: message.json()?.len() as u64,
+        };
+        self.database
+            .put(POST, cx.id(), "posted", &posted)
+            .await?;
         Ok(())
     }
-}
-
-/// What was posted (see [`Orders`](crate::ordering::Orders) for what becomes of it with the store feature).
-#[derive(Clone)]
-pub struct Posts(Arc<Mutex<Journaled<Tables>>>);
-
-#[derive(Default)]
-struct Tables {
-    seen: HashSet<MessageId>,
-    topics: BTreeMap<String, Topic>,
 }
 
 /// The posts about one topic.
@@ -63,45 +63,13 @@ pub struct Topic {
     pub bytes: u64,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Posted {
-    id: MessageId,
-    topic: String,
-    bytes: u64,
-}
-
-impl journal::Tables for Tables {
-    type Change = Posted;
-
-    fn apply(&mut self, post: Posted) {
-        if self.seen.insert(post.id) {
-            let topic = self.topics.entry(post.topic).or_default();
-            topic.posts += 1;
-            topic.bytes += post.bytes;
-        }
+/// By topic, for the report.
+pub async fn topics(database: &Database) -> Result<BTreeMap<String, Topic>, DataError> {
+    let mut topics = BTreeMap::<_, Topic>::new();
+    for (_, post) in database.all::<Posted>(POST).await? {
+        let topic = topics.entry(post.topic).or_default();
+        topic.posts += 1;
+        topic.bytes += post.bytes;
     }
-}
-
-impl Posts {
-    pub fn open(journals: &Journals) -> io::Result<Self> {
-        let tables = journals.open("webhooks")?;
-        Ok(Self(Arc::new(Mutex::new(tables))))
-    }
-
-    /// The message's id stays the same over its attempts, so that a post is not made twice.
-    fn post(&self, id: MessageId, topic: &str, body: &[u8]) {
-        let mut tables = self.0.lock();
-        if !tables.seen.contains(&id) {
-            tables.change(Posted {
-                id,
-                topic: topic.to_owned(),
-                bytes: body.len() as u64,
-            });
-        }
-    }
-
-    /// By topic, for the report.
-    pub fn topics(&self) -> BTreeMap<String, Topic> {
-        self.0.lock().topics.clone()
-    }
+    Ok(topics)
 }
