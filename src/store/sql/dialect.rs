@@ -21,6 +21,10 @@ pub(super) struct Dialect {
     pub(super) share: &'static str,
     /// Begins a transaction that writes.
     pub(super) begin: &'static str,
+    /// A text as a part of a statement.
+    pub(super) quote: fn(&str) -> String,
+    /// A number, if a count of rows is 1, and an error if it is 0.
+    pub(super) one_or_fail: &'static str,
     /// Makes that one process at a time migrates; with `#` for a number.
     pub(super) one_at_a_time: Option<&'static str>,
     /// The positions of waiting rows whose turn it is, of lanes `$1`, not `$2`, at most `$4`; `{stays}` is true of
@@ -49,6 +53,9 @@ pub(super) const SQLITE: Dialect = Dialect {
     skip_locked: "",
     share: "",
     begin: "BEGIN IMMEDIATE",
+    quote: |text| format!("'{}'", text.replace('\'', "''")),
+    // Zero makes the one number that has no absolute value.
+    one_or_fail: "abs(count(*) - 9223372036854775807 - 1)",
     one_at_a_time: None,
     waiting: "SELECT q.position FROM {outbox} AS q INDEXED BY {outbox_}waiting \
         WHERE q.status = 'waiting' AND q.lane IN (SELECT value FROM json_each($1)) \
@@ -79,6 +86,9 @@ pub(super) const POSTGRES: Dialect = Dialect {
     skip_locked: "FOR UPDATE SKIP LOCKED",
     share: "FOR SHARE",
     begin: "BEGIN",
+    // As `E'…'`, it does not depend on `standard_conforming_strings`.
+    quote: |text| format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''")),
+    one_or_fail: "1 / count(*)",
     one_at_a_time: Some("SELECT pg_advisory_xact_lock(#)"),
     // By lane, so that rows of others are not read: the backlog of one that is stopped holds up nobody.
     waiting: "SELECT w.position FROM (SELECT e::int AS lane FROM jsonb_array_elements_text($1::jsonb) AS e) AS mine \
