@@ -1,7 +1,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use super::{DatabaseError, Store, StoreConnection};
+use super::{DatabaseError, NewRow, Store, StoreConnection};
 
 /// What a handler's connection has to reckon with.
 #[derive(Clone, Copy, Debug)]
@@ -49,24 +49,18 @@ pub trait TxStore: Store + Sized {
         message_id: &'a str,
     ) -> impl Future<Output = Result<bool, DatabaseError>> + Send + 'a;
 
-    /// Checks that the connection is still in that transaction, and that it can be committed: a handler may have ended
-    /// it, and one that ignored an error may have lost it.
-    fn check_handling<'a>(
-        &'a self,
-        connection: &'a mut Self::Connection,
-        consumer: &'a str,
-        message_id: &'a str,
-    ) -> impl Future<Output = Result<(), DatabaseError>> + Send + 'a;
-
-    /// Checks the same and commits.
+    /// Checks that the connection is still in that transaction, writes `rows` into the outbox, and commits. A handler
+    /// may have ended its transaction, and one that ignored an error may have lost it: then nothing is written.
     ///
     /// # Errors
     /// The transaction was not committed, unless the connection or the time was lost meanwhile: then it may have been.
+    /// After [`Busy`](crate::DatabaseProblem::Busy) and the like it is still to be rolled back.
     fn commit_handling<'a>(
         &'a self,
         connection: &'a mut Self::Connection,
         consumer: &'a str,
         message_id: &'a str,
+        rows: &'a [NewRow],
     ) -> impl Future<Output = Result<(), DatabaseError>> + Send + 'a;
 
     /// Rolls back. After an error the connection is dropped.

@@ -7,12 +7,13 @@
 
 use std::time::Duration;
 
-use super::driver::Driver;
+use super::driver::{self, Driver};
 use super::session::bounded;
 use super::statements::Statements;
-use crate::store::{DatabaseError, DatabaseProblem};
+use crate::store::{DatabaseError, DatabaseProblem, NewRow};
 
 const BEGIN: &str = "begin to handle a message";
+const WRITE: &str = "write what a handler sends";
 const COMMIT: &str = "commit what a handler did";
 const ROLL_BACK: &str = "roll back what a handler did";
 
@@ -36,25 +37,36 @@ macro_rules! impl_nesting {
 }
 pub(super) use impl_nesting;
 
-/// A text with two values in it, for several statements at once: those take no parameters.
+/// Statements that are sent as one text, which takes no parameters; with a message's record in them, or not.
 pub(super) struct Template {
     before: String,
-    after: String,
+    /// What stands behind the record.
+    after: Option<String>,
 }
 
 impl Template {
-    /// `$` stands for the values, with a comma between them.
+    /// `$` stands for the consumer and the message's id, with a comma between them.
     pub(super) fn new(text: &str) -> Self {
-        let (before, after) = text.split_once('$').unwrap_or((text, ""));
-        Self {
-            before: before.to_owned(),
-            after: after.to_owned(),
+        match text.split_once('$') {
+            Some((before, after)) => Self {
+                before: before.to_owned(),
+                after: Some(after.to_owned()),
+            },
+            None => Self {
+                before: text.to_owned(),
+                after: None,
+            },
         }
     }
 
-    fn fill(&self, quote: fn(&str) -> String, values: [&str; 2], last: &str) -> String {
-        let [first, second] = values.map(quote);
-        format!("{}{first}, {second}{}{last}", self.before, self.after)
+    fn fill(&self, quote: fn(&str) -> String, message: [&str; 2], last: &str) -> String {
+        match &self.after {
+            Some(after) => {
+                let [consumer, id] = message.map(quote);
+                format!("{}{consumer}, {id}{after}{last}", self.before)
+            }
+            None => format!("{}{last}", self.before),
+        }
     }
 }
 
@@ -84,44 +96,37 @@ pub(super) async fn begin<D: Nesting>(
     Ok(false)
 }
 
-/// Checks what the handler left, and runs `last` behind it if that is as it must be.
-async fn check_and<D: Nesting>(
-    connection: &mut D,
-    statements: &Statements,
-    patience: Duration,
-    message: [&str; 2],
-    last: &str,
-) -> Result<(), DatabaseError> {
-    let sql = statements
-        .check_handling
-        .fill(statements.dialect.quote, message, last);
-    let checked = bounded::<_, D>(COMMIT, patience, connection.run(sql)).await;
-    checked.map_err(|error| match error.problem() {
-        DatabaseProblem::Other => DatabaseError::new(
-            DatabaseProblem::Other,
-            COMMIT,
-            format!("the handler has ended its transaction, or ignored an error in it: {error}"),
-        ),
-        _ => error,
-    })
-}
-
-pub(super) async fn check<D: Nesting>(
-    connection: &mut D,
-    statements: &Statements,
-    patience: Duration,
-    message: [&str; 2],
-) -> Result<(), DatabaseError> {
-    check_and(connection, statements, patience, message, "").await
-}
+/// What the database says where the transaction is another than it was, or given up.
+const LOST: [&str; 3] = ["(22012)", "(25P02)", "no such savepoint"];
 
 pub(super) async fn commit<D: Nesting>(
     connection: &mut D,
     statements: &Statements,
     patience: Duration,
     message: [&str; 2],
+    rows: &[NewRow],
 ) -> Result<(), DatabaseError> {
-    check_and(connection, statements, patience, message, "; COMMIT").await
+    let last = if rows.is_empty() { "; COMMIT" } else { "" };
+    let quote = statements.dialect.quote;
+    let sql = statements.check_handling.fill(quote, message, last);
+    let checked = bounded::<_, D>(COMMIT, patience, connection.run(sql)).await;
+    checked.map_err(|error| {
+        let text = error.to_string();
+        if !LOST.iter().any(|sign| text.contains(sign)) {
+            return error;
+        }
+        let text = format!("the handler has ended it, or ignored an error in it: {text}");
+        DatabaseError::new(DatabaseProblem::Other, COMMIT, text)
+    })?;
+    if rows.is_empty() {
+        return Ok(());
+    }
+    for row in rows {
+        let values = driver::values_of(row);
+        let writing = connection.execute(&statements.insert, values);
+        bounded::<_, D>(WRITE, patience, writing).await?;
+    }
+    bounded::<_, D>(COMMIT, patience, connection.run("COMMIT".to_owned())).await
 }
 
 pub(super) async fn roll_back<D: Nesting>(
@@ -156,26 +161,16 @@ macro_rules! impl_tx_store {
                 crate::store::sql::handling::begin(connection, all, patience, message).await
             }
 
-            async fn check_handling<'a>(
-                &'a self,
-                connection: &'a mut $connection,
-                consumer: &'a str,
-                message_id: &'a str,
-            ) -> Result<(), DatabaseError> {
-                let (all, patience) = (&*self.statements, self.statement_timeout);
-                let message = [consumer, message_id];
-                crate::store::sql::handling::check(connection, all, patience, message).await
-            }
-
             async fn commit_handling<'a>(
                 &'a self,
                 connection: &'a mut $connection,
                 consumer: &'a str,
                 message_id: &'a str,
+                rows: &'a [crate::store::NewRow],
             ) -> Result<(), DatabaseError> {
                 let (all, patience) = (&*self.statements, self.statement_timeout);
                 let message = [consumer, message_id];
-                crate::store::sql::handling::commit(connection, all, patience, message).await
+                crate::store::sql::handling::commit(connection, all, patience, message, rows).await
             }
 
             async fn roll_back_handling<'a>(

@@ -142,13 +142,10 @@ impl Statements {
                 "INSERT INTO {inbox} (consumer, message_id) VALUES ($1, $2) ON CONFLICT DO NOTHING",
             ),
             begin_handling: Template::new(&tables.fill(&format!(
-                "{}; INSERT INTO {{inbox}} (consumer, message_id) VALUES ($) ON CONFLICT DO NOTHING RETURNING 1",
-                dialect.begin
+                "{}; INSERT INTO {{inbox}} (consumer, message_id) VALUES ($) ON CONFLICT DO NOTHING RETURNING 1{}",
+                dialect.begin, dialect.mark_handling
             ))),
-            check_handling: Template::new(&tables.fill(&format!(
-                "SELECT {} FROM {{inbox}} WHERE (consumer, message_id) = ($)",
-                dialect.one_or_fail
-            ))),
+            check_handling: Template::new(&tables.fill(dialect.check_handling)),
             take: sql(&take),
             next_due: sql(&format!(
                 "SELECT min(left_ms) FROM (SELECT {} AS left_ms FROM (SELECT min(retry_at) AS at FROM {{outbox}} \

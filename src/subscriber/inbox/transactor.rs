@@ -2,9 +2,7 @@ use std::any::Any;
 use std::marker::PhantomData;
 
 use crate::ports::LocalBoxFuture;
-use crate::store::{
-    DatabaseError, DatabaseProblem, HandlingLimits, NewRow, StoreConnection, StoreLink, TxStore,
-};
+use crate::store::{DatabaseError, DatabaseProblem, HandlingLimits, NewRow, StoreLink, TxStore};
 
 /// A connection whose type its transactor knows. It never leaves its worker's thread.
 pub(super) type Connection = Box<dyn Any>;
@@ -133,21 +131,8 @@ impl<S: TxStore> Transact for Over<S> {
             let Ok(mut connection) = connection.downcast::<S::Connection>() else {
                 return (None, Err(taken_away()));
             };
-            let committed = async {
-                if !rows.is_empty() {
-                    // Outside of the transaction they would be sent whatever becomes of it.
-                    store
-                        .check_handling(&mut connection, consumer, message_id)
-                        .await?;
-                    for row in &rows {
-                        connection.insert(store, row).await?;
-                    }
-                }
-                store
-                    .commit_handling(&mut connection, consumer, message_id)
-                    .await
-            };
-            let committed = committed.await;
+            let committing = store.commit_handling(&mut connection, consumer, message_id, &rows);
+            let committed = committing.await;
             let is_of_use = match &committed {
                 Ok(()) => true,
                 Err(error) => error.keeps_connection(),
