@@ -116,9 +116,11 @@ pub use store::Postgres;
 pub use store::Sqlite;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use store::{
-    DatabaseError, DatabaseProblem, DeadRow, Migration, Migrations, Store, StoreConnection,
+    DatabaseError, DatabaseProblem, DeadRow, Migration, Migrations, Store, StoreConnection, TxStore,
 };
 pub use subscriber::{CommandHandler, Context, Delivery, RawSubscriber, Sending, Subscriber};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use subscriber::{TxCommandHandler, TxContext, TxSubscriber};
 pub use time::{Clock, ManualClock};
 
 #[cfg(all(doctest, feature = "amqp"))]
@@ -135,11 +137,13 @@ pub mod parts {
     pub use crate::bridge::{Argument, ExchangeKind, PlanObject};
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
     pub use crate::store::{
-        FailedRow, HeldLane, LaneLease, NewRow, PublishedRow, StoreFuture, StoreSession, StoredRow,
-        TakeRows,
+        FailedRow, HandlingLimits, HeldLane, LaneLease, NewRow, PublishedRow, StoreFuture,
+        StoreSession, StoredRow, TakeRows,
     };
     pub use crate::subscriber::{
         ActorSubscriber, Chain, CommandFn, Dispatch, Empty, EventFn, Factory, Fallible, Infallible,
         OnCommand, OnEvent, OnPattern,
     };
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    pub use crate::subscriber::{OnTxCommand, OnTxEvent, TxCommandFn, TxEventFn};
 }

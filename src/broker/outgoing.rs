@@ -330,6 +330,15 @@ impl Broker {
 }
 
 impl Outgoing for Broker {
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    fn check(&self, draft: &mut Draft) -> Result<(), Refusal> {
+        if !self.admits(Gate::Draining) {
+            return Err(Refusal::Closed);
+        }
+        self.check_draft(draft)?;
+        self.check_size(&draft.parcel)
+    }
+
     fn offer(&self, draft: &mut Draft, own: Option<Own>) -> Result<Offered, Refusal> {
         if let Some(delay) = draft.delay {
             let Some(broker) = self.shared() else {

@@ -279,6 +279,7 @@ impl HealthSource for Shared {
                 ..Condition::new(&self.name, Problem::Database)
             });
         }
+        self.link.examine(found);
         if !*self.started.borrow() {
             found.push(Condition::new(&self.name, Problem::RelayNotStarted));
         }

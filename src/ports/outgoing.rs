@@ -134,6 +134,10 @@ pub(crate) struct Offered {
 
 /// How a worker sends, without knowing the broker.
 pub(crate) trait Outgoing: Send + Sync {
+    /// Checks what will go out by another way, and shows it to the interceptors, as `offer` does.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    fn check(&self, draft: &mut Draft) -> Result<(), Refusal>;
+
     /// Accepts now or says why not.
     fn offer(&self, draft: &mut Draft, own: Option<Own>) -> Result<Offered, Refusal>;
 

@@ -19,6 +19,8 @@ pub(crate) struct QueueSpec {
     pub(crate) breaker: Option<Box<Breaker>>,
     /// A handler passes messages on by reference count, as the one that feeds an actix actor does.
     pub(crate) shares: bool,
+    /// Some of its messages are handled in transactions, and recorded in the inbox.
+    pub(crate) transactional: bool,
 }
 
 impl QueueSpec {
@@ -34,6 +36,10 @@ impl QueueSpec {
             (self.timeout != other.timeout, "timeout"),
             (self.breaker != other.breaker, "breaker"),
             (self.shares != other.shares, "kind of subscriber"),
+            (
+                self.transactional != other.transactional,
+                "kind of subscriber",
+            ),
         ];
         differs
             .into_iter()

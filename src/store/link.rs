@@ -1,17 +1,28 @@
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Instant;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::Store;
-use crate::ports::OutboxSnapshot;
+use super::{DatabaseError, Store};
+use crate::ports::{Condition, OutboxSnapshot, Problem};
 
 /// The store of a bus, as those see it who write into transactions.
 pub(crate) struct StoreLink {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) bell: Bell,
     pub(crate) counts: OutboxCounts,
+    /// Workers that hold their messages because of the database, by a number of their own.
+    held_up: Mutex<BTreeMap<u64, HeldUp>>,
+}
+
+struct HeldUp {
+    queue: Arc<str>,
+    error: DatabaseError,
+    since: Instant,
 }
 
 impl StoreLink {
@@ -20,6 +31,7 @@ impl StoreLink {
             store,
             bell: Bell::default(),
             counts: OutboxCounts::default(),
+            held_up: Mutex::default(),
         }
     }
 
@@ -27,6 +39,23 @@ impl StoreLink {
     pub(crate) fn store_as<S: Store>(&self) -> Option<&S> {
         let store: &dyn Any = &*self.store;
         store.downcast_ref()
+    }
+
+    /// The queues whose messages are held because of the database, each once.
+    pub(crate) fn examine(&self, found: &mut Vec<Condition>) {
+        let held_up = self.held_up.lock();
+        let mut queues = BTreeMap::new();
+        for held in held_up.values() {
+            let first = queues.entry(&held.queue).or_insert(held);
+            if held.since < first.since {
+                *first = held;
+            }
+        }
+        found.extend(queues.into_values().map(|held| Condition {
+            detail: Some(held.error.to_string()),
+            lasts: Some(held.since.elapsed()),
+            ..Condition::new(&held.queue, Problem::Database)
+        }));
     }
 
     pub(crate) fn snapshot(&self) -> OutboxSnapshot {
@@ -49,6 +78,42 @@ impl StoreLink {
             waiting: read(&counts.waiting),
             dead: read(&counts.dead),
         }
+    }
+}
+
+/// A worker that holds its messages because of the database. Dropped, it does not any more, or has ended.
+pub(crate) struct InTrouble {
+    link: Arc<StoreLink>,
+    number: u64,
+}
+
+impl InTrouble {
+    pub(crate) fn new(link: &Arc<StoreLink>, queue: &Arc<str>, error: DatabaseError) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let held_up = HeldUp {
+            queue: Arc::clone(queue),
+            error,
+            since: Instant::now(),
+        };
+        link.held_up.lock().insert(number, held_up);
+        Self {
+            link: Arc::clone(link),
+            number,
+        }
+    }
+
+    /// The reason is another one by now.
+    pub(crate) fn because(&self, error: DatabaseError) {
+        if let Some(held_up) = self.link.held_up.lock().get_mut(&self.number) {
+            held_up.error = error;
+        }
+    }
+}
+
+impl Drop for InTrouble {
+    fn drop(&mut self) {
+        self.link.held_up.lock().remove(&self.number);
     }
 }
 

@@ -6,6 +6,8 @@ mod contract;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod error;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod handling;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod link;
 mod memory;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -18,7 +20,9 @@ pub use contract::{Store, StoreConnection, StoreFuture, StoreSession};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use error::{DatabaseError, DatabaseProblem};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
-pub(crate) use link::{Ring, StoreLink};
+pub use handling::{HandlingLimits, TxStore};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(crate) use link::{InTrouble, Ring, StoreLink};
 pub(crate) use memory::MemoryDeadLetters;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use record::{

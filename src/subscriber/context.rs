@@ -13,20 +13,68 @@ use crate::queue::QueueCore;
 pub(crate) struct Scratch {
     pub(crate) drafts: Vec<Draft>,
     pub(crate) reply: Option<Box<dyn Reply>>,
-    pub(crate) stop: bool,
+    /// What few handlers need: a worker's loop, which every idle subscriber holds, stays small.
+    seldom: Option<Box<Seldom>>,
+}
+
+#[derive(Default)]
+struct Seldom {
+    stop: bool,
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    inbox: super::inbox::Inbox,
 }
 
 impl Scratch {
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.drafts.is_empty() && self.reply.is_none() && !self.stop
+        self.drafts.is_empty() && self.reply.is_none() && !self.has_seldom()
     }
 
     /// A failed attempt leaves nothing.
     pub(crate) fn clear(&mut self) {
         self.drafts.clear();
         self.reply = None;
-        self.stop = false;
+        if let Some(seldom) = &mut self.seldom {
+            seldom.stop = false;
+            #[cfg(any(feature = "sqlite", feature = "postgres"))]
+            seldom.inbox.give_up();
+        }
+    }
+
+    #[inline]
+    fn has_seldom(&self) -> bool {
+        match &self.seldom {
+            None => false,
+            Some(seldom) => seldom.is_in_use(),
+        }
+    }
+
+    /// Whether the handler asked its worker to end; asked once.
+    pub(crate) fn take_stop(&mut self) -> bool {
+        let seldom = self.seldom.as_mut();
+        seldom.is_some_and(|seldom| std::mem::take(&mut seldom.stop))
+    }
+
+    /// Of a worker that handles in transactions.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    pub(super) fn inbox(&mut self) -> Option<&mut super::inbox::Inbox> {
+        self.seldom.as_mut().map(|seldom| &mut seldom.inbox)
+    }
+
+    /// The same, made where there is none yet.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    pub(super) fn make_inbox(&mut self) -> &mut super::inbox::Inbox {
+        &mut self.seldom.get_or_insert_default().inbox
+    }
+}
+
+impl Seldom {
+    fn is_in_use(&self) -> bool {
+        #[cfg(any(feature = "sqlite", feature = "postgres"))]
+        if self.inbox.is_open() {
+            return true;
+        }
+        self.stop
     }
 }
 
@@ -105,7 +153,7 @@ impl<'a> Context<'a> {
 
     /// Asks this worker to end normally after this message. Its restart type decides what follows.
     pub fn stop(&mut self) {
-        self.scratch.stop = true;
+        self.scratch.seldom.get_or_insert_default().stop = true;
     }
 
     /// Sends a command at once and waits up to `timeout`, for room and for the reply together.

@@ -13,11 +13,11 @@ use crate::message::{
 pub struct DispatchFailure(pub(crate) Box<(Failure, Reason)>);
 
 impl DispatchFailure {
-    fn handler(failure: Failure) -> Self {
+    pub(super) fn handler(failure: Failure) -> Self {
         Self(Box::new((failure, Reason::Exhausted)))
     }
 
-    fn undecodable(error: CodecError) -> Self {
+    pub(super) fn undecodable(error: CodecError) -> Self {
         Self(Box::new((Failure::from(error), Reason::Undecodable)))
     }
 
@@ -32,6 +32,10 @@ impl DispatchFailure {
 /// Built by the subscriber builder as a chain of types, so that the handler's future is run in place,
 /// without a box, however many types one subscriber handles.
 pub trait Dispatch<H>: Send + Sync + 'static {
+    /// Whether any of its handlers is transactional. Known when it is compiled: others do not pay for it.
+    #[doc(hidden)]
+    const TRANSACTIONAL: bool;
+
     /// Runs the handler of the message's own Rust type, the usual case. None: there is no such handler.
     ///
     /// A plain combinator around the user's future and not an `async fn`: each of those would copy its
@@ -58,12 +62,21 @@ pub trait Dispatch<H>: Send + Sync + 'static {
         message: Message<'_>,
         cx: &mut Context<'_>,
     ) -> impl Future<Output = Result<(), DispatchFailure>>;
+
+    /// The place in the chain of the handler of the message's own Rust type.
+    #[doc(hidden)]
+    fn typed_place(&self, message: Message<'_>) -> Option<usize>;
+
+    /// How the handler at a place in the chain gets its transaction; none: it has none.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    #[doc(hidden)]
+    fn transactor_at(&self, place: usize) -> Option<super::inbox::Transactor>;
 }
 
 pin_project_lite::pin_project! {
     /// The handler at the head of a chain, or the rest of it.
     #[project = EitherPinned]
-    enum Either<Head, Rest> {
+    pub(super) enum Either<Head, Rest> {
         Head { #[pin] future: Head },
         Rest { #[pin] future: Rest },
     }
@@ -89,7 +102,7 @@ where
 }
 
 /// What the head of a chain ends with.
-trait IntoDispatched {
+pub(super) trait IntoDispatched {
     fn into_dispatched(self) -> Result<(), DispatchFailure>;
 }
 
@@ -143,6 +156,8 @@ pub struct OnCommand<C>(pub(crate) PhantomData<fn(C)>);
 pub struct OnPattern(pub(crate) Pattern);
 
 impl<H: 'static> Dispatch<H> for Empty {
+    const TRANSACTIONAL: bool = false;
+
     #[inline]
     fn run_typed<'a>(
         &'a self,
@@ -166,10 +181,22 @@ impl<H: 'static> Dispatch<H> for Empty {
     ) -> Result<(), DispatchFailure> {
         Err(DispatchFailure::unknown_type(""))
     }
+
+    fn typed_place(&self, _: Message<'_>) -> Option<usize> {
+        None
+    }
+
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    fn transactor_at(&self, _: usize) -> Option<super::inbox::Transactor> {
+        None
+    }
 }
 
 /// Picks between the handler at the head of a chain and what the rest of it found.
-fn prefer(head: Option<bool>, rest: impl FnOnce() -> Option<Selected>) -> Option<Selected> {
+pub(super) fn prefer(
+    head: Option<bool>,
+    rest: impl FnOnce() -> Option<Selected>,
+) -> Option<Selected> {
     if head == Some(true) {
         return Some(Selected {
             place: 0,
@@ -196,6 +223,8 @@ where
     H: Subscriber<E>,
     Rest: Dispatch<H>,
 {
+    const TRANSACTIONAL: bool = Rest::TRANSACTIONAL;
+
     #[inline]
     fn run_typed<'a>(
         &'a self,
@@ -233,6 +262,18 @@ where
         let outcome = handler.handle(&event, cx).await;
         outcome.map_err(DispatchFailure::handler)
     }
+
+    fn typed_place(&self, message: Message<'_>) -> Option<usize> {
+        match message.0.body_as::<E>() {
+            Some(_) => Some(0),
+            None => self.rest.typed_place(message).map(|place| place + 1),
+        }
+    }
+
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    fn transactor_at(&self, place: usize) -> Option<super::inbox::Transactor> {
+        self.rest.transactor_at(place.checked_sub(1)?)
+    }
 }
 
 impl<H, C, Rest> Dispatch<H> for Chain<OnCommand<C>, Rest>
@@ -241,6 +282,8 @@ where
     H: CommandHandler<C>,
     Rest: Dispatch<H>,
 {
+    const TRANSACTIONAL: bool = Rest::TRANSACTIONAL;
+
     #[inline]
     fn run_typed<'a>(
         &'a self,
@@ -281,10 +324,22 @@ where
         let reply = handler.handle(&command, cx).await;
         keep_reply(reply, message, cx)
     }
+
+    fn typed_place(&self, message: Message<'_>) -> Option<usize> {
+        match message.0.body_as::<C>() {
+            Some(_) => Some(0),
+            None => self.rest.typed_place(message).map(|place| place + 1),
+        }
+    }
+
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    fn transactor_at(&self, place: usize) -> Option<super::inbox::Transactor> {
+        self.rest.transactor_at(place.checked_sub(1)?)
+    }
 }
 
 /// The reply goes out with the acknowledgement, if anyone waits for it.
-fn keep_reply<R: serde::Serialize + Send + 'static>(
+pub(super) fn keep_reply<R: serde::Serialize + Send + 'static>(
     reply: Result<R, Failure>,
     message: Message<'_>,
     cx: &mut Context<'_>,
@@ -301,6 +356,8 @@ where
     H: RawSubscriber,
     Rest: Dispatch<H>,
 {
+    const TRANSACTIONAL: bool = Rest::TRANSACTIONAL;
+
     #[inline]
     fn run_typed<'a>(
         &'a self,
@@ -330,5 +387,14 @@ where
         }
         let outcome: Outcome = handler.handle(RawMessage::new(message.0), cx).await;
         outcome.map_err(DispatchFailure::handler)
+    }
+
+    fn typed_place(&self, message: Message<'_>) -> Option<usize> {
+        self.rest.typed_place(message).map(|place| place + 1)
+    }
+
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    fn transactor_at(&self, place: usize) -> Option<super::inbox::Transactor> {
+        self.rest.transactor_at(place.checked_sub(1)?)
     }
 }

@@ -8,6 +8,8 @@ mod dispatch;
 mod factory;
 mod function;
 mod handler;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod inbox;
 mod lookout;
 mod member;
 mod pulse;
@@ -23,5 +25,9 @@ pub use dispatch::{Chain, Dispatch, Empty, OnCommand, OnEvent, OnPattern};
 pub use factory::{Factory, Fallible, Infallible};
 pub use function::{CommandFn, EventFn};
 pub use handler::{CommandHandler, RawSubscriber, Subscriber};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use inbox::{
+    OnTxCommand, OnTxEvent, TxCommandFn, TxCommandHandler, TxContext, TxEventFn, TxSubscriber,
+};
 pub(crate) use member::{Member, MemberChild};
 pub(crate) use pulse::{Pulse, Turn, WorkerThread};

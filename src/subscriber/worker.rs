@@ -12,6 +12,8 @@ use super::caught::{Caught, Guarded, Panicked};
 use super::context::{Context, Scratch};
 use super::dispatch::{Dispatch, DispatchFailure, Message};
 use super::factory::Factory;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+use super::inbox::{Delivered, Transactor, commit, deliver, roll_back};
 use super::lookout::Lookout;
 use super::member::Member;
 use super::release::{Released, release};
@@ -123,6 +125,22 @@ impl Hands {
                         continue;
                     }
                 }
+                #[cfg(any(feature = "sqlite", feature = "postgres"))]
+                if D::TRANSACTIONAL
+                    && let Some(slot) = self.lease.batch.front()
+                    && let Some(transactor) = transactor_of(dispatch, slot)
+                {
+                    // Boxed, so that the usual case stays small.
+                    let beginning = Box::pin(self.begin(queue, transactor, seat));
+                    match beginning.await {
+                        Delivered::Begun => {}
+                        Delivered::Duplicate => {
+                            again = false;
+                            continue;
+                        }
+                        Delivered::PutDown => break,
+                    }
+                }
                 let Lease {
                     batch,
                     started,
@@ -221,8 +239,40 @@ impl Hands {
         false
     }
 
+    /// Begins the transaction in which the first message is handled; what is known as handled is acknowledged.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    async fn begin(&mut self, queue: &QueueCore, transactor: Transactor, seat: u32) -> Delivered {
+        let inbox = self.scratch.make_inbox();
+        let delivered = deliver(queue, &mut self.lease, inbox, transactor, seat).await;
+        if matches!(delivered, Delivered::Duplicate) {
+            // It may have been let through as the breaker's probe, and was not tried.
+            queue.abandon_probe();
+            self.acknowledge(queue);
+        }
+        delivered
+    }
+
+    /// Commits the transaction of an attempt that succeeded, or rolls it back.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    async fn end_transaction(&mut self, queue: &QueueCore, mut ended: Ended) -> Ended {
+        if matches!(ended, Some(Ok(())))
+            && let Some(slot) = self.lease.batch.front()
+            && let Err(failed) = commit(queue, &mut self.scratch, slot).await
+        {
+            ended = Some(Err(DispatchFailure(Box::new(failed))));
+        }
+        if let Some(inbox) = self.scratch.inbox() {
+            roll_back(queue, inbox).await;
+        }
+        ended
+    }
+
     /// Everything after an attempt that is not the plain success: releases, failures, replies.
     async fn conclude(&mut self, queue: &QueueCore, mut ended: Ended) -> Next {
+        #[cfg(any(feature = "sqlite", feature = "postgres"))]
+        if self.scratch.inbox().is_some_and(|inbox| inbox.is_open()) {
+            ended = Box::pin(self.end_transaction(queue, ended)).await;
+        }
         if matches!(ended, Some(Ok(()))) && !self.scratch.drafts.is_empty() {
             // A release may wait for room.
             queue.mailbox.settle(&mut self.lease.settled);
@@ -247,7 +297,7 @@ impl Hands {
                     report(queue, slot, None);
                 }
                 self.acknowledge(queue);
-                match std::mem::take(&mut self.scratch.stop) {
+                match self.scratch.take_stop() {
                     true => Next::Exit(Exit::Normal),
                     false => Next::Message,
                 }
@@ -366,6 +416,15 @@ impl Drop for Hands {
             queue.abandon_probe();
         }
     }
+}
+
+/// How the handler of a message gets its transaction; none: it has none.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+fn transactor_of<H, D: Dispatch<H>>(dispatch: &D, slot: &Slot) -> Option<Transactor> {
+    let message = Message(&slot.parcel);
+    let place = dispatch.typed_place(message);
+    let place = place.or_else(|| dispatch.select(message).map(|found| found.place));
+    dispatch.transactor_at(place?)
 }
 
 /// How a message ends that is too old, or whose delivery can not be settled any more.

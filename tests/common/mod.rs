@@ -16,6 +16,8 @@ use postroom::{Bus, DeadLetter, Filter, ManualClock, QueueSnapshot};
 
 #[cfg(feature = "amqp")]
 pub(crate) mod foreign;
+#[cfg(all(feature = "sqlite", feature = "postgres"))]
+pub(crate) mod inbox;
 #[cfg(feature = "amqp")]
 pub(crate) mod load;
 mod oracle;

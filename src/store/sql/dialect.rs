@@ -21,6 +21,12 @@ pub(super) struct Dialect {
     pub(super) share: &'static str,
     /// Begins a transaction that writes.
     pub(super) begin: &'static str,
+    /// A text as a part of a statement.
+    pub(super) quote: fn(&str) -> String,
+    /// Behind the record of a message: what makes its transaction known again.
+    pub(super) mark_handling: &'static str,
+    /// Fails where the transaction is not that one any more, or cannot be committed. `$` stands for the record.
+    pub(super) check_handling: &'static str,
     /// Makes that one process at a time migrates; with `#` for a number.
     pub(super) one_at_a_time: Option<&'static str>,
     /// The positions of waiting rows whose turn it is, of lanes `$1`, not `$2`, at most `$4`; `{stays}` is true of
@@ -49,6 +55,10 @@ pub(super) const SQLITE: Dialect = Dialect {
     skip_locked: "",
     share: "",
     begin: "BEGIN IMMEDIATE",
+    quote: |text| format!("'{}'", text.replace('\'', "''")),
+    // A savepoint goes with its transaction, whoever ends that.
+    mark_handling: "; SAVEPOINT postroom_handling",
+    check_handling: "RELEASE postroom_handling",
     one_at_a_time: None,
     waiting: "SELECT q.position FROM {outbox} AS q INDEXED BY {outbox_}waiting \
         WHERE q.status = 'waiting' AND q.lane IN (SELECT value FROM json_each($1)) \
@@ -79,6 +89,12 @@ pub(super) const POSTGRES: Dialect = Dialect {
     skip_locked: "FOR UPDATE SKIP LOCKED",
     share: "FOR SHARE",
     begin: "BEGIN",
+    // As `E'…'`, it does not depend on `standard_conforming_strings`.
+    quote: |text| format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''")),
+    // A row knows which transaction wrote it. Where it is not this one, zero cannot be divided by.
+    mark_handling: "",
+    check_handling: "SELECT 1 / count(*) FROM {inbox} WHERE (consumer, message_id) = ($) \
+        AND xmin::text = (txid_current() % 4294967296)::text",
     one_at_a_time: Some("SELECT pg_advisory_xact_lock(#)"),
     // By lane, so that rows of others are not read: the backlog of one that is stopped holds up nobody.
     waiting: "SELECT w.position FROM (SELECT e::int AS lane FROM jsonb_array_elements_text($1::jsonb) AS e) AS mine \

@@ -59,6 +59,12 @@ pub(super) trait Driver: Send + Sized + 'static {
         values: Vec<Value>,
     ) -> impl Future<Output = Result<u64, sqlx::Error>> + Send;
 
+    /// Several statements, without values: how many rows they returned.
+    fn count_rows(
+        &mut self,
+        sql: String,
+    ) -> impl Future<Output = Result<usize, sqlx::Error>> + Send;
+
     /// Several statements, without values.
     fn run(&mut self, sql: String) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
@@ -114,6 +120,11 @@ macro_rules! impl_driver {
                     };
                 }
                 Ok(query.execute(self).await?.rows_affected())
+            }
+
+            async fn count_rows(&mut self, sql: String) -> Result<usize, sqlx::Error> {
+                let script = sqlx::raw_sql(sqlx::AssertSqlSafe(sql));
+                sqlx::Executor::fetch_all(self, script).await.map(|rows| rows.len())
             }
 
             async fn run(&mut self, sql: String) -> Result<(), sqlx::Error> {

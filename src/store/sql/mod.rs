@@ -2,6 +2,7 @@
 
 mod dialect;
 mod driver;
+mod handling;
 mod migration;
 #[cfg(feature = "postgres")]
 mod postgres;

@@ -7,11 +7,18 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgRow};
 
 use super::dialect;
 use super::driver::{Driver, impl_driver, impl_store_connection};
+use super::handling::{impl_nesting, impl_tx_store};
 use super::migration::Migration;
 use super::session::{Session, bounded};
 use super::statements::Statements;
 use super::tables::Tables;
-use crate::store::{DatabaseError, DatabaseProblem, Store, StoreFuture, StoreSession};
+use crate::store::{
+    DatabaseError, DatabaseProblem, HandlingLimits, Store, StoreFuture, StoreSession,
+};
+
+const DURING: &str = "connect";
+/// How much longer than its handler's timeout a transaction may stand still.
+const SLACK: Duration = Duration::from_secs(30);
 
 /// Messages kept in PostgreSQL, beside the application's own tables. Needs PostgreSQL 11 or later.
 ///
@@ -100,7 +107,6 @@ impl Postgres {
     /// # Errors
     /// When the names or the options cannot be used, or the server cannot be reached.
     pub async fn connect(&self) -> Result<PgConnection, DatabaseError> {
-        const DURING: &str = "connect";
         self.tables.check()?;
         let options = self.options.as_ref().clone().disable_statement_logging();
         let mut connection =
@@ -121,6 +127,30 @@ impl Postgres {
         );
         let setting = connection.run(settings);
         bounded::<_, PgConnection>(DURING, self.statement_timeout, setting).await?;
+        Ok(connection)
+    }
+
+    /// As the application's own connections are. With a timeout the server ends by itself what its handler cannot be
+    /// waiting for any more, and nothing earlier, whatever the default of the database is.
+    async fn open_for_handling(
+        &self,
+        limits: HandlingLimits,
+    ) -> Result<PgConnection, DatabaseError> {
+        self.tables.check()?;
+        let options = self.options.as_ref().clone();
+        let patience = self.statement_timeout.min(limits.patience);
+        let mut connection =
+            bounded::<_, PgConnection>(DURING, patience, options.connect()).await?;
+        if let Some(timeout) = limits.timeout {
+            let longest = timeout
+                .saturating_add(SLACK)
+                .as_millis()
+                .min(i32::MAX as u128);
+            let settings = format!(
+                "SET statement_timeout = {longest}; SET idle_in_transaction_session_timeout = {longest}"
+            );
+            bounded::<_, PgConnection>(DURING, patience, connection.run(settings)).await?;
+        }
         Ok(connection)
     }
 }
@@ -179,4 +209,6 @@ impl_driver!(PgConnection, sqlx::Postgres, PgRow, {
     }
 });
 
+impl_nesting!(PgConnection);
+impl_tx_store!(Postgres, PgConnection);
 impl_store_connection!(Postgres, sqlx::Postgres, PgConnection);

@@ -7,11 +7,16 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool, SqliteRow
 
 use super::dialect;
 use super::driver::{impl_driver, impl_store_connection};
+use super::handling::{impl_nesting, impl_tx_store};
 use super::migration::Migration;
 use super::session::{Session, bounded};
 use super::statements::Statements;
 use super::tables::Tables;
-use crate::store::{DatabaseError, DatabaseProblem, Store, StoreFuture, StoreSession};
+use crate::store::{
+    DatabaseError, DatabaseProblem, HandlingLimits, Store, StoreFuture, StoreSession,
+};
+
+const DURING: &str = "connect";
 
 /// Messages kept in a SQLite file, beside the application's own tables.
 ///
@@ -90,12 +95,7 @@ impl Sqlite {
         self
     }
 
-    /// Opens a connection as the store's own are, on the runtime that this is awaited on.
-    ///
-    /// # Errors
-    /// When the names, the options or the file cannot be used.
-    pub async fn connect(&self) -> Result<SqliteConnection, DatabaseError> {
-        const DURING: &str = "connect";
+    fn check(&self) -> Result<(), DatabaseError> {
         self.tables.check()?;
         let file = self.options.get_filename().to_string_lossy().into_owned();
         if file.is_empty() || file.starts_with("file:sqlx-in-memory") || file.contains(":memory:") {
@@ -105,12 +105,32 @@ impl Sqlite {
                 "a database in memory has no other connections: use a file",
             ));
         }
+        Ok(())
+    }
+
+    /// Opens a connection as the store's own are, on the runtime that this is awaited on.
+    ///
+    /// # Errors
+    /// When the names, the options or the file cannot be used.
+    pub async fn connect(&self) -> Result<SqliteConnection, DatabaseError> {
+        self.check()?;
         let options = self
             .options
             .as_ref()
             .clone()
             .busy_timeout(self.busy_timeout)
             .disable_statement_logging();
+        bounded::<_, SqliteConnection>(DURING, self.statement_timeout, options.connect()).await
+    }
+
+    /// As the application's own connections are, but for how long it waits for the lock.
+    async fn open_for_handling(
+        &self,
+        limits: HandlingLimits,
+    ) -> Result<SqliteConnection, DatabaseError> {
+        self.check()?;
+        let patience = self.busy_timeout.min(limits.patience);
+        let options = self.options.as_ref().clone().busy_timeout(patience);
         bounded::<_, SqliteConnection>(DURING, self.statement_timeout, options.connect()).await
     }
 }
@@ -165,4 +185,6 @@ impl_driver!(SqliteConnection, sqlx::Sqlite, SqliteRow, {
     }
 });
 
+impl_nesting!(SqliteConnection);
+impl_tx_store!(Sqlite, SqliteConnection);
 impl_store_connection!(Sqlite, sqlx::Sqlite, SqliteConnection);

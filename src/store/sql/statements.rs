@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use super::dialect::Dialect;
+use super::handling::Template;
 use super::migration::{Migration, migrations};
 use super::tables::Tables;
 
@@ -9,6 +10,8 @@ pub(super) struct Statements {
     pub(super) dialect: &'static Dialect,
     pub(super) insert: Arc<str>,
     pub(super) record_handled: Arc<str>,
+    pub(super) begin_handling: Template,
+    pub(super) check_handling: Template,
     pub(super) take: Arc<str>,
     pub(super) next_due: Arc<str>,
     pub(super) publish: Arc<str>,
@@ -138,6 +141,11 @@ impl Statements {
             record_handled: sql(
                 "INSERT INTO {inbox} (consumer, message_id) VALUES ($1, $2) ON CONFLICT DO NOTHING",
             ),
+            begin_handling: Template::new(&tables.fill(&format!(
+                "{}; INSERT INTO {{inbox}} (consumer, message_id) VALUES ($) ON CONFLICT DO NOTHING RETURNING 1{}",
+                dialect.begin, dialect.mark_handling
+            ))),
+            check_handling: Template::new(&tables.fill(dialect.check_handling)),
             take: sql(&take),
             next_due: sql(&format!(
                 "SELECT min(left_ms) FROM (SELECT {} AS left_ms FROM (SELECT min(retry_at) AS at FROM {{outbox}} \
