@@ -138,7 +138,7 @@ pub mod parts {
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
     pub use crate::store::{
         FailedRow, HandlingLimits, HeldLane, LaneLease, NewRow, PublishedRow, StoreFuture,
-        StoreSession, StoredRow, TakeRows,
+        StoreSession, StoredRow, TakeRows, Turn,
     };
     pub use crate::subscriber::{
         ActorSubscriber, Chain, CommandFn, Dispatch, Empty, EventFn, Factory, Fallible, Infallible,

@@ -134,5 +134,8 @@ impl<S: Shelf> TxSubscriber<ProductPriceChanged, S> for Keeper<S> {
 /// The lines of all baskets that are not empty, for the report.
 pub async fn lines(database: &Database) -> Result<Vec<Line>, DataError> {
     let baskets = database.all::<Basket>(BASKET).await?;
-    Ok(baskets.into_iter().flat_map(|(_, basket)| basket.lines).collect())
+    Ok(baskets
+        .into_iter()
+        .flat_map(|(_, basket)| basket.lines)
+        .collect())
 }

@@ -61,7 +61,8 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS documents (kind TEXT NOT NULL, i
      body TEXT NOT NULL, PRIMARY KEY (kind, id))";
 const WRITE: &str = "INSERT INTO documents (kind, id, state, body) VALUES ($1, $2, $3, $4) \
      ON CONFLICT (kind, id) DO UPDATE SET state = excluded.state, body = excluded.body";
-const READ_ALL: &str = "SELECT id, body FROM documents WHERE kind = $1 AND state = coalesce($2, state)";
+const READ_ALL: &str =
+    "SELECT id, body FROM documents WHERE kind = $1 AND state = coalesce($2, state)";
 const COUNT: &str = "SELECT state, count(*) FROM documents WHERE kind = $1 GROUP BY state";
 const OUTBOX: &str = "SELECT (SELECT count(*) FROM postroom_outbox WHERE status IN ('waiting', 'retrying', 'scheduled')), \
      (SELECT count(*) FROM postroom_outbox WHERE status = 'dead')";
@@ -98,7 +99,10 @@ macro_rules! impl_documents {
                 read.fetch_all(self).await
             }
 
-            async fn count(&mut self, kind: &'static str) -> Result<Vec<(String, i64)>, sqlx::Error> {
+            async fn count(
+                &mut self,
+                kind: &'static str,
+            ) -> Result<Vec<(String, i64)>, sqlx::Error> {
                 sqlx::query_as(COUNT).bind(kind).fetch_all(self).await
             }
 
@@ -282,7 +286,9 @@ impl Database {
     pub async fn count(&self, kind: &'static str) -> Found<BTreeMap<String, u64>> {
         let counts = with_connection!(self, connection => connection.count(kind).await)?;
         let counts = counts.into_iter();
-        Ok(counts.map(|(state, count)| (state, count.unsigned_abs())).collect())
+        Ok(counts
+            .map(|(state, count)| (state, count.unsigned_abs()))
+            .collect())
     }
 
     /// How many rows of the outbox have still somewhere to go, and how many were given up.

@@ -116,7 +116,13 @@ struct Args {
     data: Option<PathBuf>,
     /// A PostgreSQL instead, with a schema for each service, made anew [feature postgres]
     #[cfg(feature = "postgres")]
-    #[arg(long, value_name = "URL", env = "ESHOP_DATABASE", hide_env_values = true, conflicts_with = "data")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "ESHOP_DATABASE",
+        hide_env_values = true,
+        conflicts_with = "data"
+    )]
     database: Option<String>,
     #[command(flatten)]
     pieces: Pieces,

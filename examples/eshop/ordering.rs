@@ -309,7 +309,11 @@ impl Order {
     }
 
     async fn keep(&self, id: OrderId, documents: &mut impl Documents) -> Result<(), DataError> {
-        let state = if self.state.is_final() { FINISHED } else { OPEN };
+        let state = if self.state.is_final() {
+            FINISHED
+        } else {
+            OPEN
+        };
         database::put(documents, ORDER, id, state, self).await
     }
 }

@@ -5,9 +5,7 @@
 
 use std::marker::PhantomData;
 
-use postroom::{
-    Bus, MessageId, Outcome, SubscribeError, Subscription, TxContext, TxSubscriber,
-};
+use postroom::{Bus, MessageId, Outcome, SubscribeError, Subscription, TxContext, TxSubscriber};
 use serde::{Deserialize, Serialize};
 
 use crate::database::{self, DataError, Database, Shelf};
@@ -44,11 +42,7 @@ struct Charge {
 const CHARGE: &str = "charge";
 
 impl<S: Shelf> TxSubscriber<OrderStockConfirmed, S> for Till<S> {
-    async fn handle(
-        &mut self,
-        event: &OrderStockConfirmed,
-        cx: &mut TxContext<'_, S>,
-    ) -> Outcome {
+    async fn handle(&mut self, event: &OrderStockConfirmed, cx: &mut TxContext<'_, S>) -> Outcome {
         let (order, total, id): (_, _, MessageId) = (event.order, event.total, cx.id());
         let is_paid = total <= self.limit;
         let charge = Charge {

@@ -57,7 +57,9 @@ impl Place {
                 let names = Service::ALL.map(Service::name);
                 for name in names.into_iter().chain(["eshop"]) {
                     let drop = format!("DROP SCHEMA IF EXISTS {} CASCADE", Self::schema(name));
-                    sqlx::query(sqlx::AssertSqlSafe(drop)).execute(&pool).await?;
+                    sqlx::query(sqlx::AssertSqlSafe(drop))
+                        .execute(&pool)
+                        .await?;
                 }
                 pool.close().await;
             }

@@ -83,7 +83,8 @@ impl Shop {
             #[cfg(feature = "postgres")]
             Database::Postgres(..) => {
                 let services = &deployment;
-                shop.start_all::<postroom::Postgres>(services, settings).await?;
+                shop.start_all::<postroom::Postgres>(services, settings)
+                    .await?;
             }
         }
         // All who receive are there: what was written before a crash is sent.

@@ -5,9 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use postroom::{
-    Bus, Context, Outcome, RawMessage, RawSubscriber, SubscribeError, Subscription,
-};
+use postroom::{Bus, Context, Outcome, RawMessage, RawSubscriber, SubscribeError, Subscription};
 use serde::{Deserialize, Serialize};
 
 use crate::database::{DataError, Database};
@@ -49,9 +47,7 @@ impl RawSubscriber for Poster {
             topic: message.address().to_owned(),
             bytes: message.json()?.len() as u64,
         };
-        self.database
-            .put(POST, cx.id(), "posted", &posted)
-            .await?;
+        self.database.put(POST, cx.id(), "posted", &posted).await?;
         Ok(())
     }
 }

@@ -1,13 +1,14 @@
 use std::future::Future;
 use std::time::Duration;
 
-use super::{DatabaseError, NewRow, Store, StoreConnection};
+use super::{DatabaseError, NewRow, Store, StoreConnection, Turn};
 
 /// What a handler's connection has to reckon with.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct HandlingLimits {
-    /// The longest that anything before the handler may wait: for the connection, and for a lock of somebody else's.
+    /// The longest that anything before the handler may wait, its turn, the connection, a lock of somebody else's: no
+    /// part of the handler's own time.
     pub patience: Duration,
     /// The longest that a handler may take; none: for ever.
     pub timeout: Option<Duration>,
@@ -17,10 +18,15 @@ impl HandlingLimits {
     /// Of a subscription with this timeout.
     #[must_use]
     pub fn new(timeout: Option<Duration>) -> Self {
-        /// So that a handler with a short timeout is not waited for longer than it may take.
-        const MOST: Duration = Duration::from_secs(5);
-        let patience = timeout.map_or(MOST, |timeout| (timeout / 2).min(MOST));
-        Self { patience, timeout }
+        Self {
+            patience: Duration::from_secs(5),
+            timeout,
+        }
+    }
+
+    /// The longest that one of the waits before the handler may take, so that it says itself what it waited for.
+    pub(crate) fn one_wait(&self) -> Duration {
+        self.patience * 2 / 5
     }
 }
 
@@ -39,6 +45,13 @@ pub trait TxStore: Store + Sized {
         &self,
         limits: HandlingLimits,
     ) -> impl Future<Output = Result<Self::Connection, DatabaseError>> + Send + '_;
+
+    /// Waits for the turn to write, where a database has one writer at a time; no longer than `patience`, and then
+    /// without one. It is held until the transaction has ended.
+    fn turn(&self, patience: Duration) -> impl Future<Output = Turn> + Send + '_ {
+        let _ = patience;
+        std::future::ready(Turn::free())
+    }
 
     /// Begins a transaction and writes in it that `consumer` handles a message. False: it was handled before; the
     /// connection is in no transaction then. Where another transaction is writing the same, this waits for its end.

@@ -14,6 +14,8 @@ mod memory;
 mod record;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod sql;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod turn;
 
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use contract::{Store, StoreConnection, StoreFuture, StoreSession};
@@ -36,3 +38,7 @@ pub use sql::Postgres;
 pub use sql::Sqlite;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use sql::{Migration, Migrations};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use turn::Turn;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(crate) use turn::Turns;

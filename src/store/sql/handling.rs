@@ -137,7 +137,7 @@ pub(super) async fn roll_back<D: Nesting>(
 }
 
 macro_rules! impl_tx_store {
-    ($store:ty, $connection:ty) => {
+    ($store:ty, $connection:ty, { $($rest:item)* }) => {
         impl crate::store::TxStore for $store {
             type Connection = $connection;
 
@@ -179,6 +179,8 @@ macro_rules! impl_tx_store {
             ) -> Result<(), DatabaseError> {
                 crate::store::sql::handling::roll_back(connection, self.statement_timeout).await
             }
+
+            $($rest)*
         }
     };
 }

@@ -179,6 +179,7 @@ impl Store for Postgres {
                 connection: self.connect().await?,
                 statements: Arc::clone(&self.statements),
                 patience: self.statement_timeout,
+                turns: None,
                 seen: None,
             };
             Ok(Box::new(session) as Box<dyn StoreSession>)
@@ -210,5 +211,5 @@ impl_driver!(PgConnection, sqlx::Postgres, PgRow, {
 });
 
 impl_nesting!(PgConnection);
-impl_tx_store!(Postgres, PgConnection);
+impl_tx_store!(Postgres, PgConnection, {});
 impl_store_connection!(Postgres, sqlx::Postgres, PgConnection);

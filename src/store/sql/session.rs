@@ -6,7 +6,7 @@ use super::driver::{self, Cells, Driver, Value};
 use super::statements::Statements;
 use crate::store::{
     DatabaseError, DatabaseProblem, DeadRow, FailedRow, HeldLane, LANES, LaneLease, PublishedRow,
-    StoreFuture, StoreSession, StoredRow, TakeRows,
+    StoreFuture, StoreSession, StoredRow, TakeRows, Turn, Turns,
 };
 
 /// A connection of the store's own, and how long a statement may take.
@@ -14,6 +14,8 @@ pub(super) struct Session<D> {
     pub(super) connection: D,
     pub(super) statements: Arc<Statements>,
     pub(super) patience: Duration,
+    /// The line in which it writes, and how long it waits there.
+    pub(super) turns: Option<(Turns, Duration)>,
     /// The data version that was seen last.
     pub(super) seen: Option<i64>,
 }
@@ -50,8 +52,26 @@ impl<D: Driver> Session<D> {
         sql: fn(&Statements) -> &Arc<str>,
         values: Vec<Value>,
     ) -> Result<u64, DatabaseError> {
+        let _turn = self.turn().await;
+        self.write(during, sql, values).await
+    }
+
+    /// Within a transaction, which has the turn.
+    async fn write(
+        &mut self,
+        during: &'static str,
+        sql: fn(&Statements) -> &Arc<str>,
+        values: Vec<Value>,
+    ) -> Result<u64, DatabaseError> {
         let running = self.connection.execute(sql(&self.statements), values);
         bounded::<_, D>(during, self.patience, running).await
+    }
+
+    async fn turn(&mut self) -> Turn {
+        match &self.turns {
+            Some((turns, patience)) => turns.next(*patience).await,
+            None => Turn::free(),
+        }
     }
 
     async fn fetch(
@@ -74,6 +94,7 @@ impl<D: Driver> Session<D> {
         during: &'static str,
         work: impl AsyncFnOnce(&mut Self) -> Result<T, DatabaseError>,
     ) -> Result<T, DatabaseError> {
+        let _turn = self.turn().await;
         self.run(during, self.statements.dialect.begin.to_owned())
             .await?;
         let worked = work(self).await;
@@ -203,7 +224,7 @@ impl<D: Driver> StoreSession for Session<D> {
                     session.run(DURING, make).await?;
                 }
                 session
-                    .execute(DURING, |all| &all.schema_table, vec![])
+                    .write(DURING, |all| &all.schema_table, vec![])
                     .await?;
                 // Another process may have been first.
                 let version = session.version().await?;
@@ -251,12 +272,12 @@ impl<D: Driver> StoreSession for Session<D> {
             if !give_up.is_empty() {
                 let lanes = Value::from(list(give_up));
                 session
-                    .execute(DURING, |all| &all.give_up, vec![me(), lanes])
+                    .write(DURING, |all| &all.give_up, vec![me(), lanes])
                     .await?;
             }
             let live = vec![me(), Value::from(lease)];
-            session.execute(DURING, |all| &all.live, live).await?;
-            session.execute(DURING, |all| &all.bury, vec![]).await?;
+            session.write(DURING, |all| &all.live, live).await?;
+            session.write(DURING, |all| &all.bury, vec![]).await?;
             let counts = session.fetch(DURING, |all| &all.count, vec![me()]).await?;
             let relays = numbers_of(DURING, &counts, 0)?.max(1);
             let held = numbers_of(DURING, &counts, 1)?;
@@ -264,7 +285,7 @@ impl<D: Driver> StoreSession for Session<D> {
             if held < share {
                 let most = Value::from(share - held);
                 session
-                    .execute(DURING, |all| &all.take_over, vec![me(), most])
+                    .write(DURING, |all| &all.take_over, vec![me(), most])
                     .await?;
             }
             let renew = vec![me(), Value::from(lease)];
@@ -281,8 +302,8 @@ impl<D: Driver> StoreSession for Session<D> {
         const DURING: &str = "give up a relay's lanes";
         Box::pin(self.in_transaction(DURING, async move |session| {
             let me = || vec![Value::from(holder)];
-            session.execute(DURING, |all| &all.leave, me()).await?;
-            session.execute(DURING, |all| &all.end, me()).await?;
+            session.write(DURING, |all| &all.leave, me()).await?;
+            session.write(DURING, |all| &all.end, me()).await?;
             Ok(())
         }))
     }

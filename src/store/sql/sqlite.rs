@@ -13,7 +13,7 @@ use super::session::{Session, bounded};
 use super::statements::Statements;
 use super::tables::Tables;
 use crate::store::{
-    DatabaseError, DatabaseProblem, HandlingLimits, Store, StoreFuture, StoreSession,
+    DatabaseError, DatabaseProblem, HandlingLimits, Store, StoreFuture, StoreSession, Turn, Turns,
 };
 
 const DURING: &str = "connect";
@@ -51,6 +51,7 @@ pub struct Sqlite {
     busy_timeout: Duration,
     statement_timeout: Duration,
     statements: Arc<Statements>,
+    turns: Turns,
 }
 
 impl Sqlite {
@@ -70,6 +71,7 @@ impl Sqlite {
             tables,
             busy_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(10),
+            turns: Turns::new(),
         }
     }
 
@@ -129,7 +131,7 @@ impl Sqlite {
         limits: HandlingLimits,
     ) -> Result<SqliteConnection, DatabaseError> {
         self.check()?;
-        let patience = self.busy_timeout.min(limits.patience);
+        let patience = self.busy_timeout.min(limits.one_wait());
         let options = self.options.as_ref().clone().busy_timeout(patience);
         bounded::<_, SqliteConnection>(DURING, self.statement_timeout, options.connect()).await
     }
@@ -159,6 +161,7 @@ impl Store for Sqlite {
                 connection: self.connect().await?,
                 statements: Arc::clone(&self.statements),
                 patience: self.statement_timeout,
+                turns: Some((self.turns.clone(), self.busy_timeout)),
                 seen: None,
             };
             Ok(Box::new(session) as Box<dyn StoreSession>)
@@ -186,5 +189,9 @@ impl_driver!(SqliteConnection, sqlx::Sqlite, SqliteRow, {
 });
 
 impl_nesting!(SqliteConnection);
-impl_tx_store!(Sqlite, SqliteConnection);
+impl_tx_store!(Sqlite, SqliteConnection, {
+    async fn turn(&self, patience: Duration) -> Turn {
+        self.turns.next(patience).await
+    }
+});
 impl_store_connection!(Sqlite, sqlx::Sqlite, SqliteConnection);

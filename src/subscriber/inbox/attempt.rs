@@ -2,13 +2,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::transactor::{Connection, Handling, Transactor, taken_away};
+use super::transactor::{Begun, Connection, Handling, Transactor, taken_away};
 use crate::delivery::{Failure, Reason};
 use crate::mailbox::{Ending, Lease, Slot};
 use crate::ports::{Refusal, crash_point};
 use crate::queue::QueueCore;
 use crate::store::{
-    DatabaseError, DatabaseProblem, HandlingLimits, InTrouble, NewRow, Ring, StoreLink, row_of,
+    DatabaseError, DatabaseProblem, HandlingLimits, InTrouble, NewRow, Ring, StoreLink, Turn,
+    row_of,
 };
 use crate::subscriber::context::Scratch;
 
@@ -30,6 +31,8 @@ pub(in crate::subscriber) struct Inbox {
 
 struct Open {
     transactor: Transactor,
+    #[expect(dead_code, reason = "held until the transaction has ended")]
+    turn: Turn,
     /// None while the handler has it, and when that was dropped with it.
     connection: Option<Connection>,
 }
@@ -127,16 +130,21 @@ pub(in crate::subscriber) async fn deliver(
         )),
     };
     match begun {
-        Ok((connection, true)) => {
+        Ok(Begun {
+            connection,
+            turn,
+            is_new: true,
+        }) => {
             inbox.away = None;
             inbox.open = Some(Open {
                 transactor,
+                turn,
                 connection: Some(connection),
             });
             crash_point("after-deliver");
             Delivered::Begun
         }
-        Ok((connection, false)) => {
+        Ok(Begun { connection, .. }) => {
             inbox.away = None;
             inbox.kept = Some(connection);
             link.counts.duplicates.fetch_add(1, Ordering::Relaxed);

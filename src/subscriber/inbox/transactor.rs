@@ -2,10 +2,19 @@ use std::any::Any;
 use std::marker::PhantomData;
 
 use crate::ports::LocalBoxFuture;
-use crate::store::{DatabaseError, DatabaseProblem, HandlingLimits, NewRow, StoreLink, TxStore};
+use crate::store::{
+    DatabaseError, DatabaseProblem, HandlingLimits, NewRow, StoreLink, Turn, TxStore,
+};
 
 /// A connection whose type its transactor knows. It never leaves its worker's thread.
 pub(super) type Connection = Box<dyn Any>;
+
+/// A transaction that was begun; or one that was not, for a message that was handled before.
+pub(super) struct Begun {
+    pub(super) connection: Connection,
+    pub(super) turn: Turn,
+    pub(super) is_new: bool,
+}
 
 /// Who handles which message.
 #[derive(Clone, Copy)]
@@ -23,13 +32,13 @@ pub(super) trait Transact: Sync {
     /// Whether the bus's store is one of this kind.
     fn is_of(&self, link: &StoreLink) -> bool;
 
-    /// Begins on the connection that was kept, or on a new one. False: the message was handled before.
+    /// Begins on the connection that was kept, or on a new one, when it is its turn.
     fn begin<'a>(
         &'a self,
         handling: Handling<'a>,
         kept: Option<Connection>,
         limits: HandlingLimits,
-    ) -> LocalBoxFuture<'a, Result<(Connection, bool), DatabaseError>>;
+    ) -> LocalBoxFuture<'a, Result<Begun, DatabaseError>>;
 
     /// Writes what the handler sends, and commits. The connection comes back where it is of use.
     fn commit<'a>(
@@ -84,7 +93,7 @@ impl<S: TxStore> Transact for Over<S> {
         handling: Handling<'a>,
         kept: Option<Connection>,
         limits: HandlingLimits,
-    ) -> LocalBoxFuture<'a, Result<(Connection, bool), DatabaseError>> {
+    ) -> LocalBoxFuture<'a, Result<Begun, DatabaseError>> {
         Box::pin(async move {
             let store = Self::store(handling.link)?;
             let Handling {
@@ -92,13 +101,19 @@ impl<S: TxStore> Transact for Over<S> {
                 message_id,
                 ..
             } = handling;
+            let begun = |connection, turn, is_new| Begun {
+                connection,
+                turn,
+                is_new,
+            };
             let kept = kept.and_then(|kept| kept.downcast::<S::Connection>().ok());
+            let turn = store.turn(limits.one_wait()).await;
             if let Some(mut connection) = kept {
                 match store
                     .begin_handling(&mut connection, consumer, message_id)
                     .await
                 {
-                    Ok(is_new) => return Ok((connection as Connection, is_new)),
+                    Ok(is_new) => return Ok(begun(connection, turn, is_new)),
                     Err(error) if error.keeps_connection() => return Err(error),
                     // It may have been lost while it lay here, and a new one be well.
                     Err(_) => {}
@@ -108,7 +123,7 @@ impl<S: TxStore> Transact for Over<S> {
             let is_new = store
                 .begin_handling(&mut connection, consumer, message_id)
                 .await?;
-            Ok((connection as Connection, is_new))
+            Ok(begun(connection, turn, is_new))
         })
     }
 

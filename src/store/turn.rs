@@ -1,0 +1,78 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Puts the writers of one process in a line, for a database that has one writer at a time: each begins when the one
+/// before it has ended, in order of coming. By SQLite's own lock they would sleep and try again, and who comes first
+/// then is chance.
+///
+/// It is no lock: writers of other processes, and of the application's own, are not in it, and who has waited for long
+/// goes on without a turn.
+#[derive(Clone, Debug)]
+pub(crate) struct Turns(Arc<Semaphore>);
+
+/// The turn to write. The next one comes when it is dropped.
+#[derive(Debug)]
+pub struct Turn(
+    #[expect(dead_code, reason = "held until it is dropped")] Option<OwnedSemaphorePermit>,
+);
+
+impl Turn {
+    /// For a database that has many writers.
+    #[must_use]
+    pub fn free() -> Self {
+        Self(None)
+    }
+}
+
+impl Turns {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(1)))
+    }
+
+    /// Waits for a turn, no longer than `patience`. Cancel safe.
+    pub(crate) async fn next(&self, patience: Duration) -> Turn {
+        let next = Arc::clone(&self.0).acquire_owned();
+        match tokio::time::timeout(patience, next).await {
+            Ok(Ok(permit)) => Turn(Some(permit)),
+            _ => Turn(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_after_another_in_order_of_coming() {
+        let turns = Turns::new();
+        let patience = Duration::from_secs(60);
+        let first = turns.next(patience).await;
+        let (told, mut tell) = tokio::sync::mpsc::unbounded_channel();
+        for number in 0..10 {
+            let (turns, told) = (turns.clone(), told.clone());
+            tokio::spawn(async move {
+                let _turn = turns.next(patience).await;
+                told.send(number).unwrap();
+            });
+            tokio::task::yield_now().await;
+        }
+        assert!(tell.try_recv().is_err(), "the first has not ended");
+        drop(first);
+        for number in 0..10 {
+            assert_eq!(tell.recv().await, Some(number));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_waited_for_long_goes_on_without_a_turn() {
+        let turns = Turns::new();
+        let _first = turns.next(Duration::ZERO).await;
+        let begun = tokio::time::Instant::now();
+        let second = turns.next(Duration::from_secs(3)).await;
+        assert!(second.0.is_none());
+        assert_eq!(begun.elapsed(), Duration::from_secs(3));
+    }
+}
