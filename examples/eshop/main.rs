@@ -3,7 +3,7 @@
 //!
 //! ```sh
 //! cargo run --release --example eshop                          # 500 orders, 5% of the deliveries fail
-//! cargo run --release --example eshop -- --orders 20000 --faults 0.2
+//! cargo run --release --example eshop -- --orders 5000 --faults 0.2
 //! cargo run --release --example eshop -- --serve 8080          # over HTTP, until Ctrl-C
 //! curl -d '{"user":"ann","lines":[{"product":"ferris-mug","units":2}]}' \
 //!   -H 'content-type: application/json' localhost:8080/orders
@@ -18,6 +18,9 @@
 //! stock, `payment` charges, `basket`, `notifications` and `webhooks` react. `sabotage` injects the faults,
 //! `driver` plays the users, `accounts` and `report` say what came of it. The exit status is 0 only if every
 //! order finished, the books balance and the stock adds up.
+//!
+//! What a service knows is in its [`database`], a SQLite file or a schema in PostgreSQL, and a handler's changes, the
+//! record that it has handled the message, and what it sends are one transaction there.
 //!
 //! What makes services of a monolith is in [`services`]; `pieces`, `operator`, `processes` and `chaos` run them. By
 //! hand, start the six services first, and then `--service storefront`, which places the orders and reports.

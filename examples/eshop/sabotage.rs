@@ -127,8 +127,8 @@ impl Faults {
             return None;
         }
         let kind = match rng.u32(0..10) {
-            0..5 => Kind::Fail,
-            5..8 => Kind::Panic,
+            0..6 => Kind::Fail,
+            6..9 => Kind::Panic,
             _ => Kind::Hang,
         };
         Some(Fault {

@@ -23,6 +23,8 @@ pub async fn start(bus: &Bus, database: &Database) -> Result<Subscription, Subsc
     .pattern("catalog.product-price-changed")
     // Posts to strangers are slow and in no order.
     .workers(8)
+    // It may wait for the file, which a handler that hangs holds until its own timeout.
+    .timeout(policy::TIMEOUT * 8)
     .intensity(policy::RESTARTS, policy::PERIOD)
     .restart_backoff(BACKOFF)
     .start()
