@@ -21,6 +21,8 @@ use super::shell::Run;
 use crate::delivery::{Failure, NextStep, Reason, next_step};
 use crate::mailbox::{Ending, Lease, Slot, Take};
 use crate::message::RawMessage;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+use crate::ports::crash_point;
 use crate::ports::{Exit, Inbound};
 use crate::queue::{Failed, QueueCore};
 
@@ -296,7 +298,11 @@ impl Hands {
                 if let Some(slot) = self.lease.batch.front() {
                     report(queue, slot, None);
                 }
+                #[cfg(any(feature = "sqlite", feature = "postgres"))]
+                crash_point("before-ack");
                 self.acknowledge(queue);
+                #[cfg(any(feature = "sqlite", feature = "postgres"))]
+                crash_point("after-ack");
                 match self.scratch.take_stop() {
                     true => Next::Exit(Exit::Normal),
                     false => Next::Message,

@@ -21,7 +21,7 @@ pub(crate) mod inbox;
 #[cfg(feature = "amqp")]
 pub(crate) mod load;
 mod oracle;
-#[cfg(feature = "amqp")]
+#[cfg(any(feature = "amqp", all(feature = "sqlite", feature = "postgres")))]
 pub(crate) mod proxy;
 #[cfg(feature = "amqp")]
 pub(crate) mod rabbit;

@@ -1,0 +1,167 @@
+//! The crash matrix of the inbox: a process dies, as by `kill -9`, at each named point of handling what RabbitMQ
+//! delivers, and RabbitMQ delivers it again to its successor. The oracle knows by ids: each message has its effect once,
+//! its record once, and what its handler sent once.
+//!
+//! `POSTROOM_CRASH_ROUNDS` is how often each cell runs (1), each time at another passing of its point.
+#![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
+#![allow(clippy::print_stdout, reason = "the matrix is printed as a table")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::inbox::{Db, duplicates, take};
+use common::rabbit::Rabbit;
+use common::store::{Placed, World};
+use common::{end, eventually};
+use postroom::{Amqp, Bus, Postgres, Sqlite};
+
+/// A point, and at which passing of it the process dies first.
+const POINTS: [(&str, u64); 8] = [
+    ("before-deliver", 10),
+    ("after-deliver", 10),
+    ("before-handle", 10),
+    ("after-handle", 10),
+    ("before-inbox-commit", 10),
+    ("after-inbox-commit", 10),
+    ("before-ack", 10),
+    ("after-ack", 10),
+];
+/// More than any passing.
+const ORDERS: u64 = 100;
+
+/// Names the RabbitMQ, the prefix of its objects and the database to the process that dies.
+const CHILD: &str = "POSTROOM_CRASH_INBOX";
+
+async fn shop<S: Db>(world: &World, url: &str, prefix: &str) -> Bus {
+    let bus = world
+        .builder()
+        .bridge(Amqp::new(url).prefix(prefix).import("ordering.#"))
+        .start()
+        .await
+        .unwrap();
+    bus.transactional_fn::<Placed, S, _>("stock", async |placed, cx| take(cx, placed.order).await)
+        .start()
+        .await
+        .unwrap();
+    bus
+}
+
+/// Not a test by itself: the process that dies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_dies() {
+    let Ok(task) = std::env::var(CHILD) else {
+        return;
+    };
+    let [url, prefix, address] = task.split(' ').collect::<Vec<_>>()[..] else {
+        panic!("{task}");
+    };
+    let world = World::found_at(address).await;
+    let _bus = match world.is_sqlite() {
+        true => shop::<Sqlite>(&world, url, prefix).await,
+        false => shop::<Postgres>(&world, url, prefix).await,
+    };
+    std::future::pending::<()>().await;
+}
+
+async fn cell<S: Db>(world: World, rabbit: &Rabbit, point: &str, passing: u64) {
+    let what = format!("{point}:{passing}");
+    let prefix = format!("crash{:x}", fastrand::u32(..));
+    // Makes the tables and the queue.
+    end(&shop::<S>(&world, rabbit.url(), &prefix).await).await;
+    world.make_effects().await;
+    let amqp = Amqp::new(rabbit.url()).prefix(&prefix).export("ordering.#");
+    let mail = Bus::builder("mail").bridge(amqp).start().await.unwrap();
+    let mut ids = BTreeMap::new();
+    for order in 0..ORDERS {
+        let receipt = mail.publish(Placed { order }).await.unwrap();
+        ids.insert(receipt.id.to_string(), order);
+    }
+    end(&mail).await;
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_process_that_dies"])
+        .env(
+            CHILD,
+            format!("{} {prefix} {}", rabbit.url(), world.address()),
+        )
+        .env("POSTROOM_CRASH", &what)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let until = Instant::now() + common::PATIENCE;
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() > until {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("{what} was not passed");
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert_eq!(status.signal(), Some(6), "{what}: {status}");
+    let before = world.records().await;
+
+    let heir = shop::<S>(&world, rabbit.url(), &prefix).await;
+    // Each that is delivered is acknowledged, those too that were handled before.
+    eventually("all are settled", || {
+        let queue = common::queue(&heir, "stock");
+        queue.acked + before as u64 == ORDERS + duplicates(&heir) && queue.in_flight == 0
+    })
+    .await;
+    world.until_effects(ORDERS as i64).await;
+    let repeated = duplicates(&heir);
+    end(&heir).await;
+    let all: Vec<u64> = (0..ORDERS).collect();
+    assert_eq!(world.sorted_effects().await, all, "{what}: effects");
+    let causes = "SELECT causation FROM postroom_outbox WHERE address = 'catalog.stock-taken'";
+    let mut sent: Vec<u64> = world.texts(causes).await.iter().map(|id| ids[id]).collect();
+    sent.sort_unstable();
+    assert_eq!(sent, all, "{what}: sent");
+    let records = world.texts("SELECT message_id FROM postroom_inbox").await;
+    let mut records: Vec<u64> = records.iter().map(|id| ids[id]).collect();
+    records.sort_unstable();
+    assert_eq!(records, all, "{what}: records");
+    let database = match world.is_sqlite() {
+        true => "SQLite",
+        false => "PostgreSQL",
+    };
+    println!("{database:<10} {what:<22} {before:>4} committed before, {repeated:>3} came again");
+}
+
+fn rounds() -> u64 {
+    let rounds = std::env::var("POSTROOM_CRASH_ROUNDS").ok();
+    rounds.and_then(|rounds| rounds.parse().ok()).unwrap_or(1)
+}
+
+async fn rabbit() -> Rabbit {
+    tokio::task::spawn_blocking(Rabbit::start).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_sqlite() {
+    let rabbit = rabbit().await;
+    for (point, first) in POINTS {
+        for round in 0..rounds() {
+            let passing = first + round % (ORDERS - first);
+            cell::<Sqlite>(World::sqlite().await, &rabbit, point, passing).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_postgres() {
+    let rabbit = rabbit().await;
+    for (point, first) in POINTS {
+        for round in 0..rounds() {
+            let passing = first + round % (ORDERS - first);
+            cell::<Postgres>(World::postgres().await, &rabbit, point, passing).await;
+        }
+    }
+}
