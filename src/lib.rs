@@ -63,6 +63,8 @@ mod bridge;
 mod broker;
 mod bus;
 mod delivery;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod durable;
 mod mailbox;
 mod message;
 mod observe;
@@ -95,6 +97,8 @@ pub use delivery::{
     Breaker, BreakerError, Failure, Order, Outcome, Overflow, Reason, Restart, Retry, RetryError,
     Strategy, Verdict,
 };
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use durable::Durable;
 pub use message::{
     AddressKind, CodecError, Command, Envelope, Event, MessageId, NameError, ParseMessageIdError,
     Pattern, RawBody, RawMessage,
@@ -135,8 +139,9 @@ pub mod parts {
     pub use crate::bridge::{Argument, ExchangeKind, PlanObject};
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
     pub use crate::store::{
-        FailedRow, HeldLane, LaneLease, NewRow, PublishedRow, StoreFuture, StoreSession, StoredRow,
-        TakeRows,
+        BuriedRow, FailedRow, Failures, HeldLane, HeldQueue, LaneLease, LetterFilter, LetterRow,
+        NewQueued, NewRow, PublishedRow, QueueSession, QueueWrite, QueueWritten, QueuedRow,
+        RetriedRow, StoreFuture, StoreSession, StoredRow, TakeQueued, TakeRows, TakenRow,
     };
     pub use crate::subscriber::{
         ActorSubscriber, Chain, CommandFn, Dispatch, Empty, EventFn, Factory, Fallible, Infallible,

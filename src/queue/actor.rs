@@ -281,6 +281,7 @@ mod tests {
             release_timeout: Duration::ZERO,
             breaker: None,
             shares: false,
+            durable: false,
         };
         let foundation = Arc::clone(&services.memory);
         QueueCore::new(

@@ -19,6 +19,8 @@ pub(crate) struct QueueSpec {
     pub(crate) breaker: Option<Box<Breaker>>,
     /// A handler passes messages on by reference count, as the one that feeds an actix actor does.
     pub(crate) shares: bool,
+    /// Its messages are kept in the store.
+    pub(crate) durable: bool,
 }
 
 impl QueueSpec {
@@ -34,6 +36,7 @@ impl QueueSpec {
             (self.timeout != other.timeout, "timeout"),
             (self.breaker != other.breaker, "breaker"),
             (self.shares != other.shares, "kind of subscriber"),
+            (self.durable != other.durable, "durability"),
         ];
         differs
             .into_iter()

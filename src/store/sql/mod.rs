@@ -5,6 +5,7 @@ mod driver;
 mod migration;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod queue_statements;
 mod session;
 #[cfg(feature = "sqlite")]
 mod sqlite;
