@@ -409,7 +409,7 @@ impl Outgoing for Broker {
 
     fn serves_alone(&self, queue: &str, from: Own) -> bool {
         let route = self.table.route(AddressKind::Queue, queue);
-        route.targets.iter().chain(&route.stored).any(|target| {
+        route.targets.iter().any(|target| {
             target.id == from.queue
                 && target.spec.order.workers() == 1
                 && self.table.members(target.id) <= 1

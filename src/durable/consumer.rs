@@ -143,7 +143,7 @@ fn slot(core: &QueueCore, queue: &StoreQueue, row: QueuedRow) -> (i64, MessageId
 }
 
 fn set_reply(queue: &StoreQueue, id: MessageId, parcel: &mut SharedParcel) {
-    if let Some(port) = queue.reply_of(id)
+    if let Some(port) = queue.replies.of(id)
         && let Some(parcel) = Arc::get_mut(parcel)
     {
         let metadata = parcel.envelope_mut().metadata.get_or_insert_default();

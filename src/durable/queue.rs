@@ -22,6 +22,29 @@ const MOST_AT_ONCE: usize = 512;
 /// From so many on, replies that nobody waits for any more are looked for.
 const MANY_REPLIES: usize = 1024;
 
+/// Where replies of this process's requests go, by the ids of their messages.
+#[derive(Default)]
+pub(super) struct Replies(Mutex<HashMap<MessageId, Arc<dyn ReplyPort>>>);
+
+impl Replies {
+    pub(super) fn of(&self, message: MessageId) -> Option<Arc<dyn ReplyPort>> {
+        self.0.lock().get(&message).cloned()
+    }
+
+    pub(super) fn expect(&self, message: MessageId, port: &Arc<dyn ReplyPort>) {
+        let mut replies = self.0.lock();
+        if replies.len() >= MANY_REPLIES && replies.len().is_power_of_two() {
+            // Of messages that another process has handled.
+            replies.retain(|_, port| port.is_awaited());
+        }
+        replies.insert(message, Arc::clone(port));
+    }
+
+    pub(super) fn forget(&self, message: MessageId) {
+        self.0.lock().remove(&message);
+    }
+}
+
 /// A durable queue, as workers settle and as the parts see it. Outlives every connection.
 pub(super) struct StoreQueue {
     pub(super) name: Arc<str>,
@@ -30,6 +53,7 @@ pub(super) struct StoreQueue {
     pub(super) look: Arc<Notify>,
     core: OnceLock<Weak<QueueCore>>,
     state: Mutex<State>,
+    pub(super) replies: Arc<Replies>,
     /// It hands out nothing more; what is in hand can still be settled.
     detached: AtomicBool,
     /// Rows of the queue: what was counted last, and what this process has written and deleted since.
@@ -41,8 +65,6 @@ pub(super) struct StoreQueue {
 #[derive(Default)]
 struct State {
     hand: Hand,
-    /// Where replies of this process's requests go, by the ids of their messages.
-    replies: HashMap<MessageId, Arc<dyn ReplyPort>>,
     /// Rows may be there that were not read.
     has_more: bool,
     /// When the next waiting row is due that is known of, and whether that is to be asked.
@@ -51,13 +73,19 @@ struct State {
 }
 
 impl StoreQueue {
-    pub(super) fn new(name: Arc<str>, writes: Arc<Writes>, look: Arc<Notify>) -> Self {
+    pub(super) fn new(
+        name: Arc<str>,
+        writes: Arc<Writes>,
+        look: Arc<Notify>,
+        replies: Arc<Replies>,
+    ) -> Self {
         Self {
             name,
             writes,
             look,
             core: OnceLock::new(),
             state: Mutex::default(),
+            replies,
             detached: AtomicBool::new(false),
             rows: AtomicI64::new(0),
             room: Notify::new(),
@@ -227,24 +255,6 @@ impl StoreQueue {
         is_taken
     }
 
-    /// Where the reply to a message of this process goes.
-    pub(super) fn reply_of(&self, message: MessageId) -> Option<Arc<dyn ReplyPort>> {
-        self.state.lock().replies.get(&message).cloned()
-    }
-
-    pub(super) fn expect_reply(&self, message: MessageId, port: &Arc<dyn ReplyPort>) {
-        let mut state = self.state.lock();
-        if state.replies.len() >= MANY_REPLIES && state.replies.len().is_power_of_two() {
-            // Of messages that another process has handled.
-            state.replies.retain(|_, port| port.is_awaited());
-        }
-        state.replies.insert(message, Arc::clone(port));
-    }
-
-    pub(super) fn forget_reply(&self, message: MessageId) {
-        self.state.lock().replies.remove(&message);
-    }
-
     /// A settlement is written, or refused by its fence.
     pub(super) fn written(&self, position: i64, fence: i64) {
         let wants_more = {
@@ -308,7 +318,7 @@ impl StoreQueue {
                 })
             );
             if !keeps_reply {
-                state.replies.remove(&delivery.message);
+                self.replies.forget(delivery.message);
             }
             let most = self.core().map_or(0, |core| core.mailbox.capacity() / 2);
             let is_urgent = state.hand.is_idle() || state.hand.count_settling() >= most;

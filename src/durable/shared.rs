@@ -9,7 +9,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::config::Durable;
 use super::letters::Ledger;
-use super::queue::StoreQueue;
+use super::queue::{Replies, StoreQueue};
 use super::writes::Writes;
 use super::{consumer, lease, writer};
 use crate::delivery::{Restart, Strategy};
@@ -54,6 +54,7 @@ pub(crate) struct Shared {
     /// Queues to be given up.
     leaving: Mutex<Vec<String>>,
     pub(super) writes: Arc<Writes>,
+    pub(super) replies: Arc<Replies>,
     pub(super) waiting: Semaphore,
     pub(super) look: Arc<Notify>,
     pub(super) lease_changed: Notify,
@@ -98,6 +99,7 @@ impl Shared {
             queues: Mutex::default(),
             leaving: Mutex::default(),
             writes: Arc::new(Writes::new()),
+            replies: Arc::default(),
             waiting: Semaphore::new(MOST_WAITING),
             look: Arc::default(),
             lease_changed: Notify::new(),
@@ -165,7 +167,8 @@ impl Shared {
         }
         let name: Arc<str> = name.into();
         let (writes, look) = (Arc::clone(&self.writes), Arc::clone(&self.look));
-        let queue = Arc::new(StoreQueue::new(Arc::clone(&name), writes, look));
+        let replies = Arc::clone(&self.replies);
+        let queue = Arc::new(StoreQueue::new(Arc::clone(&name), writes, look, replies));
         queues.insert(name, Arc::clone(&queue));
         queue
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::letters::StoreDeadLetters;
-use super::queue::{StoreBacking, StoreQueue};
+use super::queue::{Replies, StoreBacking, StoreQueue};
 use super::shared::Shared;
 use super::writes::Publication;
 use crate::broker::{StoredQueues, StoredReceipt};
@@ -19,8 +19,8 @@ use crate::store::{NewQueued, row_of};
 /// What is done when its publisher does not wait any more.
 struct Waiting {
     publication: Arc<Publication>,
-    /// The command's queue, where a reply is waited for.
-    expects_reply: Option<(Arc<StoreQueue>, MessageId)>,
+    /// Where a reply to it is waited for.
+    expects_reply: Option<(Arc<Replies>, MessageId)>,
     is_done: bool,
 }
 
@@ -30,9 +30,9 @@ impl Drop for Waiting {
             return;
         }
         if self.publication.withdraw()
-            && let Some((queue, message)) = &self.expects_reply
+            && let Some((replies, message)) = &self.expects_reply
         {
-            queue.forget_reply(*message);
+            replies.forget(*message);
         }
     }
 }
@@ -119,11 +119,11 @@ impl Shared {
         let port = metadata.and_then(|metadata| metadata.reply.as_ref());
         let mut waiting = Waiting {
             publication: Arc::clone(&publication),
-            expects_reply: port.map(|_| (Arc::clone(&first), envelope.id)),
+            expects_reply: port.map(|_| (Arc::clone(&self.replies), envelope.id)),
             is_done: false,
         };
         if let Some(port) = port {
-            first.expect_reply(envelope.id, port);
+            self.replies.expect(envelope.id, port);
         }
         if !self.writes.publish(publication) {
             return Err(Refusal::Closed);
