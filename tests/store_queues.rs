@@ -339,7 +339,7 @@ async fn keyed_order_is_kept_over_retries(world: World) {
     bus.subscribe_fn::<Placed, _>(
         "keyed",
         async move |placed: &Placed, cx: &mut Context<'_>| {
-            if placed.order % 5 == 0 && cx.attempt() == 1 {
+            if placed.order.is_multiple_of(5) && cx.attempt() == 1 {
                 failures.fetch_add(1, Ordering::Relaxed);
                 return Err(Failure::retry("the first time"));
             }

@@ -6,10 +6,6 @@ use crate::ports::{BoxFuture, DeadLetter, DeadLetterStore, HealthSource, Refusal
 use crate::queue::{Foundation, QueueCore};
 
 /// The queues that are kept in the store, as the broker and the bus see them.
-#[cfg_attr(
-    not(any(feature = "sqlite", feature = "postgres")),
-    expect(dead_code, reason = "without a store there are none")
-)]
 pub(crate) trait StoredQueues: HealthSource {
     /// Writes a message for several queues, for all of them or none, and resolves when that is committed. Waits up to
     /// `patience`.
