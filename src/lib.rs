@@ -109,9 +109,9 @@ pub use outbox::{Outbox, Relay};
 #[cfg(any(feature = "amqp", feature = "sqlite", feature = "postgres"))]
 pub use ports::WhenDown;
 pub use ports::{
-    BridgeSnapshot, Bridged, Condition, DeadLetter, DeadLetterLedger, DeadLettered, Filter,
-    Inbound, Interceptor, Lifecycle, LifecycleKind, LocalBoxFuture, Next, Outbound, OutboxSnapshot,
-    Problem, Refusal, Refused, RequestError, StoreError,
+    BridgeSnapshot, Bridged, Condition, DeadLetter, DeadLetterLedger, DeadLettered,
+    DurableSnapshot, Filter, Inbound, Interceptor, Lifecycle, LifecycleKind, LocalBoxFuture, Next,
+    Outbound, OutboxSnapshot, Problem, Refusal, Refused, RequestError, StoreError,
 };
 pub use queue::SubscriptionState;
 #[cfg(feature = "postgres")]

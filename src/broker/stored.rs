@@ -2,7 +2,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::message::SharedParcel;
-use crate::ports::{BoxFuture, DeadLetter, DeadLetterStore, HealthSource, Refusal};
+use crate::ports::{
+    BoxFuture, DeadLetter, DeadLetterStore, DurableSnapshot, HealthSource, Refusal,
+};
 use crate::queue::{Foundation, QueueCore};
 
 /// The queues that are kept in the store, as the broker and the bus see them.
@@ -43,6 +45,8 @@ pub(crate) trait StoredQueues: HealthSource {
         letter: &DeadLetter,
         patience: Duration,
     ) -> BoxFuture<'static, Result<(), Refusal>>;
+
+    fn snapshot(&self) -> DurableSnapshot;
 
     /// Writes everything that is settled, gives all queues up and ends, no later than `deadline`.
     fn close(&self, deadline: Duration) -> BoxFuture<'static, ()>;

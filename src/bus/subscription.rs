@@ -97,6 +97,8 @@ impl Subscription {
     /// Throws away what is queued, for the whole group, and answers with the number: counted as `purged`. Senders
     /// that wait for a reply get [`RequestError::Discarded`](crate::RequestError::Discarded).
     ///
+    /// Of a queue on RabbitMQ or in the store it is what was handed to this process: more comes after it.
+    ///
     /// What is in flight or waits for a retry stays: it has been begun. So a purge with a worker under way
     /// may miss what it has taken, up to 64 messages; [`pause`](Self::pause) first to have it put them back
     /// after the message in hand.

@@ -8,8 +8,6 @@ use crate::supervisor::Stop;
 
 /// How often a process looks whether a queue that another one has is free.
 const STANDBY: Duration = Duration::from_secs(1);
-/// How often rows are counted.
-const COUNT: Duration = Duration::from_secs(30);
 /// How often dead letters beyond their bound are looked for, and the most that are deleted at once.
 const TRIM: Duration = Duration::from_secs(5);
 const TRIMMED: u32 = 500;
@@ -18,10 +16,7 @@ const TRIMMED: u32 = 500;
 pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), DatabaseError> {
     let mut session = shared.open().await?;
     shared.works("lease");
-    let mut keeping = Keeping {
-        counted_at: HashMap::new(),
-        trimmed_at: Instant::now(),
-    };
+    let mut trims_at = Instant::now() + TRIM;
     loop {
         let (is_done, pause) = match renew(&shared, &mut *session).await {
             Ok(pause) => (true, pause),
@@ -33,7 +28,9 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Data
         };
         if is_done {
             shared.works("lease");
-            keeping.look(&shared, &mut *session).await?;
+            if Instant::now() >= trims_at {
+                trims_at = trim(&shared, &mut *session).await?;
+            }
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -77,45 +74,13 @@ async fn renew(shared: &Shared, session: &mut dyn StoreSession) -> Result<Durati
     })
 }
 
-/// What is looked at seldom.
-struct Keeping {
-    counted_at: HashMap<Arc<str>, Instant>,
-    trimmed_at: Instant,
-}
-
-impl Keeping {
-    async fn look(
-        &mut self,
-        shared: &Shared,
-        session: &mut dyn StoreSession,
-    ) -> Result<(), DatabaseError> {
-        let now = Instant::now();
-        let queues = shared.attached();
-        self.counted_at
-            .retain(|name, _| queues.iter().any(|queue| queue.name == *name));
-        for queue in queues {
-            let counted_at = self.counted_at.get(&queue.name);
-            if counted_at.is_some_and(|at| now < *at + COUNT) {
-                continue;
-            }
-            self.counted_at.insert(Arc::clone(&queue.name), now);
-            // One more, so that a full queue is known to be one.
-            let most = shared.settings.rows.saturating_add(1);
-            match session.count_queued(&queue.name, most).await {
-                Ok(rows) => queue.counted(rows),
-                Err(error) if error.keeps_connection() => {}
-                Err(error) => return Err(error),
-            }
-        }
-        if now >= self.trimmed_at + TRIM {
-            self.trimmed_at = now;
-            let keep = shared.settings.dead_letters;
-            match session.trim_letters(keep, TRIMMED).await {
-                Ok(trimmed) => shared.letters.count_evicted(trimmed),
-                Err(error) if error.keeps_connection() => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+/// Deletes dead letters beyond their bound. Answers when to do so next.
+async fn trim(shared: &Shared, session: &mut dyn StoreSession) -> Result<Instant, DatabaseError> {
+    let keep = shared.settings.dead_letters;
+    match session.trim_letters(keep, TRIMMED).await {
+        Ok(trimmed) => shared.letters.count_evicted(trimmed),
+        Err(error) if error.keeps_connection() => {}
+        Err(error) => return Err(error),
     }
+    Ok(Instant::now() + TRIM)
 }

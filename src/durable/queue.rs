@@ -17,6 +17,8 @@ use crate::store::{Failures, TakeQueued};
 
 /// How long a message that no handler takes waits once for a deploy that brings one.
 const UNKNOWN_TYPE_DELAY: Duration = Duration::from_secs(600);
+/// How often rows are counted.
+const COUNT: Duration = Duration::from_secs(30);
 /// The most rows that are read at once.
 const MOST_AT_ONCE: usize = 512;
 /// From so many on, replies that nobody waits for any more are looked for.
@@ -70,6 +72,7 @@ struct State {
     /// When the next waiting row is due that is known of, and whether that is to be asked.
     due: Option<Instant>,
     asks_due: bool,
+    counted_at: Option<Instant>,
 }
 
 impl StoreQueue {
@@ -156,6 +159,10 @@ impl StoreQueue {
     /// Whether no settlement of it is still to be written.
     pub(super) fn is_settled(&self) -> bool {
         self.state.lock().hand.count_settling() == 0
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.state.lock().hand.is_held()
     }
 
     /// Rows may have come.
@@ -275,7 +282,16 @@ impl StoreQueue {
         }
     }
 
+    /// Whether its rows are to be counted: other processes write and delete too.
+    pub(super) fn wants_count(&self, most: u64, now: Instant) -> bool {
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let is_full = self.rows.load(Ordering::Relaxed) >= most;
+        let counted_at = self.state.lock().counted_at;
+        is_full || counted_at.is_none_or(|at| now >= at + COUNT)
+    }
+
     pub(super) fn counted(&self, rows: u64) {
+        self.state.lock().counted_at = Some(Instant::now());
         let rows = i64::try_from(rows).unwrap_or(i64::MAX);
         let before = self.rows.swap(rows, Ordering::Relaxed);
         if rows < before {

@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -12,7 +12,7 @@ use crate::broker::{StoredQueues, StoredReceipt};
 use crate::delivery::Overflow;
 use crate::mailbox::halt;
 use crate::message::{MessageId, SharedParcel};
-use crate::ports::{BoxFuture, DeadLetter, DeadLetterStore, Deadline, Refusal};
+use crate::ports::{BoxFuture, DeadLetter, DeadLetterStore, Deadline, DurableSnapshot, Refusal};
 use crate::queue::{Foundation, QueueCore};
 use crate::store::{NewQueued, row_of};
 
@@ -258,6 +258,24 @@ impl StoredQueues for Shared {
             }
             Ok(())
         })
+    }
+
+    fn snapshot(&self) -> DurableSnapshot {
+        let queues = self.attached();
+        let rows = queues
+            .iter()
+            .map(|queue| queue.rows.load(Ordering::Relaxed).max(0).unsigned_abs());
+        let counts = &self.writes.counts;
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        DurableSnapshot {
+            queues: queues.len() as u64,
+            held: queues.iter().filter(|queue| queue.is_held()).count() as u64,
+            rows: rows.sum(),
+            written: read(&counts.written),
+            settled: read(&counts.settled),
+            commits: read(&counts.commits),
+            lost: read(&counts.lost),
+        }
     }
 
     fn close(&self, deadline: Duration) -> BoxFuture<'static, ()> {

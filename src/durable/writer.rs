@@ -9,6 +9,8 @@ use crate::supervisor::Stop;
 
 /// The wait of a database that is locked, before it is asked again.
 const AGAIN: Duration = Duration::from_millis(100);
+/// How often it is looked whether rows are to be counted.
+const COUNT_LOOK: Duration = Duration::from_secs(1);
 
 /// Writes what publishers and workers have, until it is told to stop and nothing is left, or the database fails. What it
 /// has taken then goes back, and the next life writes it: to write it twice does no harm.
@@ -16,7 +18,12 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Data
     let mut session = shared.open().await?;
     shared.works("writer");
     let mut is_stopping = false;
+    let mut counts_at = Instant::now();
     loop {
+        if !is_stopping && Instant::now() >= counts_at {
+            count(&shared, &mut *session).await?;
+            counts_at = Instant::now() + COUNT_LOOK;
+        }
         let due = shared.writes.due();
         if due.is_some_and(|due| is_stopping || due <= Instant::now()) {
             write(&shared, &mut *session).await?;
@@ -28,9 +35,31 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Data
         tokio::select! {
             () = shared.writes.changed.notified() => {}
             () = until(due) => {}
+            () = tokio::time::sleep_until(counts_at.into()) => {}
             () = stop.asked() => is_stopping = true,
         }
     }
+}
+
+/// Counts the rows of the queues of which that was long ago, or that seem to be full. Here, between two transactions, so
+/// that none of this process's is counted twice.
+async fn count(shared: &Shared, session: &mut dyn StoreSession) -> Result<(), DatabaseError> {
+    let most = shared.settings.rows;
+    for queue in shared.attached() {
+        if !queue.wants_count(most, Instant::now()) {
+            continue;
+        }
+        // One more, so that a full queue is known to be one.
+        match session
+            .count_queued(&queue.name, most.saturating_add(1))
+            .await
+        {
+            Ok(rows) => queue.counted(rows),
+            Err(error) if error.keeps_connection() => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 async fn until(at: Option<Instant>) {

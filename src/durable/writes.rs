@@ -27,7 +27,15 @@ const MOST_SETTLED: usize = 2048;
 pub(super) struct Writes {
     state: Mutex<State>,
     pub(super) changed: Notify,
-    /// Settlements that came too late: their messages come again.
+    pub(super) counts: Counts,
+}
+
+/// See [`DurableSnapshot`](crate::DurableSnapshot).
+#[derive(Default)]
+pub(super) struct Counts {
+    pub(super) written: AtomicU64,
+    pub(super) settled: AtomicU64,
+    pub(super) commits: AtomicU64,
     pub(super) lost: AtomicU64,
 }
 
@@ -271,6 +279,11 @@ impl Batch<'_> {
 
     /// It is committed.
     pub(super) fn finish(mut self, written: &QueueWritten) {
+        let counts = &self.writes.counts;
+        let add = |count: &AtomicU64, more: usize| count.fetch_add(more as u64, Ordering::Relaxed);
+        add(&counts.commits, 1);
+        add(&counts.written, self.new.len());
+        add(&counts.settled, self.settled.len());
         for publication in self.new.drain(..) {
             for queue in &publication.queues {
                 queue.count_rows(1);
@@ -315,7 +328,7 @@ impl Writes {
         Self {
             state: Mutex::default(),
             changed: Notify::new(),
-            lost: AtomicU64::new(0),
+            counts: Counts::default(),
         }
     }
 
@@ -355,7 +368,7 @@ impl Writes {
     }
 
     pub(super) fn count_lost(&self, lost: u64) {
-        self.lost.fetch_add(lost, Ordering::Relaxed);
+        self.counts.lost.fetch_add(lost, Ordering::Relaxed);
     }
 
     /// When something is to be written; none: nothing is.
