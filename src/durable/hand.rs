@@ -68,10 +68,6 @@ impl Hand {
         self.taken.len().saturating_sub(self.deliveries.len())
     }
 
-    pub(super) fn is_idle(&self) -> bool {
-        self.deliveries.is_empty()
-    }
-
     /// Takes a row in. None: it is in hand already.
     pub(super) fn take(&mut self, position: i64, message: MessageId) -> Option<u64> {
         if !self.taken.insert(position) {

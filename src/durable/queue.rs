@@ -336,8 +336,9 @@ impl StoreQueue {
             if !keeps_reply {
                 self.replies.forget(delivery.message);
             }
+            // Others cannot be handed out for what is not written.
             let most = self.core().map_or(0, |core| core.mailbox.capacity() / 2);
-            let is_urgent = state.hand.is_idle() || state.hand.count_settling() >= most;
+            let is_urgent = state.hand.count_settling() >= most.max(1);
             (settlement, is_urgent)
         };
         if let Some(settlement) = settlement {

@@ -26,7 +26,7 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Data
         }
         let due = shared.writes.due();
         if due.is_some_and(|due| is_stopping || due <= Instant::now()) {
-            write(&shared, &mut *session).await?;
+            write(&shared, &mut *session, is_stopping).await?;
             continue;
         }
         if is_stopping {
@@ -69,8 +69,12 @@ async fn until(at: Option<Instant>) {
     }
 }
 
-async fn write(shared: &Shared, session: &mut dyn StoreSession) -> Result<(), DatabaseError> {
-    let batch = shared.writes.batch();
+async fn write(
+    shared: &Shared,
+    session: &mut dyn StoreSession,
+    all: bool,
+) -> Result<(), DatabaseError> {
+    let batch = shared.writes.batch(all);
     if batch.is_empty() {
         return Ok(());
     }

@@ -383,8 +383,9 @@ impl Writes {
         }
     }
 
-    /// Takes what one transaction writes.
-    pub(super) fn batch(&self) -> Batch<'_> {
+    /// Takes what one transaction writes: publications, and settlements when they are due, or `all`. One publication
+    /// alone is one statement, which costs less than a transaction of several.
+    pub(super) fn batch(&self, all: bool) -> Batch<'_> {
         let mut batch = Batch {
             writes: self,
             write: QueueWrite::default(),
@@ -408,7 +409,10 @@ impl Writes {
             }
         }
         let is_alone = state.one_by_one > 0 && !batch.new.is_empty();
+        let now = Instant::now();
+        let are_due = all || state.is_urgent || state.since.is_none_or(|at| now >= at + GATHER);
         while !is_alone
+            && are_due
             && batch.settled.len() < most_settled
             && let Some(settlement) = state.settled.pop_front()
         {

@@ -251,11 +251,23 @@ impl<D: Driver> QueueSession for Session<D> {
         holder: &'a str,
         write: &'a QueueWrite,
     ) -> StoreFuture<'a, QueueWritten> {
-        Box::pin(
-            self.in_transaction("write durable queues", async move |session| {
-                session.write_all(holder, write).await
-            }),
-        )
+        let statements = [
+            !write.new.is_empty(),
+            !write.done.is_empty(),
+            !write.retried.is_empty(),
+            // Two of them.
+            !write.buried.is_empty(),
+            !write.buried.is_empty(),
+        ];
+        let is_one = statements.into_iter().filter(|is_there| *is_there).count() == 1;
+        Box::pin(async move {
+            if is_one {
+                // It is a transaction by itself, without two more ways to the database.
+                return self.write_all(holder, write).await;
+            }
+            let all = async move |session: &mut Self| session.write_all(holder, write).await;
+            self.in_transaction("write durable queues", all).await
+        })
     }
 
     fn take_queued<'a>(&'a mut self, wanted: &'a TakeQueued) -> StoreFuture<'a, Vec<QueuedRow>> {
