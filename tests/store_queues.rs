@@ -30,6 +30,7 @@ over_both!(
     another_process_takes_over,
     the_outbox_publishes_into_a_durable_queue,
     what_cannot_be_durable_says_so,
+    a_group_is_subscribed_again_while_its_former_one_ends,
 );
 
 const ROWS: &str = "SELECT count(*) FROM postroom_queue";
@@ -452,6 +453,42 @@ async fn the_outbox_publishes_into_a_durable_queue(world: World) {
     until("handled", || handled.len() >= 20).await;
     world.until_rows("published", 20).await;
     assert_eq!(handled.sorted(), (0..20).collect::<Vec<_>>());
+    end(&bus).await;
+}
+
+async fn a_group_is_subscribed_again_while_its_former_one_ends(world: World) {
+    let bus = bus(&world).await;
+    let handled = Seen::default();
+    let mut subscription = seen(&bus, &handled).await;
+    let publisher = tokio::spawn({
+        let bus = bus.clone();
+        async move {
+            let mut accepted = Vec::new();
+            for order in 0..400 {
+                // In between no queue may be there.
+                let receipt = bus.publish(Placed { order }).await;
+                if receipt.is_ok_and(|receipt| receipt.local.accepted == 1) {
+                    accepted.push(order);
+                }
+            }
+            accepted
+        }
+    });
+    for _ in 0..8 {
+        let stop = subscription.stop(Duration::from_secs(2));
+        let start = async {
+            // It is a member of the former group, or begins a new one.
+            tokio::task::yield_now().await;
+            seen(&bus, &handled).await
+        };
+        (_, subscription) = tokio::join!(stop, start);
+    }
+    let accepted = publisher.await.unwrap();
+    world.until(ROWS, 0).await;
+    let mut orders = handled.sorted();
+    orders.dedup();
+    assert_eq!(orders, accepted);
+    assert!(!accepted.is_empty());
     end(&bus).await;
 }
 

@@ -116,6 +116,13 @@ impl Hand {
         delivery.is_some_and(|delivery| self.taken.remove(&delivery.position))
     }
 
+    /// All deliveries go back, untouched; what is being settled stays taken.
+    pub(super) fn drop_deliveries(&mut self) {
+        for delivery in std::mem::take(&mut self.deliveries).into_values() {
+            self.taken.remove(&delivery.position);
+        }
+    }
+
     /// The settlement of a row is written.
     pub(super) fn written(&mut self, position: i64, fence: i64) {
         if self.held.is_some_and(|(held, _)| held == fence) {
@@ -174,6 +181,19 @@ mod tests {
         assert_eq!(hand.count_taken(), 1);
         assert!(hand.lost());
         assert_eq!((hand.count_taken(), hand.fence(now)), (0, None));
+    }
+
+    #[test]
+    fn what_a_former_subscription_left_can_be_taken_but_not_what_it_settled() {
+        let now = Instant::now();
+        let mut hand = held(now);
+        let settled = hand.take(1, MessageId::new()).unwrap();
+        let left = hand.take(2, MessageId::new()).unwrap();
+        assert!(hand.settle(settled).is_some());
+        hand.drop_deliveries();
+        assert!(!hand.is_live(left, now));
+        assert!(hand.take(1, MessageId::new()).is_none());
+        assert!(hand.take(2, MessageId::new()).is_some());
     }
 
     #[test]

@@ -58,6 +58,15 @@ async fn renew(shared: &Shared, session: &mut dyn StoreSession) -> Result<Durati
         .iter()
         .map(|held| (held.queue.as_str(), held.fence))
         .collect();
+    // Of a subscription that was not started after all.
+    for name in held
+        .keys()
+        .filter(|name| !names.iter().any(|known| known == *name))
+    {
+        if shared.queue(name).is_none_or(|queue| !queue.is_attached()) {
+            shared.leave(name);
+        }
+    }
     let mut all_held = true;
     for queue in &queues {
         match held.get(&*queue.name) {

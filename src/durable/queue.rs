@@ -1,6 +1,6 @@
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
@@ -53,7 +53,11 @@ pub(super) struct StoreQueue {
     pub(super) writes: Arc<Writes>,
     /// Rung when the consumer has something to look at.
     pub(super) look: Arc<Notify>,
-    core: OnceLock<Weak<QueueCore>>,
+    /// The one that is subscribed now: a group may be subscribed again while its former one still ends.
+    core: Mutex<Weak<QueueCore>>,
+    /// How often a subscription was begun on it, and how often when the present one ended.
+    founded: AtomicU64,
+    founded_at_end: AtomicU64,
     state: Mutex<State>,
     pub(super) replies: Arc<Replies>,
     /// It hands out nothing more; what is in hand can still be settled.
@@ -86,7 +90,9 @@ impl StoreQueue {
             name,
             writes,
             look,
-            core: OnceLock::new(),
+            core: Mutex::default(),
+            founded: AtomicU64::new(0),
+            founded_at_end: AtomicU64::new(0),
             state: Mutex::default(),
             replies,
             detached: AtomicBool::new(false),
@@ -95,22 +101,53 @@ impl StoreQueue {
         }
     }
 
+    /// A subscription begins on it.
+    pub(super) fn found(&self) {
+        self.founded.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether a subscription has begun since the present one ended.
+    pub(super) fn is_founded_anew(&self) -> bool {
+        let founded = self.founded.load(Ordering::Acquire);
+        founded != self.founded_at_end.load(Ordering::Acquire)
+    }
+
     /// False: it was attached already.
     pub(super) fn attach(&self, core: &Arc<QueueCore>) -> bool {
-        self.core.set(Arc::downgrade(core)).is_ok()
+        if self.is_of(core) {
+            return false;
+        }
+        let mut state = self.state.lock();
+        // What a former subscription has left in hand is handed out by this one.
+        state.hand.drop_deliveries();
+        state.has_more = true;
+        state.asks_due = true;
+        *self.core.lock() = Arc::downgrade(core);
+        self.detached.store(false, Ordering::Release);
+        true
     }
 
     pub(super) fn core(&self) -> Option<Arc<QueueCore>> {
-        self.core.get().and_then(Weak::upgrade)
+        self.core.lock().upgrade()
+    }
+
+    /// Whether this is the subscription that it is attached for.
+    pub(super) fn is_of(&self, core: &QueueCore) -> bool {
+        std::ptr::eq(self.core.lock().as_ptr(), core)
     }
 
     pub(super) fn is_attached(&self) -> bool {
-        self.core.get().is_some()
+        self.core().is_some()
     }
 
     /// Stops to hand out. What was not started goes back.
     pub(super) fn detach(&self, core: &QueueCore) {
+        if !self.is_of(core) {
+            return;
+        }
         {
+            let founded = self.founded.load(Ordering::Acquire);
+            self.founded_at_end.store(founded, Ordering::Release);
             // Under the lock, under which the consumer hands out.
             let _state = self.state.lock();
             self.detached.store(true, Ordering::Release);
@@ -240,7 +277,8 @@ impl StoreQueue {
         rows: Vec<(i64, MessageId, Slot)>,
     ) -> bool {
         let mut state = self.state.lock();
-        if state.hand.fence(Instant::now()) != Some(fence) || self.is_detached() {
+        let is_mine = state.hand.fence(Instant::now()) == Some(fence) && self.is_of(core);
+        if !is_mine || self.is_detached() {
             state.has_more = true;
             return false;
         }

@@ -173,7 +173,7 @@ impl StoredQueues for Shared {
     }
 
     fn foundation(&self, group: &str) -> Arc<Foundation> {
-        let queue = self.make_queue(group);
+        let queue = self.found_queue(group);
         Arc::new(Foundation {
             backing: Arc::new(StoreBacking(queue)),
             dead_letters: self.dead_letters(),
@@ -185,8 +185,11 @@ impl StoredQueues for Shared {
         Box::pin(async move {
             let Some(this) = this else { return };
             this.start().await;
-            if this.make_queue(&core.name).attach(&core) {
+            if let Some(queue) = this.queue(&core.name)
+                && queue.attach(&core)
+            {
                 this.lease_changed.notify_one();
+                this.look.notify_one();
             }
         })
     }
@@ -204,8 +207,13 @@ impl StoredQueues for Shared {
             let Some(stored) = this.queue(&core.name) else {
                 return;
             };
+            if !stored.is_of(&core) {
+                return;
+            }
             this.until(|| stored.is_settled()).await;
-            this.forget(&core.name);
+            if !this.forget(&stored) {
+                return;
+            }
             this.leave(&core.name);
             this.until(|| !this.leaving().iter().any(|name| **name == *core.name))
                 .await;
