@@ -126,6 +126,9 @@ async fn a_process_that_dies() {
         tokio::spawn(async move {
             loop {
                 let order = next.fetch_add(1, Ordering::Relaxed);
+                if order == u64::MAX {
+                    return;
+                }
                 let receipt = bus.publish(Placed { order }).await.unwrap();
                 accepted.write(order, receipt.id);
             }
