@@ -1,5 +1,5 @@
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -55,9 +55,6 @@ pub(super) struct StoreQueue {
     pub(super) look: Arc<Notify>,
     /// The one that is subscribed now: a group may be subscribed again while its former one still ends.
     core: Mutex<Weak<QueueCore>>,
-    /// How often a subscription was begun on it, and how often when the present one ended.
-    founded: AtomicU64,
-    founded_at_end: AtomicU64,
     state: Mutex<State>,
     pub(super) replies: Arc<Replies>,
     /// It hands out nothing more; what is in hand can still be settled.
@@ -91,25 +88,12 @@ impl StoreQueue {
             writes,
             look,
             core: Mutex::default(),
-            founded: AtomicU64::new(0),
-            founded_at_end: AtomicU64::new(0),
             state: Mutex::default(),
             replies,
             detached: AtomicBool::new(false),
             rows: AtomicI64::new(0),
             room: Notify::new(),
         }
-    }
-
-    /// A subscription begins on it.
-    pub(super) fn found(&self) {
-        self.founded.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// Whether a subscription has begun since the present one ended.
-    pub(super) fn is_founded_anew(&self) -> bool {
-        let founded = self.founded.load(Ordering::Acquire);
-        founded != self.founded_at_end.load(Ordering::Acquire)
     }
 
     /// False: it was attached already.
@@ -131,6 +115,16 @@ impl StoreQueue {
         self.core.lock().upgrade()
     }
 
+    /// A subscription has ended. False: another one has begun.
+    pub(super) fn release(&self, core: &QueueCore) -> bool {
+        let mut known = self.core.lock();
+        let is_mine = std::ptr::eq(known.as_ptr(), core);
+        if is_mine {
+            *known = Weak::new();
+        }
+        is_mine
+    }
+
     /// Whether this is the subscription that it is attached for.
     pub(super) fn is_of(&self, core: &QueueCore) -> bool {
         std::ptr::eq(self.core.lock().as_ptr(), core)
@@ -146,8 +140,6 @@ impl StoreQueue {
             return;
         }
         {
-            let founded = self.founded.load(Ordering::Acquire);
-            self.founded_at_end.store(founded, Ordering::Release);
             // Under the lock, under which the consumer hands out.
             let _state = self.state.lock();
             self.detached.store(true, Ordering::Release);

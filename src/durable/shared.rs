@@ -159,35 +159,24 @@ impl Shared {
         self.supervisor.send(AddChild { child, spec }).await.ok()?
     }
 
-    /// The queue of a group, made at its first use, for a subscription that begins.
+    /// The queue of a group, made at its first use. It is kept for as long as a subscription, also one that ends or has
+    /// not begun yet, stands on it: each of a name stands on the same.
     pub(super) fn found_queue(&self, name: &str) -> Arc<StoreQueue> {
         let mut queues = self.queues.lock();
+        queues.retain(|_, queue| queue.is_attached() || Arc::strong_count(queue) > 1);
         if let Some(known) = queues.get(name) {
-            known.found();
             return Arc::clone(known);
         }
         let name: Arc<str> = name.into();
         let (writes, look) = (Arc::clone(&self.writes), Arc::clone(&self.look));
         let replies = Arc::clone(&self.replies);
         let queue = Arc::new(StoreQueue::new(Arc::clone(&name), writes, look, replies));
-        queue.found();
         queues.insert(name, Arc::clone(&queue));
         queue
     }
 
     pub(super) fn queue(&self, name: &str) -> Option<Arc<StoreQueue>> {
         self.queues.lock().get(name).cloned()
-    }
-
-    /// Forgets a queue whose subscription has ended. False: another one has begun.
-    pub(super) fn forget(&self, queue: &StoreQueue) -> bool {
-        // Under the lock, under which one begins.
-        let mut queues = self.queues.lock();
-        if queue.is_founded_anew() {
-            return false;
-        }
-        queues.remove(&queue.name);
-        true
     }
 
     pub(super) fn all(&self) -> Vec<Arc<StoreQueue>> {

@@ -211,7 +211,7 @@ impl StoredQueues for Shared {
                 return;
             }
             this.until(|| stored.is_settled()).await;
-            if !this.forget(&stored) {
+            if !stored.release(&core) {
                 return;
             }
             this.leave(&core.name);
