@@ -63,6 +63,8 @@ mod bridge;
 mod broker;
 mod bus;
 mod delivery;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod durable;
 mod mailbox;
 mod message;
 mod observe;
@@ -95,6 +97,8 @@ pub use delivery::{
     Breaker, BreakerError, Failure, Order, Outcome, Overflow, Reason, Restart, Retry, RetryError,
     Strategy, Verdict,
 };
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use durable::Durable;
 pub use message::{
     AddressKind, CodecError, Command, Envelope, Event, MessageId, NameError, ParseMessageIdError,
     Pattern, RawBody, RawMessage,
@@ -105,9 +109,9 @@ pub use outbox::{Outbox, Relay};
 #[cfg(any(feature = "amqp", feature = "sqlite", feature = "postgres"))]
 pub use ports::WhenDown;
 pub use ports::{
-    BridgeSnapshot, Bridged, Condition, DeadLetter, DeadLetterLedger, DeadLettered, Filter,
-    Inbound, Interceptor, Lifecycle, LifecycleKind, LocalBoxFuture, Next, Outbound, OutboxSnapshot,
-    Problem, Refusal, Refused, RequestError, StoreError,
+    BridgeSnapshot, Bridged, Condition, DeadLetter, DeadLetterLedger, DeadLettered,
+    DurableSnapshot, Filter, Inbound, Interceptor, Lifecycle, LifecycleKind, LocalBoxFuture, Next,
+    Outbound, OutboxSnapshot, Problem, Refusal, Refused, RequestError, StoreError,
 };
 pub use queue::SubscriptionState;
 #[cfg(feature = "postgres")]
@@ -137,8 +141,10 @@ pub mod parts {
     pub use crate::bridge::{Argument, ExchangeKind, PlanObject};
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
     pub use crate::store::{
-        FailedRow, HandlingLimits, HeldLane, LaneLease, NewRow, PublishedRow, StoreFuture,
-        StoreSession, StoredRow, TakeRows, Turn,
+        BuriedRow, FailedRow, Failures, HandlingLimits, HeldLane, HeldQueue, LaneLease,
+        LetterFilter, LetterRow, NewQueued, NewRow, PublishedRow, QueueSession, QueueWrite,
+        QueueWritten, QueuedRow, RetriedRow, StoreFuture, StoreSession, StoredRow, TakeQueued,
+        TakeRows, TakenRow, Turn,
     };
     pub use crate::subscriber::{
         ActorSubscriber, Chain, CommandFn, Dispatch, Empty, EventFn, Factory, Fallible, Infallible,

@@ -45,7 +45,8 @@ const VERSION: &str = "SELECT CAST(max(version) AS BIGINT) FROM postroom_schema"
 async fn rows_of_each_earlier_version_are_published_by_this_one(world: World) {
     let newest = migrations(&world).len();
     for version in 1..=newest {
-        for table in ["outbox", "lanes", "relays", "inbox", "schema"] {
+        let tables = "outbox lanes relays inbox queue consumers dead_letters schema";
+        for table in tables.split(' ') {
             world
                 .run(&format!("DROP TABLE IF EXISTS postroom_{table}"))
                 .await;

@@ -36,7 +36,7 @@ pub(crate) fn accept_everywhere<P: Payload>(
     make: impl FnOnce() -> P,
 ) -> bool {
     let targets = &route.targets;
-    if targets.is_empty() || targets.len() > LOCKED_AT_ONCE || route.exported {
+    if targets.is_empty() || targets.len() > LOCKED_AT_ONCE || route.must_wait {
         return false;
     }
     accept_in_all(

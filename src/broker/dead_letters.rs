@@ -7,25 +7,54 @@ use crate::ports::{BoxFuture, Claim, DeadLetterLedger, DeadLetterStore, Refusal}
 /// One place where dead letters are kept.
 pub(crate) struct DeadLetterSource {
     pub(crate) store: Arc<dyn DeadLetterStore>,
-    /// What is kept there goes back to its queue by the bridge.
-    is_bridged: bool,
+    way_back: WayBack,
+}
+
+/// How what is kept there goes back to its queue.
+#[derive(Clone, Copy)]
+enum WayBack {
+    /// Into the mailbox.
+    Mailbox,
+    Bridge,
+    Store,
 }
 
 impl Broker {
     /// Where the dead letters of one queue may be, or those of all.
     pub(crate) fn dead_letter_sources(&self, queue: Option<&str>) -> Vec<DeadLetterSource> {
-        let is_local = queue
-            .and_then(|name| self.table.queue_named(name))
-            .is_some_and(|queue| !queue.backing().is_bridged());
-        let away = match &self.bridge {
-            Some(bridge) if !is_local => bridge.dead_letters(queue),
-            _ => Vec::new(),
+        let known = queue.and_then(|name| self.table.queue_named(name));
+        let may_be = |way_back| {
+            known.as_ref().is_none_or(|queue| {
+                let backing = queue.backing();
+                match way_back {
+                    WayBack::Mailbox => true,
+                    WayBack::Bridge => backing.is_bridged(),
+                    WayBack::Store => backing.is_stored(),
+                }
+            })
         };
-        let here = std::iter::once((Arc::clone(&self.services.dead_letters), false));
-        let sources = here.chain(away.into_iter().map(|store| (store, true)));
+        let mut sources = vec![DeadLetterSource {
+            store: Arc::clone(&self.services.dead_letters),
+            way_back: WayBack::Mailbox,
+        }];
+        if let Some(stored) = &self.stored
+            && may_be(WayBack::Store)
+        {
+            sources.push(DeadLetterSource {
+                store: stored.dead_letters(),
+                way_back: WayBack::Store,
+            });
+        }
+        if let Some(bridge) = &self.bridge
+            && may_be(WayBack::Bridge)
+        {
+            let stores = bridge.dead_letters(queue).into_iter();
+            sources.extend(stores.map(|store| DeadLetterSource {
+                store,
+                way_back: WayBack::Bridge,
+            }));
+        }
         sources
-            .map(|(store, is_bridged)| DeadLetterSource { store, is_bridged })
-            .collect()
     }
 
     pub(crate) fn dead_letter_ledger(&self) -> DeadLetterLedger {
@@ -47,10 +76,10 @@ impl Broker {
         patience: Duration,
     ) -> BoxFuture<'static, Result<(), Refusal>> {
         let letter = claim.letter();
-        if source.is_bridged
-            && let Some(bridge) = &self.bridge
-        {
-            return bridge.hand_back(letter, patience);
+        match (source.way_back, &self.bridge, &self.stored) {
+            (WayBack::Bridge, Some(bridge), _) => return bridge.hand_back(letter, patience),
+            (WayBack::Store, _, Some(stored)) => return stored.hand_back(letter, patience),
+            _ => {}
         }
         let queue = self
             .table

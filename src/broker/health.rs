@@ -9,5 +9,8 @@ impl HealthSource for Broker {
         if let Some(bridge) = &self.bridge {
             bridge.examine(found);
         }
+        if let Some(stored) = &self.stored {
+            stored.examine(found);
+        }
     }
 }

@@ -7,6 +7,7 @@ mod health;
 mod outgoing;
 mod route;
 mod schedule;
+mod stored;
 mod table;
 mod trie;
 
@@ -18,6 +19,7 @@ pub(crate) use bridge::{Bridge, Home};
 pub(crate) use dead_letters::DeadLetterSource;
 pub(crate) use route::{Route, clear_left_behind, forget_routes};
 pub use schedule::{Schedule, ScheduleLedger};
+pub(crate) use stored::{StoredQueues, StoredReceipt};
 pub(crate) use table::{RoutingTable, SubscribeRefusal};
 
 use crate::message::{Address, AddressKind, Envelope, Event, Name, parcel};
@@ -49,6 +51,7 @@ pub(crate) struct Broker {
     pub(crate) services: Arc<Services>,
     pub(crate) table: RoutingTable,
     pub(crate) bridge: Option<Arc<dyn Bridge>>,
+    pub(crate) stored: Option<Arc<dyn StoredQueues>>,
     pub(crate) limits: Limits,
     pub(crate) schedules: Schedules,
     /// System events that a full subscriber missed.
@@ -62,6 +65,7 @@ impl Broker {
         services: Arc<Services>,
         limits: Limits,
         bridge: Option<Arc<dyn Bridge>>,
+        stored: Option<Arc<dyn StoredQueues>>,
     ) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Arc::new_cyclic(|this| Self {
@@ -70,6 +74,7 @@ impl Broker {
             services,
             table: RoutingTable::new(bridge.clone()),
             bridge,
+            stored,
             schedules: Schedules::default(),
             limits,
             missed_events: AtomicU64::new(0),
@@ -115,11 +120,8 @@ impl Broker {
                 pattern.as_str().starts_with("postroom.") && pattern.matches(E::TOPIC)
             })
         };
-        let route = Route {
-            targets: all.targets.iter().filter(asked).cloned().collect(),
-            exported: false,
-            generation: all.generation,
-        };
+        let targets = all.targets.iter().filter(asked).cloned().collect();
+        let route = Route::new(targets, false, all.generation);
         if route.targets.is_empty() {
             return;
         }

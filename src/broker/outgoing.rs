@@ -5,7 +5,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::accept::{Accepted, Stop, reserve};
-use super::{Broker, Gate, Route};
+use super::{Broker, Gate, Route, StoredReceipt};
 use crate::mailbox::Acquire;
 use crate::message::{
     AddressKind, Envelope, RawMessage, SharedParcel, encoded, validate_header, validate_key,
@@ -115,7 +115,7 @@ impl Broker {
             let envelope = parcel.envelope();
             let route = self.table.route(envelope.kind(), envelope.address());
             let is_queue = envelope.kind() == AddressKind::Queue;
-            if is_queue && route.targets.is_empty() && !route.exported {
+            if is_queue && route.targets.is_empty() && !route.must_wait {
                 let queue = envelope.address().to_owned();
                 return Err((Refusal::NoQueue { queue }, parcel));
             }
@@ -136,11 +136,7 @@ impl Broker {
         patience: Duration,
         from: Gate,
     ) -> Result<Accepted, Refusal> {
-        let route = Route {
-            targets: Box::new([Arc::clone(queue)]),
-            exported: false,
-            generation: 0,
-        };
+        let route = Route::new(vec![Arc::clone(queue)], false, 0);
         let mut wait = self.waiting(None, patience, from, true);
         self.accept_on(&route, &mut wait, parcel)
             .await
@@ -193,14 +189,19 @@ impl Broker {
                 let parcel = Arc::clone(&parcel);
                 if is_replay { parcel } else { self.seal(parcel) }
             };
-            let accepted = if route.exported {
+            let accepted = if route.must_wait {
                 match reserve(route, key, wait.own, held.take()) {
                     Err(stop) => Err(stop),
-                    Ok(reserved) => match self.export(&parcel, wait.left(self)).await {
-                        Ok(bridged) => Ok(Accepted {
-                            bridged,
-                            ..reserved.deliver(key, make)
-                        }),
+                    Ok(reserved) => match self.hand_out(route, &parcel, wait).await {
+                        Ok((bridged, stored)) => {
+                            let here = reserved.deliver(key, make);
+                            Ok(Accepted {
+                                bridged,
+                                accepted: here.accepted + stored.accepted,
+                                dropped: here.dropped + stored.dropped,
+                                ..here
+                            })
+                        }
                         Err(refusal) => Err(Stop::Refused(None, refusal)),
                     },
                 }
@@ -242,6 +243,28 @@ impl Broker {
         }
     }
 
+    /// Hands a message to what has to confirm it, while its credits in the queues of this process are held: first to
+    /// RabbitMQ, then to the store.
+    async fn hand_out(
+        &self,
+        route: &Route,
+        parcel: &SharedParcel,
+        wait: &Waiting,
+    ) -> Result<(Bridged, StoredReceipt), Refusal> {
+        let bridged = match route.exported {
+            true => self.export(parcel, wait.left(self)).await?,
+            false => Bridged::NotExported,
+        };
+        let stored = match &self.stored {
+            Some(stored) if !route.stored.is_empty() => {
+                let patience = wait.left(self);
+                stored.publish(parcel, &route.stored, patience).await?
+            }
+            _ => StoredReceipt::default(),
+        };
+        Ok((bridged, stored))
+    }
+
     /// Hands a message to the bridge, while its credits in the queues of this process are held.
     async fn export(&self, parcel: &SharedParcel, patience: Duration) -> Result<Bridged, Refusal> {
         match &self.bridge {
@@ -277,7 +300,7 @@ impl Broker {
                 return Err(Refusal::Closed);
             }
             let route = self.table.route(envelope.kind(), envelope.address());
-            if route.exported {
+            if route.must_wait {
                 return Err(Refusal::MustWait {
                     address: envelope.address().to_owned(),
                 });

@@ -11,9 +11,29 @@ use crate::queue::QueueCore;
 /// The queues that a topic's messages go to, as of one generation of the table.
 pub(crate) struct Route {
     pub(crate) targets: Box<[Arc<QueueCore>]>,
+    /// Those that are kept in the store, and get their messages from there.
+    pub(crate) stored: Box<[Arc<QueueCore>]>,
     /// The messages leave the process too, by the bridge.
     pub(crate) exported: bool,
+    /// Something outside of this process's memory has to confirm them.
+    pub(crate) must_wait: bool,
     pub(crate) generation: u64,
+}
+
+impl Route {
+    /// To queues that are not bridged.
+    pub(crate) fn new(queues: Vec<Arc<QueueCore>>, exported: bool, generation: u64) -> Self {
+        let (stored, targets): (Vec<_>, Vec<_>) = queues
+            .into_iter()
+            .partition(|queue| queue.backing().is_stored());
+        Self {
+            must_wait: exported || !stored.is_empty(),
+            targets: targets.into(),
+            stored: stored.into(),
+            exported,
+            generation,
+        }
+    }
 }
 
 /// How many addresses a thread remembers, and the most targets of a route it remembers: what a forgotten

@@ -205,6 +205,7 @@ impl Broker {
                             Refusal::Timeout { .. }
                                 | Refusal::MustWait { .. }
                                 | Refusal::Unreachable { .. }
+                                | Refusal::NotStored { .. }
                         );
                         if !has_waited {
                             let timers = Arc::clone(&broker.services.timers);
@@ -237,6 +238,7 @@ fn is_for_lack_of_room(refusal: &Refusal) -> bool {
             | Refusal::MustWait { .. }
             | Refusal::Unreachable { .. }
             | Refusal::Unconfirmed { .. }
+            | Refusal::NotStored { .. }
             | Refusal::Rejected { .. }
     )
 }

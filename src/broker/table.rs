@@ -96,11 +96,8 @@ impl RoutingTable {
                     .as_ref()
                     .is_some_and(|bridge| bridge.exports(kind, address))
             };
-            Arc::new(Route {
-                targets: targets.into(),
-                exported: !bridged.is_empty() || exports(),
-                generation,
-            })
+            let exported = !bridged.is_empty() || exports();
+            Arc::new(Route::new(targets, exported, generation))
         };
         if self.routes.len() >= KEPT {
             self.routes.clear();

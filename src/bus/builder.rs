@@ -69,6 +69,8 @@ pub(super) struct Defaults {
     pub(super) release_timeout: Duration,
     pub(super) retry: Arc<Retry>,
     pub(super) child: Arc<ChildSpec>,
+    /// Local queues are kept in the store.
+    pub(super) durable: bool,
 }
 
 /// Makes a [`Bus`]. Made by [`Bus::builder`].
@@ -123,6 +125,8 @@ pub struct Builder {
     store: Option<Arc<dyn crate::store::Store>>,
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
     store_settings: crate::outbox::Settings,
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    durable: crate::durable::Durable,
 }
 
 impl Builder {
@@ -138,6 +142,7 @@ impl Builder {
                 release_timeout: Duration::from_secs(5),
                 retry: Arc::default(),
                 child: Arc::default(),
+                durable: false,
             },
             limits: Limits {
                 schedule_capacity: 100_000,
@@ -155,6 +160,8 @@ impl Builder {
             store: None,
             #[cfg(any(feature = "sqlite", feature = "postgres"))]
             store_settings: crate::outbox::Settings::default(),
+            #[cfg(any(feature = "sqlite", feature = "postgres"))]
+            durable: crate::durable::Durable::default(),
         }
     }
 
@@ -278,6 +285,25 @@ impl Builder {
         self
     }
 
+    /// How durable queues are kept. See [`durable_queues`](Self::durable_queues) and
+    /// [`SubscriberBuilder::durable`](crate::SubscriberBuilder::durable).
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    #[must_use]
+    pub fn durable(mut self, durable: crate::durable::Durable) -> Self {
+        self.durable = durable;
+        self
+    }
+
+    /// Keeps the queue of every local subscription in the store, but for those that want our own events (topics of
+    /// `postroom.`) and those that drop their oldest message: see
+    /// [`SubscriberBuilder::durable`](crate::SubscriberBuilder::durable). Without a store every subscription fails.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    #[must_use]
+    pub fn durable_queues(mut self) -> Self {
+        self.defaults.durable = true;
+        self
+    }
+
     /// Who makes the tables of the store. Default: the store.
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
     #[must_use]
@@ -347,7 +373,7 @@ impl Builder {
             return Err(StartError::Zero(what));
         }
         #[cfg(any(feature = "sqlite", feature = "postgres"))]
-        if let Some(what) = self.store_settings.relay.zero() {
+        if let Some(what) = self.store_settings.relay.zero().or(self.durable.zero()) {
             return Err(StartError::Zero(what));
         }
         let control = threads::spawn(format!("{}-control", self.service)).await?;
@@ -421,7 +447,22 @@ impl Builder {
         let bridge = amqp.as_ref().map(|admin| admin.bridge());
         #[cfg(not(feature = "amqp"))]
         let bridge = None;
-        let broker = Broker::new(Arc::clone(&services), self.limits, bridge);
+        #[cfg(any(feature = "sqlite", feature = "postgres"))]
+        let durable = store.as_ref().map(|(link, thread)| {
+            crate::durable::Shared::new(crate::durable::Wiring {
+                service: self.service.clone(),
+                settings: self.durable,
+                migrations: self.store_settings.migrations,
+                services: Arc::clone(&services),
+                link: Arc::clone(link),
+                thread: thread.clone(),
+            })
+        });
+        #[cfg(any(feature = "sqlite", feature = "postgres"))]
+        let stored = durable.map(|durable| durable as Arc<dyn crate::broker::StoredQueues>);
+        #[cfg(not(any(feature = "sqlite", feature = "postgres")))]
+        let stored = None;
+        let broker = Broker::new(Arc::clone(&services), self.limits, bridge, stored);
         let outgoing: Weak<dyn Outgoing> =
             Arc::downgrade(&(Arc::clone(&broker) as Arc<dyn Outgoing>));
         let wired = services.outgoing.set(outgoing).is_ok() && events.set(&broker);

@@ -215,7 +215,10 @@ fn ends_all(error: &ReplayError) -> bool {
     };
     matches!(
         refusal,
-        Refusal::Closed | Refusal::Unreachable { .. } | Refusal::Unconfirmed { .. }
+        Refusal::Closed
+            | Refusal::Unreachable { .. }
+            | Refusal::Unconfirmed { .. }
+            | Refusal::NotStored { .. }
     )
 }
 

@@ -417,7 +417,7 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
         let name = envelope.address.name.clone();
         loop {
             let route = broker.table.route(self.kind, name.as_str());
-            if route.exported {
+            if route.must_wait {
                 self.rare().envelope = Some(envelope);
                 return Err(Refused::Export);
             }
@@ -466,7 +466,7 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
 enum Refused {
     /// For room in this queue.
     Wait(Arc<QueueCore>),
-    /// It leaves the process, which takes a confirm.
+    /// It leaves the process, or goes into the store, which takes a confirm.
     Export,
     Final(Refusal),
 }

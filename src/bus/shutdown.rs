@@ -74,6 +74,9 @@ impl Bus {
         if let Some(bridge) = &broker.bridge {
             let _ = tokio::time::timeout(deadline, bridge.detach_all()).await;
         }
+        if let Some(stored) = &broker.stored {
+            stored.detach_all();
+        }
         drain(&queues, end).await;
         broker.set_gate(Gate::Closed);
         let left = end
@@ -123,6 +126,12 @@ impl Bus {
                 .saturating_duration_since(Instant::now())
                 .max(LAST_GRACE);
             bridge.close(left).await;
+        }
+        if let Some(stored) = &broker.stored {
+            let left = end
+                .saturating_duration_since(Instant::now())
+                .max(LAST_GRACE);
+            stored.close(left).await;
         }
         report.clean = report.abandoned.is_empty() && report.timed_out.is_empty();
         report.elapsed = started.elapsed();

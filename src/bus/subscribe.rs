@@ -100,6 +100,14 @@ pub enum SubscribeError {
         /// The database of the store.
         store: &'static str,
     },
+    /// It is to be kept in the store, and cannot be.
+    #[error("the queue of `{name}` cannot be durable: {why}")]
+    NotDurable {
+        /// The subscriber.
+        name: String,
+        /// Why not.
+        why: &'static str,
+    },
     /// No thread could be had for `own_thread`.
     #[error("no thread for `{name}`: {why}")]
     Thread {
@@ -171,6 +179,7 @@ pub struct SubscriberBuilder<H, F, D> {
     supervisor: Option<Supervisor>,
     own_thread: bool,
     shares: bool,
+    durable: bool,
     handler: PhantomData<fn() -> H>,
 }
 
@@ -389,6 +398,7 @@ impl<H: 'static, F: Factory<H>> SubscriberBuilder<H, F, Empty> {
             supervisor: None,
             own_thread: false,
             shares: false,
+            durable: false,
             bus: bus.clone(),
             handler: PhantomData,
         }
@@ -417,6 +427,7 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
             supervisor: self.supervisor,
             own_thread: self.own_thread,
             shares: self.shares,
+            durable: self.durable,
             handler: PhantomData,
         }
     }
@@ -582,6 +593,21 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
         self
     }
 
+    /// Keeps the queue in the store of the bus: what was accepted, its attempts, waiting retries and dead letters outlive
+    /// the process, `kill -9` included. A publish to it waits for a commit, which many publishers share.
+    ///
+    /// The queue is a table there, bounded by [`Durable::rows`](crate::Durable::rows); the mailbox bounds what is in
+    /// memory. Of several processes one at a time consumes it, and another takes over when that has ended. See
+    /// `docs/durable-queues.md`.
+    ///
+    /// A message may be handled again after a crash; never lost. What this process published with a
+    /// [`delay`](crate::Publish::delay) is in memory until it is due.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    pub fn durable(mut self) -> Self {
+        self.durable = true;
+        self
+    }
+
     /// The default is shared until something is changed.
     fn child(&mut self) -> &mut ChildSpec {
         Arc::make_mut(&mut self.child)
@@ -631,6 +657,7 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
             breaker: self.breaker.clone().map(Box::new),
             shares: self.shares,
             transactional: D::TRANSACTIONAL,
+            durable: false,
         })
     }
 
@@ -653,20 +680,52 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
         Ok(())
     }
 
-    /// What the queue will stand on: RabbitMQ where all of it is imported, this process's memory where none is.
+    /// What the queue will stand on: RabbitMQ where all of it is imported, this process's memory or the store where none
+    /// is.
     fn foundation(&self, spec: &QueueSpec) -> Result<Arc<Foundation>, SubscribeError> {
         let broker = &self.bus.0.broker;
         let Some(bridge) = &broker.bridge else {
-            return Ok(Arc::clone(&broker.services.memory));
+            return self.local_foundation(spec);
         };
         match bridge.home(&spec.patterns, &spec.commands) {
-            crate::broker::Home::Local => Ok(Arc::clone(&broker.services.memory)),
+            crate::broker::Home::Local => self.local_foundation(spec),
+            crate::broker::Home::Bridged if self.durable => {
+                Err(self.not_durable("what it wants is imported, so that RabbitMQ keeps it"))
+            }
             crate::broker::Home::Bridged => Ok(bridge.foundation(&self.name)?),
             crate::broker::Home::Mixed { imported, local } => Err(SubscribeError::MixedBacking {
                 name: self.name.clone(),
                 imported,
                 local,
             }),
+        }
+    }
+
+    fn not_durable(&self, why: &'static str) -> SubscribeError {
+        SubscribeError::NotDurable {
+            name: self.name.clone(),
+            why,
+        }
+    }
+
+    fn local_foundation(&self, spec: &QueueSpec) -> Result<Arc<Foundation>, SubscribeError> {
+        let broker = &self.bus.0.broker;
+        let is_wanted = self.durable || self.bus.0.defaults.durable;
+        let mut patterns = spec.patterns.iter();
+        let only_in_memory = if patterns.any(|own| own.as_str().starts_with("postroom.")) {
+            Some("events of the bus itself are only in memory")
+        } else if self.overflow == Overflow::DropOldest {
+            Some("a queue that drops its oldest message is only in memory")
+        } else {
+            None
+        };
+        match (&broker.stored, only_in_memory) {
+            (_, Some(why)) if self.durable => Err(self.not_durable(why)),
+            (None, None) if is_wanted => {
+                Err(self.not_durable("the bus has no store: build it with `Builder::store`"))
+            }
+            (Some(stored), None) if is_wanted => Ok(stored.foundation(&self.name)),
+            _ => Ok(Arc::clone(&broker.services.memory)),
         }
     }
 
@@ -681,7 +740,7 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
     pub async fn start(mut self) -> Result<Subscription, SubscribeError> {
         #[cfg(any(feature = "sqlite", feature = "postgres"))]
         self.check_store()?;
-        let spec = self.spec()?;
+        let mut spec = self.spec()?;
         let bus = self.bus.clone();
         let inner = &bus.0;
         if !inner.broker.admits(Gate::Open) {
@@ -713,6 +772,7 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
         };
         let services = &inner.broker.services;
         let foundation = self.foundation(&spec)?;
+        spec.durable = foundation.backing.is_stored();
         let queue = inner
             .broker
             .table
@@ -748,6 +808,11 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
                     && queue.backing().is_bridged()
                 {
                     bridge.attach(&queue).await;
+                }
+                if let Some(stored) = &inner.broker.stored
+                    && queue.backing().is_stored()
+                {
+                    stored.attach(&queue).await;
                 }
                 Ok(Subscription::new(
                     bus,

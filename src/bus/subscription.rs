@@ -97,6 +97,8 @@ impl Subscription {
     /// Throws away what is queued, for the whole group, and answers with the number: counted as `purged`. Senders
     /// that wait for a reply get [`RequestError::Discarded`](crate::RequestError::Discarded).
     ///
+    /// Of a queue on RabbitMQ or in the store it is what was handed to this process: more comes after it.
+    ///
     /// What is in flight or waits for a retry stays: it has been begun. So a purge with a worker under way
     /// may miss what it has taken, up to 64 messages; [`pause`](Self::pause) first to have it put them back
     /// after the message in hand.
@@ -140,6 +142,11 @@ impl Subscription {
                 let left = end.saturating_duration_since(tokio::time::Instant::now());
                 let _ = tokio::time::timeout(left, bridge.detach(queue)).await;
             }
+            if let Some(stored) = &bus.0.broker.stored
+                && queue.backing().is_stored()
+            {
+                stored.detach(queue);
+            }
             queue.mailbox.close();
             super::shutdown::drain(std::slice::from_ref(queue), end).await;
         }
@@ -161,6 +168,12 @@ impl Subscription {
         {
             bridge.remove(queue).await;
         }
+        if let Some(stored) = &bus.0.broker.stored
+            && is_last
+            && queue.backing().is_stored()
+        {
+            stored.remove(queue).await;
+        }
         if let Some(thread) = &home.thread {
             threads::end(thread);
         }
@@ -168,10 +181,10 @@ impl Subscription {
     }
 }
 
-/// Gives up what a closed queue still holds. Answers with what is lost: nothing of a bridged queue is.
+/// Gives up what a closed queue still holds. Answers with what is lost: nothing of a queue that is kept elsewhere is.
 pub(super) async fn abandon(queue: &Arc<QueueCore>) -> Vec<Abandoned> {
     queue.mailbox.close();
-    let ending = if queue.backing().is_bridged() {
+    let ending = if queue.backing().is_kept_elsewhere() {
         Ending::Returned
     } else {
         Ending::Abandoned

@@ -84,7 +84,7 @@ impl Mailbox {
 
     /// Takes in what a broker outside has handed over: it bounds the number itself, so there is always room.
     /// False: the mailbox is closed, and nothing was taken.
-    #[cfg(feature = "amqp")]
+    #[cfg(any(feature = "amqp", feature = "sqlite", feature = "postgres"))]
     pub(crate) fn take_in(&self, slots: &mut Vec<Slot>) -> bool {
         let wakers: Vec<_> = {
             let mut state = self.lock();

@@ -52,7 +52,7 @@ pub(crate) trait ReplyPort: Send + Sync {
     /// The encoded way, for a handler with a reply type of its own. False: nobody waits any more.
     fn reply_json(&self, body: &[u8]) -> bool;
     /// Whether the requester still waits.
-    #[cfg(feature = "amqp")]
+    #[cfg(any(feature = "amqp", feature = "sqlite", feature = "postgres"))]
     fn is_awaited(&self) -> bool;
     /// Tells the requester that no reply will come.
     fn refuse(&self, why: ReplyRefusal);

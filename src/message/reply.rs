@@ -74,7 +74,7 @@ impl<R: DeserializeOwned + Send + 'static> ReplyPort for ReplyCell<R> {
         }
     }
 
-    #[cfg(feature = "amqp")]
+    #[cfg(any(feature = "amqp", feature = "sqlite", feature = "postgres"))]
     fn is_awaited(&self) -> bool {
         !self.0.lock().abandoned
     }
@@ -102,7 +102,7 @@ impl ReplyPort for EncodedReply {
         self.0.reply_json(body)
     }
 
-    #[cfg(feature = "amqp")]
+    #[cfg(any(feature = "amqp", feature = "sqlite", feature = "postgres"))]
     fn is_awaited(&self) -> bool {
         self.0.is_awaited()
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Rates;
 use crate::broker::{Broker, ScheduleLedger};
-use crate::ports::{BridgeSnapshot, DeadLetterLedger, OutboxSnapshot};
+use crate::ports::{BridgeSnapshot, DeadLetterLedger, DurableSnapshot, OutboxSnapshot};
 use crate::queue::{QueueCore, SubscriptionState};
 
 /// The counts and depths of a bus; serialises, for an endpoint or a log.
@@ -47,6 +47,8 @@ pub struct Snapshot {
     pub bridge: Option<BridgeSnapshot>,
     /// The counts of the outbox, if there is a store.
     pub outbox: Option<OutboxSnapshot>,
+    /// The counts of durable queues, if there is a store.
+    pub durable: Option<DurableSnapshot>,
 }
 
 /// The counts and depths of one queue, all of one instant. Counts are messages since the queue was made.
@@ -198,6 +200,7 @@ impl Snapshot {
             outbox: broker.services.store.as_ref().map(|store| store.snapshot()),
             #[cfg(not(any(feature = "sqlite", feature = "postgres")))]
             outbox: None,
+            durable: broker.stored.as_ref().map(|stored| stored.snapshot()),
         }
     }
 

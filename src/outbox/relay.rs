@@ -380,7 +380,7 @@ async fn fly(shared: &Shared, row: crate::store::StoredRow, fence: i64) -> Landi
     let broker = &shared.broker;
     let envelope = parcel.envelope();
     let route = broker.table.route(envelope.kind(), envelope.address());
-    let patience = if route.exported {
+    let patience = if route.must_wait {
         shared.settings.relay.publish_timeout
     } else {
         PATIENCE.min(shared.settings.relay.publish_timeout)
@@ -413,6 +413,7 @@ fn refused(refusal: &Refusal) -> Landing {
         | Refusal::MustWait { .. }
         | Refusal::Unreachable { .. }
         | Refusal::Unconfirmed { .. }
+        | Refusal::NotStored { .. }
         | Refusal::ScheduleFull { .. } => Landing::HeldBack { why },
         _ => Landing::Failed {
             why,

@@ -25,6 +25,12 @@ pub struct DeadLetter {
     /// When the last attempt failed.
     pub last_failed_at: SystemTime,
     pub(crate) queue_id: u64,
+    /// The delivery that was given up, as its backing names it; 0 for one that is read back.
+    #[cfg_attr(
+        not(any(feature = "sqlite", feature = "postgres")),
+        expect(dead_code, reason = "only a store settles with it")
+    )]
+    pub(crate) token: u64,
     pub(crate) parcel: SharedParcel,
 }
 
@@ -147,6 +153,16 @@ impl Filter {
 
     pub(crate) fn of_queue(&self) -> Option<&str> {
         self.queue.as_deref()
+    }
+
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    pub(crate) fn of_address(&self) -> Option<&str> {
+        self.address.as_deref()
+    }
+
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    pub(crate) fn of_reason(&self) -> Option<Reason> {
+        self.reason
     }
 
     pub(crate) fn most(&self) -> usize {

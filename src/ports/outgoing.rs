@@ -71,8 +71,11 @@ pub enum Refusal {
     /// An interceptor refused the message.
     #[error("refused by an interceptor: {0}")]
     Intercepted(String),
-    /// The message leaves the process, and its confirm has to be waited for: publish it and await that.
-    #[error("messages to `{address}` leave the process: their confirm must be awaited")]
+    /// The message leaves the process, or goes to a durable queue, and its confirm has to be waited for: publish it and
+    /// await that.
+    #[error(
+        "messages to `{address}` leave the process or are stored: their confirm must be awaited"
+    )]
     MustWait {
         /// The topic or the queue.
         address: String,
@@ -88,6 +91,14 @@ pub enum Refusal {
     #[error("no confirm came before the deadline; the message may have been published: {why}")]
     Unconfirmed {
         /// What was waited for.
+        why: String,
+    },
+    /// The database of the store did not take the message before the deadline, or never will. Nothing was written.
+    #[error("the message was not stored for `{queue}`: {why}")]
+    NotStored {
+        /// The durable queue, or the first of several.
+        queue: String,
+        /// What is wrong with the database.
         why: String,
     },
     /// RabbitMQ refused the message: a queue is full and rejects, or failed.

@@ -282,6 +282,7 @@ mod tests {
             breaker: None,
             shares: false,
             transactional: false,
+            durable: false,
         };
         let foundation = Arc::clone(&services.memory);
         QueueCore::new(

@@ -30,6 +30,14 @@ pub(crate) trait Backing: Send + Sync {
     fn unknown_type_delay(&self) -> Option<Duration>;
     /// Whether its messages come from outside of the process, so that local publishes do not go to it.
     fn is_bridged(&self) -> bool;
+    /// Whether its messages are rows of the store, from which they are handed over.
+    fn is_stored(&self) -> bool {
+        false
+    }
+    /// Whether what it does not settle is kept elsewhere, and comes again.
+    fn is_kept_elsewhere(&self) -> bool {
+        self.is_bridged() || self.is_stored()
+    }
     /// Whether messages can come to it: false while a queue outside of the process is not there, or out of reach.
     fn is_connected(&self) -> bool;
 }

@@ -235,6 +235,7 @@ impl QueueCore {
             first_failed_at: history.map_or(now, |history| history.first_failed_at),
             last_failed_at: history.map_or(now, |history| history.last_failed_at),
             queue_id: self.id,
+            token: slot.token,
             parcel,
         }
     }

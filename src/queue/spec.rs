@@ -21,6 +21,8 @@ pub(crate) struct QueueSpec {
     pub(crate) shares: bool,
     /// Some of its messages are handled in transactions, and recorded in the inbox.
     pub(crate) transactional: bool,
+    /// Its messages are kept in the store.
+    pub(crate) durable: bool,
 }
 
 impl QueueSpec {
@@ -40,6 +42,7 @@ impl QueueSpec {
                 self.transactional != other.transactional,
                 "kind of subscriber",
             ),
+            (self.durable != other.durable, "durability"),
         ];
         differs
             .into_iter()

@@ -34,7 +34,7 @@ pub trait Store: Any + Send + Sync {
 /// [`Busy`](crate::DatabaseProblem::Busy), [`ReadOnly`](crate::DatabaseProblem::ReadOnly) and
 /// [`Full`](crate::DatabaseProblem::Full) it is dropped and another one opened; so it is when a method's future is
 /// dropped before its end. All times are read from the database's clock.
-pub trait StoreSession: Send {
+pub trait StoreSession: super::QueueSession {
     /// Makes the tables, or brings them to this version. Safe to run from many processes at once.
     fn migrate(&mut self) -> StoreFuture<'_, ()>;
 

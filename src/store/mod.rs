@@ -11,6 +11,10 @@ mod handling;
 mod link;
 mod memory;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod queue_contract;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod queue_record;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod record;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod sql;
@@ -27,11 +31,18 @@ pub use handling::{HandlingLimits, TxStore};
 pub(crate) use link::{InTrouble, Ring, StoreLink};
 pub(crate) use memory::MemoryDeadLetters;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use queue_contract::QueueSession;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use queue_record::{
+    BuriedRow, Failures, HeldQueue, LetterFilter, LetterRow, NewQueued, QueueWrite, QueueWritten,
+    QueuedRow, RetriedRow, TakeQueued, TakenRow,
+};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use record::{
     DeadRow, FailedRow, HeldLane, LaneLease, NewRow, PublishedRow, StoredRow, TakeRows,
 };
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
-pub(crate) use record::{LANES, parcel_of, row_of};
+pub(crate) use record::{LANES, parcel_of, row_of, unreadable};
 #[cfg(feature = "postgres")]
 pub use sql::Postgres;
 #[cfg(feature = "sqlite")]

@@ -313,6 +313,31 @@ pub(crate) fn parcel_of(row: &StoredRow, now_ms: u64) -> Result<SharedParcel, Un
     Ok(received(envelope, row.body.clone().into_bytes()))
 }
 
+/// A row that cannot be read, as a message that no handler is to see: so that it can be looked at.
+pub(crate) fn unreadable(row: &StoredRow) -> SharedParcel {
+    let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&row.body).is_ok();
+    let body = match is_json {
+        true => row.body.clone(),
+        // A text can always be encoded.
+        false => serde_json::to_string(&row.body).unwrap_or_default(),
+    };
+    let envelope = Envelope {
+        id: row
+            .id
+            .parse()
+            .unwrap_or_else(|_| crate::message::MessageId::new()),
+        address: Address {
+            kind: match row.kind.as_str() {
+                "command" => AddressKind::Queue,
+                _ => AddressKind::Topic,
+            },
+            name: Name::Shared(row.address.as_str().into()),
+        },
+        metadata: None,
+    };
+    received(envelope, body.into_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,7 @@
 mod base;
 mod idle;
 mod insert;
+mod queue;
 mod relay;
 mod report;
 
@@ -92,6 +93,12 @@ async fn main() -> anyhow::Result<()> {
         let case = format!("idle-{name}");
         if wanted(&case) {
             lines.extend(idle::polling(&run, &case).await?);
+        }
+        for publishers in [1, 16, 256] {
+            let case = format!("queue-{publishers}-{name}");
+            if wanted(&case) {
+                lines.extend(queue::measure(&run, &case, publishers).await?);
+            }
         }
         let case = format!("backlog-{name}");
         if wanted(&case) {

@@ -112,6 +112,7 @@ impl Look {
             ..
         } = read;
         DeadLetter {
+            token: 0,
             id,
             // Whatever its headers say: a replay goes to the queue beside which it lies.
             queue: Arc::clone(&self.letters.group),

@@ -8,6 +8,9 @@ pub(super) struct Dialect {
     pub(super) before: &'static str,
     /// Milliseconds until the time `$`.
     pub(super) left: &'static str,
+    /// The time that is so many milliseconds after the beginning of 1970, and back.
+    pub(super) from_ms: &'static str,
+    pub(super) to_ms: &'static str,
     /// A time as text.
     pub(super) text: &'static str,
     /// The numbers, the texts and the elements of a JSON array; of an element the field `#`.
@@ -46,6 +49,8 @@ pub(super) const SQLITE: Dialect = Dialect {
     after: "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', printf('%+.3f seconds', $ / 1000.0))",
     before: "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', printf('%+.3f seconds', $ / -1000.0))",
     left: "CAST(round((julianday($) - julianday('now')) * 86400000.0) AS INTEGER)",
+    from_ms: "strftime('%Y-%m-%dT%H:%M:%fZ', $ / 1000.0, 'unixepoch')",
+    to_ms: "CAST(round((julianday($) - 2440587.5) * 86400000.0) AS INTEGER)",
     text: "$",
     numbers: "SELECT value FROM json_each($)",
     texts: "SELECT value FROM json_each($)",
@@ -70,6 +75,7 @@ pub(super) const SQLITE: Dialect = Dialect {
     steps: &[
         ("outbox", include_str!("schema/sqlite/0001_outbox.sql")),
         ("inbox", include_str!("schema/sqlite/0002_inbox.sql")),
+        ("queues", include_str!("schema/sqlite/0003_queues.sql")),
     ],
 };
 
@@ -80,6 +86,8 @@ pub(super) const POSTGRES: Dialect = Dialect {
     after: "now() + $ * interval '1 millisecond'",
     before: "now() - $ * interval '1 millisecond'",
     left: "(extract(epoch FROM $ - now()) * 1000)::bigint",
+    from_ms: "to_timestamp($ / 1000.0)",
+    to_ms: "round(extract(epoch FROM $) * 1000)::bigint",
     text: "$::text",
     numbers: "SELECT e::bigint FROM jsonb_array_elements_text($::jsonb) AS e",
     texts: "SELECT e FROM jsonb_array_elements_text($::jsonb) AS e",
@@ -107,5 +115,6 @@ pub(super) const POSTGRES: Dialect = Dialect {
     steps: &[
         ("outbox", include_str!("schema/postgres/0001_outbox.sql")),
         ("inbox", include_str!("schema/postgres/0002_inbox.sql")),
+        ("queues", include_str!("schema/postgres/0003_queues.sql")),
     ],
 };

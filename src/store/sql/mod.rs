@@ -6,6 +6,7 @@ mod handling;
 mod migration;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod queue_statements;
 mod session;
 #[cfg(feature = "sqlite")]
 mod sqlite;

@@ -180,6 +180,7 @@ impl Store for Postgres {
                 statements: Arc::clone(&self.statements),
                 patience: self.statement_timeout,
                 turns: None,
+                has_turn: false,
                 seen: None,
             };
             Ok(Box::new(session) as Box<dyn StoreSession>)

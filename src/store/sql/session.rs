@@ -1,3 +1,5 @@
+mod queues;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +18,8 @@ pub(super) struct Session<D> {
     pub(super) patience: Duration,
     /// The line in which it writes, and how long it waits there.
     pub(super) turns: Option<(Turns, Duration)>,
+    /// What runs now has its turn.
+    pub(super) has_turn: bool,
     /// The data version that was seen last.
     pub(super) seen: Option<i64>,
 }
@@ -53,25 +57,25 @@ impl<D: Driver> Session<D> {
         values: Vec<Value>,
     ) -> Result<u64, DatabaseError> {
         let _turn = self.turn().await;
-        self.write(during, sql, values).await
-    }
-
-    /// Within a transaction, which has the turn.
-    async fn write(
-        &mut self,
-        during: &'static str,
-        sql: fn(&Statements) -> &Arc<str>,
-        values: Vec<Value>,
-    ) -> Result<u64, DatabaseError> {
         let running = self.connection.execute(sql(&self.statements), values);
         bounded::<_, D>(during, self.patience, running).await
     }
 
+    /// The turn to write; nothing within what has one.
     async fn turn(&mut self) -> Turn {
         match &self.turns {
-            Some((turns, patience)) => turns.next(*patience).await,
-            None => Turn::free(),
+            Some((turns, patience)) if !self.has_turn => turns.next(*patience).await,
+            _ => Turn::free(),
         }
+    }
+
+    /// Several statements in one turn. Dropped before its end, the session is not used again.
+    async fn in_turn<T>(&mut self, work: impl AsyncFnOnce(&mut Self) -> T) -> T {
+        let _turn = self.turn().await;
+        self.has_turn = true;
+        let worked = work(self).await;
+        self.has_turn = false;
+        worked
     }
 
     async fn fetch(
@@ -94,23 +98,25 @@ impl<D: Driver> Session<D> {
         during: &'static str,
         work: impl AsyncFnOnce(&mut Self) -> Result<T, DatabaseError>,
     ) -> Result<T, DatabaseError> {
-        let _turn = self.turn().await;
-        self.run(during, self.statements.dialect.begin.to_owned())
-            .await?;
-        let worked = work(self).await;
-        match worked {
-            Ok(output) => {
-                if let Err(error) = self.run(during, "COMMIT".to_owned()).await {
-                    self.roll_back(during).await;
-                    return Err(error);
+        self.in_turn(async move |session| {
+            session
+                .run(during, session.statements.dialect.begin.to_owned())
+                .await?;
+            match work(session).await {
+                Ok(output) => {
+                    if let Err(error) = session.run(during, "COMMIT".to_owned()).await {
+                        session.roll_back(during).await;
+                        return Err(error);
+                    }
+                    Ok(output)
                 }
-                Ok(output)
+                Err(error) => {
+                    session.roll_back(during).await;
+                    Err(error)
+                }
             }
-            Err(error) => {
-                self.roll_back(during).await;
-                Err(error)
-            }
-        }
+        })
+        .await
     }
 
     async fn roll_back(&mut self, during: &'static str) {
@@ -224,7 +230,7 @@ impl<D: Driver> StoreSession for Session<D> {
                     session.run(DURING, make).await?;
                 }
                 session
-                    .write(DURING, |all| &all.schema_table, vec![])
+                    .execute(DURING, |all| &all.schema_table, vec![])
                     .await?;
                 // Another process may have been first.
                 let version = session.version().await?;
@@ -272,12 +278,12 @@ impl<D: Driver> StoreSession for Session<D> {
             if !give_up.is_empty() {
                 let lanes = Value::from(list(give_up));
                 session
-                    .write(DURING, |all| &all.give_up, vec![me(), lanes])
+                    .execute(DURING, |all| &all.give_up, vec![me(), lanes])
                     .await?;
             }
             let live = vec![me(), Value::from(lease)];
-            session.write(DURING, |all| &all.live, live).await?;
-            session.write(DURING, |all| &all.bury, vec![]).await?;
+            session.execute(DURING, |all| &all.live, live).await?;
+            session.execute(DURING, |all| &all.bury, vec![]).await?;
             let counts = session.fetch(DURING, |all| &all.count, vec![me()]).await?;
             let relays = numbers_of(DURING, &counts, 0)?.max(1);
             let held = numbers_of(DURING, &counts, 1)?;
@@ -285,7 +291,7 @@ impl<D: Driver> StoreSession for Session<D> {
             if held < share {
                 let most = Value::from(share - held);
                 session
-                    .write(DURING, |all| &all.take_over, vec![me(), most])
+                    .execute(DURING, |all| &all.take_over, vec![me(), most])
                     .await?;
             }
             let renew = vec![me(), Value::from(lease)];
@@ -302,8 +308,8 @@ impl<D: Driver> StoreSession for Session<D> {
         const DURING: &str = "give up a relay's lanes";
         Box::pin(self.in_transaction(DURING, async move |session| {
             let me = || vec![Value::from(holder)];
-            session.write(DURING, |all| &all.leave, me()).await?;
-            session.write(DURING, |all| &all.end, me()).await?;
+            session.execute(DURING, |all| &all.leave, me()).await?;
+            session.execute(DURING, |all| &all.end, me()).await?;
             Ok(())
         }))
     }

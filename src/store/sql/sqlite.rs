@@ -162,6 +162,7 @@ impl Store for Sqlite {
                 statements: Arc::clone(&self.statements),
                 patience: self.statement_timeout,
                 turns: Some((self.turns.clone(), self.busy_timeout)),
+                has_turn: false,
                 seen: None,
             };
             Ok(Box::new(session) as Box<dyn StoreSession>)

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use super::dialect::Dialect;
 use super::handling::Template;
 use super::migration::{Migration, migrations};
+use super::queue_statements::QueueStatements;
 use super::tables::Tables;
 
 /// Every statement of a store, with its dialect and its tables' names filled in.
@@ -32,6 +33,7 @@ pub(super) struct Statements {
     pub(super) replay: Arc<str>,
     pub(super) discard: Arc<str>,
     pub(super) lanes: Arc<str>,
+    pub(super) queues: QueueStatements,
     pub(super) schema_table: Arc<str>,
     pub(super) has_schema: Arc<str>,
     pub(super) version: Arc<str>,
@@ -207,6 +209,7 @@ impl Statements {
                  WHERE status = 'dead' AND id = $1",
             ),
             discard: sql("DELETE FROM {outbox} WHERE status = 'dead' AND id = $1"),
+            queues: QueueStatements::new(dialect, tables),
             lanes: sql("SELECT CAST(lane AS BIGINT), fence, holder FROM {lanes} ORDER BY 1"),
             schema_table: sql(dialect.schema_table),
             has_schema: sql(dialect.has_table),

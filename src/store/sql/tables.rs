@@ -3,6 +3,17 @@ use crate::store::{DatabaseError, DatabaseProblem};
 /// The longest prefix or schema; what is longer, PostgreSQL would cut off.
 const LONGEST: usize = 30;
 
+const TABLES: [&str; 8] = [
+    "outbox",
+    "lanes",
+    "relays",
+    "inbox",
+    "queue",
+    "consumers",
+    "dead_letters",
+    "schema",
+];
+
 /// Where the tables of a store are.
 #[derive(Clone, Debug)]
 pub(super) struct Tables {
@@ -55,7 +66,7 @@ impl Tables {
     /// names.
     pub(super) fn fill(&self, sql: &str) -> String {
         let mut filled = sql.to_owned();
-        for table in ["outbox", "lanes", "relays", "inbox", "schema"] {
+        for table in TABLES {
             let name = format!("{}{table}", self.prefix);
             filled = filled.replace(&format!("{{{table}_}}"), &format!("{name}_"));
             let place = match &self.schema {

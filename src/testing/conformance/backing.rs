@@ -30,6 +30,8 @@ pub struct Features {
     /// holds or refuses its publisher, and what they hold ends with the bus. Without it the queue is elsewhere,
     /// bounded there; the mailbox bounds what is handed over, and what is not handled goes back.
     pub local_acceptance: bool,
+    /// Receipts count the queues among those of this process, whatever they stand on.
+    pub local_receipts: bool,
     /// What is parked behind a waiting message of its key takes at most half of the bound (rule 7).
     pub parked_half: bool,
     /// Dead letters have a bound, at which the oldest is evicted.
@@ -53,6 +55,7 @@ impl Features {
         Self {
             exact_time: true,
             local_acceptance: true,
+            local_receipts: true,
             parked_half: true,
             dead_letter_bound: true,
             keyed_order: true,

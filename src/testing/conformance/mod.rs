@@ -16,7 +16,7 @@
 //! ```
 //!
 //! [`InProcess`] runs on a manual clock, in milliseconds. With the feature `amqp`, `RabbitMq` runs over a broker
-//! of yours, in real time. A backing of another kind implements [`Backing`] and says in its [`Features`] what it
+//! of yours, and with `sqlite` or `postgres` `Stored` over durable queues in a database, both in real time. A backing of another kind implements [`Backing`] and says in its [`Features`] what it
 //! does not promise; scenarios about that are skipped, and reported with the feature that they need.
 
 /// Lists a room's scenarios, each with the feature that it needs, if it needs one.
@@ -52,6 +52,8 @@ mod run;
 mod schedules;
 mod shutdown;
 mod stage;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod stored;
 mod supervision;
 mod unmet;
 mod verdicts;
@@ -61,6 +63,8 @@ pub use backing::{Backing, Features, InProcess, Isolated, Time};
 pub use rabbit_mq::RabbitMq;
 pub use report::{Line, Report, Verdict};
 pub use run::{run, run_blocking};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use stored::Stored;
 pub use unmet::Unmet;
 
 use crate::ports::LocalBoxFuture;

@@ -84,6 +84,7 @@ impl Backing for RabbitMq {
             // The broker's queue holds what the mailbox has no place for: no publisher waits for it, and no
             // message is dropped for it.
             local_acceptance: false,
+            local_receipts: false,
             drop_policies: false,
             // What was handed over can be given back only to the head of the broker's queue, from where it comes
             // again at once: what is parked may take the whole prefetch.

@@ -216,7 +216,7 @@ impl Stage {
 
     /// Rule 1: a receipt tells of so many queues, counted in this process, and known to be there elsewhere.
     pub(super) fn taken_by(&self, receipt: &Receipt, queues: u32) -> Result<(), Unmet> {
-        let local = match self.is_local() {
+        let local = match self.features.local_receipts {
             true => queues,
             false => 0,
         };

@@ -53,6 +53,7 @@ fn letter(slot: Slot) -> DeadLetter {
         first_failed_at: history.first_failed_at,
         last_failed_at: history.last_failed_at,
         queue_id: 0,
+        token: 0,
         parcel: slot.parcel.share(),
     }
 }

@@ -1,0 +1,60 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::message::SharedParcel;
+use crate::ports::{
+    BoxFuture, DeadLetter, DeadLetterStore, DurableSnapshot, HealthSource, Refusal,
+};
+use crate::queue::{Foundation, QueueCore};
+
+/// The queues that are kept in the store, as the broker and the bus see them.
+pub(crate) trait StoredQueues: HealthSource {
+    /// Writes a message for several queues, for all of them or none, and resolves when that is committed. Waits up to
+    /// `patience`.
+    ///
+    /// Dropped before the message is being written, nothing is published; after that it may be or not.
+    fn publish(
+        &self,
+        parcel: &SharedParcel,
+        queues: &[Arc<QueueCore>],
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<StoredReceipt, Refusal>>;
+
+    /// What the queue of a group stands on.
+    fn foundation(&self, group: &str) -> Arc<Foundation>;
+
+    /// Begins to consume for a queue made on [`foundation`](Self::foundation).
+    fn attach(&self, queue: &Arc<QueueCore>) -> BoxFuture<'static, ()>;
+
+    /// Hands out nothing more: what was not started goes back. What is in hand can still be settled.
+    fn detach(&self, queue: &Arc<QueueCore>);
+
+    /// Writes what is settled of a detached queue, gives it up for other processes, and forgets it.
+    fn remove(&self, queue: &Arc<QueueCore>) -> BoxFuture<'static, ()>;
+
+    /// Hands out nothing more of any queue, as [`detach`](Self::detach).
+    fn detach_all(&self);
+
+    /// Where the dead letters of all of them are kept.
+    fn dead_letters(&self) -> Arc<dyn DeadLetterStore>;
+
+    /// Hands a dead letter's message back to its queue, whether that is subscribed here or not, and takes the letter
+    /// away, as one.
+    fn hand_back(
+        &self,
+        letter: &DeadLetter,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<(), Refusal>>;
+
+    fn snapshot(&self) -> DurableSnapshot;
+
+    /// Writes everything that is settled, gives all queues up and ends, no later than `deadline`.
+    fn close(&self, deadline: Duration) -> BoxFuture<'static, ()>;
+}
+
+/// How many queues of the store took a message, and how many dropped it by their policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct StoredReceipt {
+    pub(crate) accepted: u32,
+    pub(crate) dropped: u32,
+}

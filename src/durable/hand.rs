@@ -1,0 +1,207 @@
+use std::collections::{HashMap, HashSet};
+use std::time::Instant;
+
+use crate::message::MessageId;
+use crate::store::TakenRow;
+
+/// What a process has in hand of one queue, and by what right. Pure: the time is passed in.
+#[derive(Default)]
+pub(super) struct Hand {
+    /// The number of the taking over, and until when it may be acted on by this process's own monotonic clock.
+    held: Option<(i64, Instant)>,
+    /// Deliveries that can be settled, by their tokens.
+    deliveries: HashMap<u64, Delivery>,
+    /// Rows that are not to be taken again: those of the deliveries, and those whose settlement is not written yet.
+    taken: HashSet<i64>,
+    last_token: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Delivery {
+    pub(super) position: i64,
+    pub(super) message: MessageId,
+    /// Its dead letter is stored, and its row is gone.
+    pub(super) is_buried: bool,
+}
+
+impl Hand {
+    /// The database says that the queue is held. True: by another taking over than before, so that all that was in hand
+    /// has to go.
+    pub(super) fn renewed(&mut self, fence: i64, valid_until: Instant) -> bool {
+        let before = self.held.replace((fence, valid_until));
+        let is_another = before.is_none_or(|(known, _)| known != fence);
+        if is_another {
+            self.deliveries.clear();
+            self.taken.clear();
+        }
+        is_another
+    }
+
+    /// It is held by another process. True: it was held here.
+    pub(super) fn lost(&mut self) -> bool {
+        self.deliveries.clear();
+        self.taken.clear();
+        self.held.take().is_some()
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// The fence, while the lease has not run out.
+    pub(super) fn fence(&self, now: Instant) -> Option<i64> {
+        self.held
+            .filter(|(_, valid_until)| now < *valid_until)
+            .map(|(fence, _)| fence)
+    }
+
+    pub(super) fn taken(&self) -> impl Iterator<Item = i64> + '_ {
+        self.taken.iter().copied()
+    }
+
+    pub(super) fn count_taken(&self) -> usize {
+        self.taken.len()
+    }
+
+    /// Rows whose settlement is not written yet.
+    pub(super) fn count_settling(&self) -> usize {
+        self.taken.len().saturating_sub(self.deliveries.len())
+    }
+
+    /// Takes a row in. None: it is in hand already.
+    pub(super) fn take(&mut self, position: i64, message: MessageId) -> Option<u64> {
+        if !self.taken.insert(position) {
+            return None;
+        }
+        self.last_token += 1;
+        let delivery = Delivery {
+            position,
+            message,
+            is_buried: false,
+        };
+        self.deliveries.insert(self.last_token, delivery);
+        Some(self.last_token)
+    }
+
+    pub(super) fn is_live(&self, token: u64, now: Instant) -> bool {
+        self.fence(now).is_some() && self.deliveries.contains_key(&token)
+    }
+
+    /// A delivery and its row, to be settled; it stays in hand.
+    pub(super) fn row(&self, token: u64) -> Option<TakenRow> {
+        let (fence, _) = self.held?;
+        let delivery = self.deliveries.get(&token)?;
+        Some(TakenRow {
+            position: delivery.position,
+            fence,
+        })
+    }
+
+    /// A delivery that is settled; its row stays taken until that is written.
+    pub(super) fn settle(&mut self, token: u64) -> Option<(Delivery, i64)> {
+        let (fence, _) = self.held?;
+        let delivery = self.deliveries.remove(&token)?;
+        Some((delivery, fence))
+    }
+
+    pub(super) fn buried(&mut self, token: u64) {
+        if let Some(delivery) = self.deliveries.get_mut(&token) {
+            delivery.is_buried = true;
+        }
+    }
+
+    /// A delivery that goes back, untouched. Whether it was in hand.
+    pub(super) fn give_back(&mut self, token: u64) -> bool {
+        let delivery = self.deliveries.remove(&token);
+        delivery.is_some_and(|delivery| self.taken.remove(&delivery.position))
+    }
+
+    /// All deliveries go back, untouched; what is being settled stays taken.
+    pub(super) fn drop_deliveries(&mut self) {
+        for delivery in std::mem::take(&mut self.deliveries).into_values() {
+            self.taken.remove(&delivery.position);
+        }
+    }
+
+    /// The settlement of a row is written.
+    pub(super) fn written(&mut self, position: i64, fence: i64) {
+        if self.held.is_some_and(|(held, _)| held == fence) {
+            self.taken.remove(&position);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn held(now: Instant) -> Hand {
+        let mut hand = Hand::default();
+        assert!(hand.renewed(1, now + Duration::from_secs(1)));
+        hand
+    }
+
+    #[test]
+    fn a_row_is_not_taken_again_before_its_settlement_is_written() {
+        let now = Instant::now();
+        let mut hand = held(now);
+        let token = hand.take(7, MessageId::new()).unwrap();
+        assert!(hand.take(7, MessageId::new()).is_none());
+        assert!(hand.settle(token).is_some());
+        assert!(!hand.is_live(token, now), "a delivery is not settled twice");
+        assert_eq!((hand.count_taken(), hand.count_settling()), (1, 1));
+        hand.written(7, 1);
+        assert!(hand.take(7, MessageId::new()).is_some());
+    }
+
+    #[test]
+    fn nothing_is_started_under_a_lease_that_has_run_out_and_all_goes_on_when_it_is_renewed() {
+        let now = Instant::now();
+        let late = now + Duration::from_secs(1);
+        let mut hand = held(now);
+        let token = hand.take(7, MessageId::new()).unwrap();
+        assert!(hand.is_live(token, now));
+        assert!(!hand.is_live(token, late));
+        assert!(!hand.renewed(1, late + Duration::from_secs(1)));
+        assert!(hand.is_live(token, late));
+    }
+
+    #[test]
+    fn another_taking_over_leaves_nothing_in_hand() {
+        let now = Instant::now();
+        let mut hand = held(now);
+        let token = hand.take(7, MessageId::new()).unwrap();
+        assert!(hand.renewed(3, now + Duration::from_secs(1)));
+        assert!(!hand.is_live(token, now) && hand.settle(token).is_none());
+        assert!(hand.take(7, MessageId::new()).is_some());
+        // What was written under the former fence does not free what was taken under this one.
+        hand.written(7, 1);
+        assert_eq!(hand.count_taken(), 1);
+        assert!(hand.lost());
+        assert_eq!((hand.count_taken(), hand.fence(now)), (0, None));
+    }
+
+    #[test]
+    fn what_a_former_subscription_left_can_be_taken_but_not_what_it_settled() {
+        let now = Instant::now();
+        let mut hand = held(now);
+        let settled = hand.take(1, MessageId::new()).unwrap();
+        let left = hand.take(2, MessageId::new()).unwrap();
+        assert!(hand.settle(settled).is_some());
+        hand.drop_deliveries();
+        assert!(!hand.is_live(left, now));
+        assert!(hand.take(1, MessageId::new()).is_none());
+        assert!(hand.take(2, MessageId::new()).is_some());
+    }
+
+    #[test]
+    fn what_goes_back_can_be_taken_at_once() {
+        let mut hand = held(Instant::now());
+        let token = hand.take(7, MessageId::new()).unwrap();
+        assert!(hand.give_back(token));
+        assert!(!hand.give_back(token));
+        assert!(hand.take(7, MessageId::new()).is_some());
+    }
+}

@@ -1,0 +1,95 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::shared::Shared;
+use crate::store::{DatabaseError, StoreSession};
+use crate::supervisor::Stop;
+
+/// How often a process looks whether a queue that another one has is free.
+const STANDBY: Duration = Duration::from_secs(1);
+/// How often dead letters beyond their bound are looked for, and the most that are deleted at once.
+const TRIM: Duration = Duration::from_secs(5);
+const TRIMMED: u32 = 500;
+
+/// Holds the queues of this process for as long as they are attached, and renews them.
+pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), DatabaseError> {
+    let mut session = shared.open().await?;
+    shared.works("lease");
+    let mut trims_at = Instant::now() + TRIM;
+    loop {
+        let (is_done, pause) = match renew(&shared, &mut *session).await {
+            Ok(pause) => (true, pause),
+            Err(error) if error.keeps_connection() => {
+                shared.failed("lease", &error);
+                (false, STANDBY.min(shared.settings.lease / 4))
+            }
+            Err(error) => return Err(error),
+        };
+        if is_done {
+            shared.works("lease");
+            if Instant::now() >= trims_at {
+                trims_at = trim(&shared, &mut *session).await?;
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shared.lease_changed.notified() => {}
+            () = stop.asked() => break,
+        }
+    }
+    session.leave_queues(&shared.holder).await
+}
+
+/// Answers how long until the next time.
+async fn renew(shared: &Shared, session: &mut dyn StoreSession) -> Result<Duration, DatabaseError> {
+    let lease = shared.settings.lease;
+    let queues = shared.attached();
+    let names: Vec<String> = queues.iter().map(|queue| queue.name.to_string()).collect();
+    let leaving = shared.leaving();
+    let begun = Instant::now();
+    let held = session
+        .hold_queues(&shared.holder, lease, &names, &leaving)
+        .await?;
+    shared.left(&leaving);
+    // What the database counts from is later than `begun`: a queue is left here before it is free there.
+    let valid_until = begun + lease * 3 / 4;
+    let held: HashMap<&str, i64> = held
+        .iter()
+        .map(|held| (held.queue.as_str(), held.fence))
+        .collect();
+    // Of a subscription that was not started after all.
+    for name in held
+        .keys()
+        .filter(|name| !names.iter().any(|known| known == *name))
+    {
+        if shared.queue(name).is_none_or(|queue| !queue.is_attached()) {
+            shared.leave(name);
+        }
+    }
+    let mut all_held = true;
+    for queue in &queues {
+        match held.get(&*queue.name) {
+            Some(fence) => queue.renewed(*fence, valid_until),
+            None => {
+                all_held = false;
+                queue.lost();
+            }
+        }
+    }
+    Ok(match all_held {
+        true => lease / 4,
+        false => STANDBY.min(lease / 4),
+    })
+}
+
+/// Deletes dead letters beyond their bound. Answers when to do so next.
+async fn trim(shared: &Shared, session: &mut dyn StoreSession) -> Result<Instant, DatabaseError> {
+    let keep = shared.settings.dead_letters;
+    match session.trim_letters(keep, TRIMMED).await {
+        Ok(trimmed) => shared.letters.count_evicted(trimmed),
+        Err(error) if error.keeps_connection() => {}
+        Err(error) => return Err(error),
+    }
+    Ok(Instant::now() + TRIM)
+}

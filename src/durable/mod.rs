@@ -1,0 +1,19 @@
+//! Durable queues: local queues whose messages, attempts, waiting retries and dead letters are rows of the store.
+//!
+//! Three parts, each an actor with a connection of its own, on the thread of the store: one holds the queues by lease,
+//! one writes (many publishers and settlements in one transaction), one reads what is to be handed out. They start with
+//! the first durable queue.
+
+mod config;
+mod consumer;
+mod hand;
+mod lease;
+mod letters;
+mod queue;
+mod shared;
+mod stored;
+mod writer;
+mod writes;
+
+pub use config::Durable;
+pub(crate) use shared::{Shared, Wiring};

@@ -1,0 +1,518 @@
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use super::hand::{Delivery, Hand};
+use super::writes::{Settlement, What, Writes};
+use crate::delivery::{Order, Reason};
+use crate::mailbox::{Ending, History, Slot};
+use crate::message::{MessageId, ReplyPort};
+use crate::ports::DeadLetter;
+use crate::queue::{Backing, QueueCore};
+use crate::store::{Failures, TakeQueued};
+
+/// How long a message that no handler takes waits once for a deploy that brings one.
+const UNKNOWN_TYPE_DELAY: Duration = Duration::from_secs(600);
+/// How often rows are counted.
+const COUNT: Duration = Duration::from_secs(30);
+/// The most rows that are read at once.
+const MOST_AT_ONCE: usize = 512;
+/// From so many on, replies that nobody waits for any more are looked for.
+const MANY_REPLIES: usize = 1024;
+
+/// Where replies of this process's requests go, by the ids of their messages.
+#[derive(Default)]
+pub(super) struct Replies(Mutex<HashMap<MessageId, Arc<dyn ReplyPort>>>);
+
+impl Replies {
+    pub(super) fn of(&self, message: MessageId) -> Option<Arc<dyn ReplyPort>> {
+        self.0.lock().get(&message).cloned()
+    }
+
+    pub(super) fn expect(&self, message: MessageId, port: &Arc<dyn ReplyPort>) {
+        let mut replies = self.0.lock();
+        if replies.len() >= MANY_REPLIES && replies.len().is_power_of_two() {
+            // Of messages that another process has handled.
+            replies.retain(|_, port| port.is_awaited());
+        }
+        replies.insert(message, Arc::clone(port));
+    }
+
+    pub(super) fn forget(&self, message: MessageId) {
+        self.0.lock().remove(&message);
+    }
+}
+
+/// A durable queue, as workers settle and as the parts see it. Outlives every connection.
+pub(super) struct StoreQueue {
+    pub(super) name: Arc<str>,
+    pub(super) writes: Arc<Writes>,
+    /// Rung when the consumer has something to look at.
+    pub(super) look: Arc<Notify>,
+    /// The one that is subscribed now: a group may be subscribed again while its former one still ends.
+    core: Mutex<Weak<QueueCore>>,
+    state: Mutex<State>,
+    pub(super) replies: Arc<Replies>,
+    /// It hands out nothing more; what is in hand can still be settled.
+    detached: AtomicBool,
+    /// Rows of the queue: what was counted last, and what this process has written and deleted since.
+    pub(super) rows: AtomicI64,
+    /// Rung when there are fewer rows.
+    pub(super) room: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    hand: Hand,
+    /// Rows may be there that were not read.
+    has_more: bool,
+    /// When the next waiting row is due that is known of, and whether that is to be asked.
+    due: Option<Instant>,
+    asks_due: bool,
+    counted_at: Option<Instant>,
+}
+
+impl StoreQueue {
+    pub(super) fn new(
+        name: Arc<str>,
+        writes: Arc<Writes>,
+        look: Arc<Notify>,
+        replies: Arc<Replies>,
+    ) -> Self {
+        Self {
+            name,
+            writes,
+            look,
+            core: Mutex::default(),
+            state: Mutex::default(),
+            replies,
+            detached: AtomicBool::new(false),
+            rows: AtomicI64::new(0),
+            room: Notify::new(),
+        }
+    }
+
+    /// False: it was attached already.
+    pub(super) fn attach(&self, core: &Arc<QueueCore>) -> bool {
+        if self.is_of(core) {
+            return false;
+        }
+        let mut state = self.state.lock();
+        // What a former subscription has left in hand is handed out by this one.
+        state.hand.drop_deliveries();
+        state.has_more = true;
+        state.asks_due = true;
+        *self.core.lock() = Arc::downgrade(core);
+        self.detached.store(false, Ordering::Release);
+        true
+    }
+
+    pub(super) fn core(&self) -> Option<Arc<QueueCore>> {
+        self.core.lock().upgrade()
+    }
+
+    /// A subscription has ended. False: another one has begun.
+    pub(super) fn release(&self, core: &QueueCore) -> bool {
+        let mut known = self.core.lock();
+        let is_mine = std::ptr::eq(known.as_ptr(), core);
+        if is_mine {
+            *known = Weak::new();
+        }
+        is_mine
+    }
+
+    /// Whether this is the subscription that it is attached for.
+    pub(super) fn is_of(&self, core: &QueueCore) -> bool {
+        std::ptr::eq(self.core.lock().as_ptr(), core)
+    }
+
+    pub(super) fn is_attached(&self) -> bool {
+        self.core().is_some()
+    }
+
+    /// Stops to hand out. What was not started goes back.
+    pub(super) fn detach(&self, core: &QueueCore) {
+        if !self.is_of(core) {
+            return;
+        }
+        {
+            // Under the lock, under which the consumer hands out.
+            let _state = self.state.lock();
+            self.detached.store(true, Ordering::Release);
+        }
+        for slot in core.mailbox.take_queued(Ending::Returned) {
+            self.give_back(slot.token);
+        }
+    }
+
+    fn is_detached(&self) -> bool {
+        self.detached.load(Ordering::Acquire)
+    }
+
+    /// The database says that this process has the queue.
+    pub(super) fn renewed(&self, fence: i64, valid_until: Instant) {
+        let is_another = {
+            let mut state = self.state.lock();
+            let is_another = state.hand.renewed(fence, valid_until);
+            if is_another {
+                state.has_more = true;
+                state.asks_due = true;
+            }
+            is_another
+        };
+        if is_another {
+            self.drop_queued();
+            self.look.notify_one();
+        }
+    }
+
+    /// Another process has it.
+    pub(super) fn lost(&self) {
+        let was_held = self.state.lock().hand.lost();
+        if was_held {
+            self.drop_queued();
+        }
+    }
+
+    /// What was handed out and not started is not to be started any more.
+    fn drop_queued(&self) {
+        if let Some(core) = self.core() {
+            drop(core.mailbox.take_queued(Ending::Returned));
+        }
+    }
+
+    /// Whether no settlement of it is still to be written.
+    pub(super) fn is_settled(&self) -> bool {
+        self.state.lock().hand.count_settling() == 0
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.state.lock().hand.is_held()
+    }
+
+    /// Rows may have come.
+    pub(super) fn has_come(&self) {
+        self.state.lock().has_more = true;
+        self.look.notify_one();
+    }
+
+    /// What nobody tells of may have come.
+    pub(super) fn may_have_come(&self) {
+        let mut state = self.state.lock();
+        state.has_more = true;
+        state.asks_due = true;
+    }
+
+    /// What the consumer is to read now, and under which fence.
+    pub(super) fn wants(&self, core: &QueueCore, now: Instant) -> Option<(TakeQueued, i64)> {
+        let mut state = self.state.lock();
+        let is_due = state.due.is_some_and(|due| due <= now);
+        let fence = state.hand.fence(now)?;
+        if self.is_detached() || !(state.has_more || is_due) {
+            return None;
+        }
+        let capacity = core.mailbox.capacity();
+        let free = capacity.saturating_sub(state.hand.count_taken());
+        let is_enough = free >= (capacity / 4).max(1);
+        if free == 0 || !is_enough && core.mailbox.books().queued > 0 {
+            return None;
+        }
+        state.has_more = false;
+        if is_due {
+            state.due = None;
+            state.asks_due = true;
+        }
+        let wanted = TakeQueued {
+            queue: self.name.to_string(),
+            most: u32::try_from(free.min(MOST_AT_ONCE)).unwrap_or(u32::MAX),
+            except: state.hand.taken().collect(),
+        };
+        Some((wanted, fence))
+    }
+
+    /// What could not be read is to be read again.
+    pub(super) fn not_read(&self) {
+        self.may_have_come();
+    }
+
+    /// Whether it is to be asked when the next row is due.
+    pub(super) fn asks_due(&self) -> bool {
+        std::mem::take(&mut self.state.lock().asks_due)
+    }
+
+    /// A row is due after so long.
+    pub(super) fn due_in(&self, left: Duration) {
+        let at = Instant::now() + left;
+        let mut state = self.state.lock();
+        if state.due.is_none_or(|due| at < due) {
+            state.due = Some(at);
+            drop(state);
+            self.look.notify_one();
+        }
+    }
+
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        let state = self.state.lock();
+        state.due.filter(|_| state.hand.is_held())
+    }
+
+    /// Hands rows out, as of the fence that they were read under. False: that is gone by now, and nothing was.
+    pub(super) fn hand_out(
+        &self,
+        core: &QueueCore,
+        fence: i64,
+        has_more: bool,
+        rows: Vec<(i64, MessageId, Slot)>,
+    ) -> bool {
+        let mut state = self.state.lock();
+        let is_mine = state.hand.fence(Instant::now()) == Some(fence) && self.is_of(core);
+        if !is_mine || self.is_detached() {
+            state.has_more = true;
+            return false;
+        }
+        state.has_more |= has_more;
+        let mut slots = Vec::with_capacity(rows.len());
+        for (position, id, mut slot) in rows {
+            if let Some(token) = state.hand.take(position, id) {
+                slot.token = token;
+                slots.push(slot);
+            }
+        }
+        // Under the lock, so that who detaches finds all of them there.
+        let is_taken = core.mailbox.take_in(&mut slots);
+        if !is_taken {
+            for slot in slots {
+                state.hand.give_back(slot.token);
+            }
+        }
+        is_taken
+    }
+
+    /// A settlement is written, or refused by its fence.
+    pub(super) fn written(&self, position: i64, fence: i64) {
+        let wants_more = {
+            let mut state = self.state.lock();
+            state.hand.written(position, fence);
+            state.has_more
+        };
+        if wants_more {
+            self.look.notify_one();
+        }
+    }
+
+    /// So many rows more, or fewer.
+    pub(super) fn count_rows(&self, change: i64) {
+        self.rows.fetch_add(change, Ordering::Relaxed);
+        if change < 0 {
+            self.room.notify_waiters();
+        }
+    }
+
+    /// Whether its rows are to be counted: other processes write and delete too.
+    pub(super) fn wants_count(&self, most: u64, now: Instant) -> bool {
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let is_full = self.rows.load(Ordering::Relaxed) >= most;
+        let counted_at = self.state.lock().counted_at;
+        is_full || counted_at.is_none_or(|at| now >= at + COUNT)
+    }
+
+    pub(super) fn counted(&self, rows: u64) {
+        self.state.lock().counted_at = Some(Instant::now());
+        let rows = i64::try_from(rows).unwrap_or(i64::MAX);
+        let before = self.rows.swap(rows, Ordering::Relaxed);
+        if rows < before {
+            self.room.notify_waiters();
+        }
+    }
+
+    fn give_back(&self, token: u64) {
+        let was_there = {
+            let mut state = self.state.lock();
+            let was_there = state.hand.give_back(token);
+            state.has_more |= was_there;
+            was_there
+        };
+        if was_there && !self.is_detached() {
+            self.look.notify_one();
+        }
+    }
+
+    /// Writes what became of a delivery. None: it is not in hand any more, and comes again.
+    fn settle(
+        self: &Arc<Self>,
+        token: u64,
+        what: impl FnOnce(&Delivery) -> Option<What>,
+    ) -> Option<()> {
+        let (settlement, is_urgent) = {
+            let mut state = self.state.lock();
+            let (delivery, fence) = state.hand.settle(token)?;
+            let settlement = what(&delivery).map(|what| Settlement {
+                queue: Arc::clone(self),
+                position: delivery.position,
+                fence,
+                what,
+            });
+            let keeps_reply = matches!(
+                settlement,
+                Some(Settlement {
+                    what: What::Retried { .. },
+                    ..
+                })
+            );
+            if !keeps_reply {
+                self.replies.forget(delivery.message);
+            }
+            // Others cannot be handed out for what is not written.
+            let most = self.core().map_or(0, |core| core.mailbox.capacity() / 2);
+            let is_urgent = state.hand.count_settling() >= most.max(1);
+            (settlement, is_urgent)
+        };
+        if let Some(settlement) = settlement {
+            self.writes.settle(settlement, is_urgent);
+        }
+        Some(())
+    }
+
+    /// Stores a dead letter in place of its row. False: the row is another process's by now.
+    pub(super) fn bury(self: &Arc<Self>, letter: &DeadLetter) -> Option<oneshot::Receiver<bool>> {
+        let row = self.state.lock().hand.row(letter.token)?;
+        let (answer, wait) = oneshot::channel();
+        let failures = Failures {
+            attempts: letter.attempts,
+            errors: letter.errors.clone(),
+            first_failed_ms: millis(letter.first_failed_at),
+            last_failed_ms: millis(letter.last_failed_at),
+            awaited_handler: false,
+        };
+        let settlement = Settlement {
+            queue: Arc::clone(self),
+            position: row.position,
+            fence: row.fence,
+            what: What::Buried {
+                letter: letter.id.to_string(),
+                reason: letter.reason.to_string(),
+                failures,
+                answer,
+            },
+        };
+        self.writes.settle(settlement, true);
+        Some(wait)
+    }
+
+    /// What became of [`bury`](Self::bury).
+    pub(super) fn buried(&self, token: u64, is_done: bool) {
+        let mut state = self.state.lock();
+        if is_done {
+            state.hand.buried(token);
+        } else {
+            state.hand.give_back(token);
+        }
+    }
+}
+
+fn millis(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
+}
+
+/// How a message failed so far, as its row keeps it.
+fn failures(slot: &Slot, history: Option<&History>) -> Failures {
+    let history = history.cloned();
+    let history = history.unwrap_or_else(|| History::new(Vec::new(), SystemTime::UNIX_EPOCH));
+    Failures {
+        attempts: slot.attempts,
+        errors: history.errors,
+        first_failed_ms: millis(history.first_failed_at),
+        last_failed_ms: millis(history.last_failed_at),
+        awaited_handler: history.awaited_handler,
+    }
+}
+
+/// A durable queue's settle interface; a type of its own, since settlements hold their queue.
+pub(super) struct StoreBacking(pub(super) Arc<StoreQueue>);
+
+impl Backing for StoreBacking {
+    fn acked(&self, token: u64) {
+        let settled = self.0.settle(token, |delivery| {
+            (!delivery.is_buried).then_some(What::Done)
+        });
+        if settled.is_none() {
+            self.0.writes.count_lost(1);
+        }
+    }
+
+    fn is_live(&self, token: u64) -> bool {
+        self.0.state.lock().hand.is_live(token, Instant::now())
+    }
+
+    fn retry_after(&self, queue: &QueueCore, slot: Slot, delay: Duration) {
+        let failures = failures(&slot, slot.history.as_deref());
+        // The lane waits in place, or its successors would overtake it. Its attempts outlive a crash.
+        if matches!(queue.spec.order, Order::Keyed { .. }) {
+            let row = self.0.state.lock().hand.row(slot.token);
+            if let Some(row) = row {
+                let settlement = Settlement {
+                    queue: Arc::clone(&self.0),
+                    position: row.position,
+                    fence: row.fence,
+                    what: What::Noted { failures },
+                };
+                self.0.writes.settle(settlement, false);
+            }
+            queue.wait_in_memory(slot, delay);
+            return;
+        }
+        queue.mailbox.start_waiting(slot.key());
+        let core = queue.shared();
+        let settled = self.0.settle(slot.token, |_| {
+            Some(What::Retried {
+                failures,
+                delay,
+                core,
+                key: slot.key(),
+            })
+        });
+        if settled.is_none() {
+            self.0.writes.count_lost(1);
+            queue.mailbox.end_waiting_as(Ending::Returned, slot.key());
+        }
+    }
+
+    fn retry_now(&self, queue: &QueueCore, slot: Slot) {
+        queue.mailbox.retry_now(slot);
+    }
+
+    fn dead_letter(&self, queue: &QueueCore, slot: Slot, reason: Reason) {
+        queue.bury(slot, reason);
+    }
+
+    fn end(&self, queue: &QueueCore, slot: Slot, ending: Ending) {
+        match ending {
+            Ending::Returned => self.0.give_back(slot.token),
+            _ => self.acked(slot.token),
+        }
+        queue.end_in_flight(&slot, ending);
+    }
+
+    fn unknown_type_delay(&self) -> Option<Duration> {
+        Some(UNKNOWN_TYPE_DELAY)
+    }
+
+    fn is_bridged(&self) -> bool {
+        false
+    }
+
+    fn is_stored(&self) -> bool {
+        true
+    }
+
+    fn is_connected(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,297 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::letters::StoreDeadLetters;
+use super::queue::{Replies, StoreBacking, StoreQueue};
+use super::shared::Shared;
+use super::writes::Publication;
+use crate::broker::{StoredQueues, StoredReceipt};
+use crate::delivery::Overflow;
+use crate::mailbox::halt;
+use crate::message::{MessageId, SharedParcel};
+use crate::ports::{BoxFuture, DeadLetter, DeadLetterStore, Deadline, DurableSnapshot, Refusal};
+use crate::queue::{Foundation, QueueCore};
+use crate::store::{NewQueued, row_of};
+
+/// What is done when its publisher does not wait any more.
+struct Waiting {
+    publication: Arc<Publication>,
+    /// Where a reply to it is waited for.
+    expects_reply: Option<(Arc<Replies>, MessageId)>,
+    is_done: bool,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.is_done {
+            return;
+        }
+        if self.publication.withdraw()
+            && let Some((replies, message)) = &self.expects_reply
+        {
+            replies.forget(*message);
+        }
+    }
+}
+
+impl Shared {
+    /// Whether the message goes to a queue: `Ok(false)` where its policy drops it. Waits for room where it waits.
+    async fn room(
+        &self,
+        queue: &StoreQueue,
+        core: &QueueCore,
+        deadline: &mut Deadline,
+    ) -> Result<bool, Refusal> {
+        let most = i64::try_from(self.settings.rows).unwrap_or(i64::MAX);
+        let name = || core.name.to_string();
+        loop {
+            let mut room = std::pin::pin!(queue.room.notified());
+            // What is told from here on is heard.
+            room.as_mut().enable();
+            if queue.rows.load(Ordering::Relaxed) < most {
+                return Ok(true);
+            }
+            let halted = core.mailbox.halted();
+            let refusal = match core.mailbox.overflow() {
+                Overflow::DropNewest => return Ok(false),
+                _ if halted & halt::ENDED != 0 => Refusal::Ended { queue: name() },
+                _ if halted & halt::SUSPENDED != 0 => Refusal::Suspended { queue: name() },
+                Overflow::Fail => Refusal::Full { queue: name() },
+                _ => match deadline.bound(room).await {
+                    Some(()) => continue,
+                    None => Refusal::Timeout { queue: name() },
+                },
+            };
+            core.count_refused();
+            return Err(refusal);
+        }
+    }
+
+    async fn publish_parcel(
+        self: Arc<Self>,
+        parcel: SharedParcel,
+        cores: Vec<Arc<QueueCore>>,
+        patience: Duration,
+    ) -> Result<StoredReceipt, Refusal> {
+        let body = parcel
+            .json()
+            .map_err(|error| Refusal::Codec(error.to_string()))?;
+        let body =
+            String::from_utf8(body.to_vec()).map_err(|error| Refusal::Codec(error.to_string()))?;
+        let mut deadline = Deadline::new(Arc::clone(&self.services.timers), patience);
+        let mut receipt = StoredReceipt::default();
+        let mut queues = Vec::with_capacity(cores.len());
+        for core in &cores {
+            let no_queue = || Refusal::NoQueue {
+                queue: core.name.to_string(),
+            };
+            let queue = self.queue(&core.name).ok_or_else(no_queue)?;
+            if self.room(&queue, core, &mut deadline).await? {
+                receipt.accepted += 1;
+                queues.push(queue);
+            } else {
+                receipt.dropped += 1;
+                core.mailbox.count_dropped_newest();
+            }
+        }
+        let Some(first) = queues.first() else {
+            return Ok(receipt);
+        };
+        let first = Arc::clone(first);
+        let not_stored = |why: Option<String>| Refusal::NotStored {
+            queue: first.name.to_string(),
+            why: why.unwrap_or_else(|| "the database did not answer in time".to_owned()),
+        };
+        let Some(place) = deadline.bound(self.waiting.acquire()).await else {
+            return Err(not_stored(self.trouble()));
+        };
+        // It is never closed.
+        let _place = place.map_err(|_| Refusal::Closed)?;
+        let envelope = parcel.envelope();
+        let now_ms = self.services.clock.wall_ms();
+        let row = row_of(envelope, body, None, now_ms);
+        let names = queues.iter().map(|queue| queue.name.to_string()).collect();
+        let (publication, wait) = Publication::new(NewQueued::new(row, names), queues);
+        let metadata = envelope.metadata.as_ref();
+        let port = metadata.and_then(|metadata| metadata.reply.as_ref());
+        let mut waiting = Waiting {
+            publication: Arc::clone(&publication),
+            expects_reply: port.map(|_| (Arc::clone(&self.replies), envelope.id)),
+            is_done: false,
+        };
+        if let Some(port) = port {
+            self.replies.expect(envelope.id, port);
+        }
+        if !self.writes.publish(publication) {
+            return Err(Refusal::Closed);
+        }
+        let answer = Self::answer(&waiting, wait, &mut deadline).await;
+        waiting.is_done = answer.is_ok();
+        match answer {
+            Ok(()) => Ok(receipt),
+            Err(Some(refusal)) => Err(refusal),
+            Err(None) => Err(not_stored(self.trouble())),
+        }
+    }
+
+    /// None for a refusal: it was not written in time, and will not be.
+    async fn answer(
+        waiting: &Waiting,
+        wait: oneshot::Receiver<Result<(), Refusal>>,
+        deadline: &mut Deadline,
+    ) -> Result<(), Option<Refusal>> {
+        let unknown = |why: &str| Refusal::Unconfirmed {
+            why: why.to_owned(),
+        };
+        match deadline.bound(wait).await {
+            Some(Ok(answer)) => answer.map_err(Some),
+            // The writer is gone with the bus.
+            Some(Err(_)) => Err(Some(unknown("the bus is shut down"))),
+            None if waiting.publication.withdraw() => Err(None),
+            None => Err(Some(unknown("the database did not answer in time"))),
+        }
+    }
+}
+
+impl StoredQueues for Shared {
+    fn publish(
+        &self,
+        parcel: &SharedParcel,
+        queues: &[Arc<QueueCore>],
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<StoredReceipt, Refusal>> {
+        let (this, parcel, queues) = (self.this.upgrade(), Arc::clone(parcel), queues.to_vec());
+        Box::pin(async move {
+            match this {
+                Some(this) => this.publish_parcel(parcel, queues, patience).await,
+                None => Err(Refusal::Closed),
+            }
+        })
+    }
+
+    fn foundation(&self, group: &str) -> Arc<Foundation> {
+        let queue = self.found_queue(group);
+        Arc::new(Foundation {
+            backing: Arc::new(StoreBacking(queue)),
+            dead_letters: self.dead_letters(),
+        })
+    }
+
+    fn attach(&self, queue: &Arc<QueueCore>) -> BoxFuture<'static, ()> {
+        let (this, core) = (self.this.upgrade(), Arc::clone(queue));
+        Box::pin(async move {
+            let Some(this) = this else { return };
+            this.start().await;
+            if let Some(queue) = this.queue(&core.name)
+                && queue.attach(&core)
+            {
+                this.lease_changed.notify_one();
+                this.look.notify_one();
+            }
+        })
+    }
+
+    fn detach(&self, queue: &Arc<QueueCore>) {
+        if let Some(stored) = self.queue(&queue.name) {
+            stored.detach(queue);
+        }
+    }
+
+    fn remove(&self, queue: &Arc<QueueCore>) -> BoxFuture<'static, ()> {
+        let (this, core) = (self.this.upgrade(), Arc::clone(queue));
+        Box::pin(async move {
+            let Some(this) = this else { return };
+            let Some(stored) = this.queue(&core.name) else {
+                return;
+            };
+            if !stored.is_of(&core) {
+                return;
+            }
+            this.until(|| stored.is_settled()).await;
+            if !stored.release(&core) {
+                return;
+            }
+            this.leave(&core.name);
+            this.until(|| !this.leaving().iter().any(|name| **name == *core.name))
+                .await;
+        })
+    }
+
+    fn detach_all(&self) {
+        for queue in self.all() {
+            if let Some(core) = queue.core() {
+                queue.detach(&core);
+            }
+        }
+    }
+
+    fn dead_letters(&self) -> Arc<dyn DeadLetterStore> {
+        Arc::new(StoreDeadLetters(self.this.clone()))
+    }
+
+    fn hand_back(
+        &self,
+        letter: &DeadLetter,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<(), Refusal>> {
+        let this = self.this.upgrade();
+        let (id, queue) = (letter.id.to_string(), Arc::clone(&letter.queue));
+        Box::pin(async move {
+            let this = this.ok_or(Refusal::Closed)?;
+            let timers = Arc::clone(&this.services.timers);
+            let replaying =
+                this.with_session(async move |session| session.replay_letter(&id).await);
+            let replayed = Deadline::new(timers, patience).bound(replaying).await;
+            let replayed = match replayed {
+                Some(answer) => answer.map_err(|error| Refusal::NotStored {
+                    queue: queue.to_string(),
+                    why: error.to_string(),
+                })?,
+                None => {
+                    return Err(Refusal::Unconfirmed {
+                        why: "the database did not answer in time".to_owned(),
+                    });
+                }
+            };
+            // Another one has replayed or discarded it meanwhile.
+            if replayed.is_some() {
+                this.letters.count_replayed();
+                if let Some(queue) = this.queue(&queue) {
+                    queue.count_rows(1);
+                    queue.has_come();
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn snapshot(&self) -> DurableSnapshot {
+        let queues = self.attached();
+        let rows = queues
+            .iter()
+            .map(|queue| queue.rows.load(Ordering::Relaxed).max(0).unsigned_abs());
+        let counts = &self.writes.counts;
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        DurableSnapshot {
+            queues: queues.len() as u64,
+            held: queues.iter().filter(|queue| queue.is_held()).count() as u64,
+            rows: rows.sum(),
+            written: read(&counts.written),
+            settled: read(&counts.settled),
+            commits: read(&counts.commits),
+            lost: read(&counts.lost),
+        }
+    }
+
+    fn close(&self, deadline: Duration) -> BoxFuture<'static, ()> {
+        let this = self.this.upgrade();
+        Box::pin(async move {
+            if let Some(this) = this {
+                this.end(deadline).await;
+            }
+        })
+    }
+}

@@ -1,0 +1,452 @@
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use super::queue::StoreQueue;
+use crate::mailbox::Ending;
+use crate::ports::Refusal;
+use crate::queue::QueueCore;
+use crate::store::{
+    BuriedRow, Failures, NewQueued, QueueWrite, QueueWritten, RetriedRow, TakenRow,
+};
+
+/// How long settlements are gathered that nobody waits for.
+const GATHER: Duration = Duration::from_millis(5);
+/// From so many settlements on they are written at once.
+const ENOUGH: usize = 256;
+/// The most that one transaction writes, in messages, in bytes of their bodies, and in settlements.
+const MOST_NEW: usize = 512;
+const MOST_BYTES: usize = 4 << 20;
+const MOST_SETTLED: usize = 2048;
+
+/// What is to be written, from all publishers and workers of this process. Outlives every connection.
+pub(super) struct Writes {
+    state: Mutex<State>,
+    pub(super) changed: Notify,
+    pub(super) counts: Counts,
+}
+
+/// See [`DurableSnapshot`](crate::DurableSnapshot).
+#[derive(Default)]
+pub(super) struct Counts {
+    pub(super) written: AtomicU64,
+    pub(super) settled: AtomicU64,
+    pub(super) commits: AtomicU64,
+    pub(super) lost: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    new: VecDeque<Arc<Publication>>,
+    settled: VecDeque<Settlement>,
+    /// Somebody waits for a settlement.
+    is_urgent: bool,
+    /// Since when the oldest settlement waits.
+    since: Option<Instant>,
+    /// So many are written one by one: something in a batch of them was refused.
+    one_by_one: usize,
+    is_closed: bool,
+}
+
+/// A message that its publisher waits for.
+pub(super) struct Publication {
+    pub(super) message: Arc<NewQueued>,
+    pub(super) queues: Vec<Arc<StoreQueue>>,
+    stage: AtomicU8,
+    answer: Mutex<Option<oneshot::Sender<Result<(), Refusal>>>>,
+}
+
+/// What is known of a publication.
+mod stage {
+    /// It is not written.
+    pub(super) const WAITING: u8 = 0;
+    /// It is being written, or was and nobody knows how that ended.
+    pub(super) const WRITING: u8 = 1;
+    /// Its publisher has gone.
+    pub(super) const WITHDRAWN: u8 = 2;
+}
+
+impl Publication {
+    pub(super) fn new(
+        message: NewQueued,
+        queues: Vec<Arc<StoreQueue>>,
+    ) -> (Arc<Self>, oneshot::Receiver<Result<(), Refusal>>) {
+        let (answer, wait) = oneshot::channel();
+        let publication = Self {
+            message: Arc::new(message),
+            queues,
+            stage: AtomicU8::new(stage::WAITING),
+            answer: Mutex::new(Some(answer)),
+        };
+        (Arc::new(publication), wait)
+    }
+
+    /// Its publisher does not wait any more. True: nothing was written, and nothing will be.
+    pub(super) fn withdraw(&self) -> bool {
+        self.stage.swap(stage::WITHDRAWN, Ordering::AcqRel) == stage::WAITING
+    }
+
+    /// False: nobody waits for it any more.
+    fn begin(&self) -> bool {
+        let begun = self
+            .stage
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |known| {
+                (known != stage::WITHDRAWN).then_some(stage::WRITING)
+            });
+        begun.is_ok()
+    }
+
+    /// It was rolled back.
+    fn rolled_back(&self) {
+        // A publisher that has gone stays gone.
+        let _ = self.stage.compare_exchange(
+            stage::WRITING,
+            stage::WAITING,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+    }
+
+    fn answer(&self, answer: Result<(), Refusal>) {
+        if let Some(waits) = self.answer.lock().take() {
+            // Who asked may have gone.
+            let _ = waits.send(answer);
+        }
+    }
+}
+
+/// What became of a delivery.
+pub(super) struct Settlement {
+    pub(super) queue: Arc<StoreQueue>,
+    pub(super) position: i64,
+    pub(super) fence: i64,
+    pub(super) what: What,
+}
+
+pub(super) enum What {
+    /// Its row goes.
+    Done,
+    /// It waits in the table. Its credit is given back when that is written.
+    Retried {
+        failures: Failures,
+        delay: Duration,
+        core: Option<Arc<QueueCore>>,
+        key: Option<u64>,
+    },
+    /// It waits in memory, and its attempts are noted.
+    Noted { failures: Failures },
+    /// It becomes a dead letter.
+    Buried {
+        letter: String,
+        reason: String,
+        failures: Failures,
+        answer: oneshot::Sender<bool>,
+    },
+}
+
+impl Settlement {
+    fn row(&self) -> TakenRow {
+        TakenRow {
+            position: self.position,
+            fence: self.fence,
+        }
+    }
+
+    fn add_to(&self, write: &mut QueueWrite) {
+        let row = self.row();
+        match &self.what {
+            What::Done => write.done.push(row),
+            What::Retried {
+                failures, delay, ..
+            } => write.retried.push(RetriedRow {
+                row,
+                failures: failures.clone(),
+                delay: Some(*delay),
+            }),
+            What::Noted { failures } => write.retried.push(RetriedRow {
+                row,
+                failures: failures.clone(),
+                delay: None,
+            }),
+            What::Buried {
+                letter,
+                reason,
+                failures,
+                ..
+            } => write.buried.push(BuriedRow {
+                row,
+                letter: letter.clone(),
+                reason: reason.clone(),
+                failures: failures.clone(),
+            }),
+        }
+    }
+
+    /// It is never written.
+    fn lose(self) {
+        if let What::Retried {
+            core: Some(core),
+            key,
+            ..
+        } = self.what
+        {
+            core.mailbox.end_waiting_as(Ending::Returned, key);
+        }
+    }
+
+    /// It was written. Whether it came too late.
+    fn finish(self, written: &QueueWritten) -> bool {
+        let Self {
+            queue,
+            position,
+            fence,
+            what,
+        } = self;
+        match what {
+            What::Done => {
+                queue.count_rows(-1);
+                queue.written(position, fence);
+                false
+            }
+            What::Retried {
+                delay, core, key, ..
+            } => {
+                queue.written(position, fence);
+                let is_done = written.retried.contains(&position);
+                if is_done {
+                    queue.due_in(delay);
+                }
+                if let Some(core) = core {
+                    core.mailbox.end_waiting_as(Ending::Returned, key);
+                }
+                !is_done
+            }
+            // It is in hand, or settled otherwise by now.
+            What::Noted { .. } => false,
+            What::Buried { answer, .. } => {
+                let is_done = written.buried.contains(&position);
+                if is_done {
+                    queue.count_rows(-1);
+                    queue.written(position, fence);
+                }
+                // The actor that asked may have gone.
+                let _ = answer.send(is_done);
+                !is_done
+            }
+        }
+    }
+}
+
+/// What one transaction writes. Dropped before its end, it goes back to where it was taken from.
+pub(super) struct Batch<'a> {
+    writes: &'a Writes,
+    pub(super) write: QueueWrite,
+    new: Vec<Arc<Publication>>,
+    settled: Vec<Settlement>,
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        let mut state = self.writes.state.lock();
+        for publication in self.new.drain(..).rev() {
+            state.new.push_front(publication);
+        }
+        for settlement in self.settled.drain(..).rev() {
+            state.settled.push_front(settlement);
+        }
+    }
+}
+
+impl Batch<'_> {
+    fn len(&self) -> usize {
+        self.new.len() + self.settled.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Nothing of it was done.
+    pub(super) fn rolled_back(&self) {
+        for publication in &self.new {
+            publication.rolled_back();
+        }
+    }
+
+    /// It is committed.
+    pub(super) fn finish(mut self, written: &QueueWritten) {
+        let counts = &self.writes.counts;
+        let add = |count: &AtomicU64, more: usize| count.fetch_add(more as u64, Ordering::Relaxed);
+        add(&counts.commits, 1);
+        add(&counts.written, self.new.len());
+        add(&counts.settled, self.settled.len());
+        for publication in self.new.drain(..) {
+            for queue in &publication.queues {
+                queue.count_rows(1);
+                queue.has_come();
+            }
+            publication.answer(Ok(()));
+        }
+        let done = self.write.done.len() as u64;
+        let mut lost = done.saturating_sub(written.done);
+        for settlement in self.settled.drain(..) {
+            lost += u64::from(settlement.finish(written));
+        }
+        self.writes.count_lost(lost);
+        let mut state = self.writes.state.lock();
+        state.one_by_one = state.one_by_one.saturating_sub(1);
+    }
+
+    /// The database does not take something of it, and never will. A message alone is refused; of many it is found which.
+    pub(super) fn refused(mut self, why: &str) {
+        let one_by_one = self.len();
+        if one_by_one > 1 {
+            self.rolled_back();
+            self.writes.state.lock().one_by_one = one_by_one;
+            return;
+        }
+        for publication in self.new.drain(..) {
+            let queue = publication.queues.first();
+            publication.answer(Err(Refusal::NotStored {
+                queue: queue.map_or_else(String::new, |queue| queue.name.to_string()),
+                why: why.to_owned(),
+            }));
+        }
+        // A settlement stays: its message must not be lost. Others come before it.
+        let mut state = self.writes.state.lock();
+        state.settled.extend(self.settled.drain(..));
+        state.one_by_one = state.one_by_one.saturating_sub(1);
+    }
+}
+
+impl Writes {
+    pub(super) fn new() -> Self {
+        Self {
+            state: Mutex::default(),
+            changed: Notify::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// False: the bus is shut down.
+    pub(super) fn publish(&self, publication: Arc<Publication>) -> bool {
+        {
+            let mut state = self.state.lock();
+            if state.is_closed {
+                return false;
+            }
+            state.new.push_back(publication);
+        }
+        self.changed.notify_one();
+        true
+    }
+
+    /// After the end a settlement is not written: its message comes again.
+    pub(super) fn settle(&self, settlement: Settlement, is_urgent: bool) {
+        let wakes = {
+            let mut state = self.state.lock();
+            if state.is_closed {
+                drop(state);
+                self.count_lost(1);
+                settlement.lose();
+                return;
+            }
+            let is_first = state.since.is_none();
+            state.since.get_or_insert_with(Instant::now);
+            state.settled.push_back(settlement);
+            let was_urgent = state.is_urgent;
+            state.is_urgent |= is_urgent || state.settled.len() >= ENOUGH;
+            is_first || (state.is_urgent && !was_urgent)
+        };
+        if wakes {
+            self.changed.notify_one();
+        }
+    }
+
+    pub(super) fn count_lost(&self, lost: u64) {
+        self.counts.lost.fetch_add(lost, Ordering::Relaxed);
+    }
+
+    /// When something is to be written; none: nothing is.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let state = self.state.lock();
+        match state.since {
+            _ if !state.new.is_empty() || state.is_urgent => Some(Instant::now()),
+            Some(since) => Some(since + GATHER),
+            // Put back by a batch that failed.
+            None if !state.settled.is_empty() => Some(Instant::now()),
+            None => None,
+        }
+    }
+
+    /// Takes what one transaction writes: publications, and settlements when they are due, or `all`. One publication
+    /// alone is one statement, which costs less than a transaction of several.
+    pub(super) fn batch(&self, all: bool) -> Batch<'_> {
+        let mut batch = Batch {
+            writes: self,
+            write: QueueWrite::default(),
+            new: Vec::new(),
+            settled: Vec::new(),
+        };
+        let mut state = self.state.lock();
+        let (most_new, most_settled) = match state.one_by_one {
+            0 => (MOST_NEW, MOST_SETTLED),
+            _ => (1, 1),
+        };
+        let mut bytes = 0;
+        while batch.new.len() < most_new
+            && bytes < MOST_BYTES
+            && let Some(publication) = state.new.pop_front()
+        {
+            if publication.begin() {
+                bytes += publication.message.row.body.len();
+                batch.write.new.push(Arc::clone(&publication.message));
+                batch.new.push(publication);
+            }
+        }
+        let is_alone = state.one_by_one > 0 && !batch.new.is_empty();
+        let now = Instant::now();
+        let are_due = all || state.is_urgent || state.since.is_none_or(|at| now >= at + GATHER);
+        while !is_alone
+            && are_due
+            && batch.settled.len() < most_settled
+            && let Some(settlement) = state.settled.pop_front()
+        {
+            settlement.add_to(&mut batch.write);
+            batch.settled.push(settlement);
+        }
+        if state.settled.is_empty() {
+            state.is_urgent = false;
+            state.since = None;
+        }
+        drop(state);
+        batch
+    }
+
+    /// Takes nothing more. What is not written is refused, and settlements are lost: their messages come again.
+    pub(super) fn close(&self) {
+        let (new, settled) = {
+            let mut state = self.state.lock();
+            state.is_closed = true;
+            (
+                std::mem::take(&mut state.new),
+                std::mem::take(&mut state.settled),
+            )
+        };
+        for publication in new {
+            let answer = match publication.withdraw() {
+                true => Refusal::Closed,
+                false => Refusal::Unconfirmed {
+                    why: "the bus is shut down".to_owned(),
+                },
+            };
+            publication.answer(Err(answer));
+        }
+        self.count_lost(settled.len() as u64);
+        settled.into_iter().for_each(Settlement::lose);
+    }
+}

@@ -1,0 +1,381 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{
+    Cells, Driver, Session, Value, driver, list, millis, numbers_of, one_number, unexpected,
+};
+use crate::store::{
+    DatabaseError, Failures, HeldQueue, LetterFilter, LetterRow, NewQueued, QueueSession,
+    QueueWrite, QueueWritten, QueuedRow, StoreFuture, StoredRow, TakeQueued, TakenRow,
+};
+
+/// The rows of new messages, as the statement reads them.
+fn new_rows(new: &[Arc<NewQueued>]) -> String {
+    let rows: Vec<_> = new
+        .iter()
+        .flat_map(|message| {
+            message
+                .queues
+                .iter()
+                .map(move |queue| (queue, &message.row))
+        })
+        .map(|(queue, row)| {
+            (
+                queue,
+                &row.id,
+                row.kind,
+                &row.address,
+                &row.key,
+                &row.correlation,
+                &row.causation,
+                &row.headers,
+                &row.traceparent,
+                &row.body,
+                row.expires_in.map(millis),
+            )
+        })
+        .collect();
+    list(&rows)
+}
+
+fn pair(row: &TakenRow) -> (i64, i64) {
+    (row.position, row.fence)
+}
+
+/// The errors as a JSON array. A text with a NUL is none for PostgreSQL.
+fn errors(failures: &Failures) -> Option<String> {
+    let clean = |error: &String| error.replace('\0', "\u{fffd}");
+    let errors: Vec<_> = failures.errors.iter().map(clean).collect();
+    (!errors.is_empty()).then(|| list(&errors))
+}
+
+fn stored<R: Cells>(row: &R) -> Result<StoredRow, sqlx::Error> {
+    let mut stored = StoredRow::new(
+        row.some_number(0)?,
+        0,
+        row.some_text(1)?,
+        row.some_text(3)?,
+        row.some_text(10)?,
+    );
+    stored.kind = row.some_text(2)?;
+    stored.key = row.text(4)?;
+    stored.correlation = row.text(5)?;
+    stored.causation = row.text(6)?;
+    stored.headers = row.text(7)?;
+    stored.traceparent = row.text(8)?;
+    stored.expires_in_ms = row.number(9)?;
+    stored.attempts = attempts(row)?;
+    Ok(stored)
+}
+
+fn attempts<R: Cells>(row: &R) -> Result<u32, sqlx::Error> {
+    Ok(u32::try_from(row.some_number(11)?).unwrap_or(u32::MAX))
+}
+
+/// None: it never failed.
+fn failures<R: Cells>(row: &R) -> Result<Option<Failures>, sqlx::Error> {
+    let (Some(first), Some(last)) = (row.number(13)?, row.number(14)?) else {
+        return Ok(None);
+    };
+    let errors = row.text(12)?;
+    Ok(Some(Failures {
+        attempts: attempts(row)?,
+        // What somebody else has written there is one error.
+        errors: errors.map_or_else(Vec::new, |text| {
+            serde_json::from_str(&text).unwrap_or_else(|_| vec![text])
+        }),
+        first_failed_ms: first.unsigned_abs(),
+        last_failed_ms: last.unsigned_abs(),
+        awaited_handler: row.some_number(15)? != 0,
+    }))
+}
+
+fn queued<R: Cells>(row: &R) -> Result<QueuedRow, sqlx::Error> {
+    Ok(QueuedRow {
+        row: stored(row)?,
+        failures: failures(row)?,
+        ready_ms: row.some_number(16)?,
+        has_waited: row.some_number(17)? != 0,
+    })
+}
+
+fn letter<R: Cells>(row: &R) -> Result<LetterRow, sqlx::Error> {
+    Ok(LetterRow {
+        position: row.some_number(0)?,
+        id: row.some_text(16)?,
+        queue: row.some_text(17)?,
+        reason: row.some_text(18)?,
+        failures: failures(row)?.unwrap_or_default(),
+        message: stored(row)?,
+    })
+}
+
+fn all<D: Driver, T>(
+    during: &'static str,
+    rows: &[D::Row],
+    read: fn(&D::Row) -> Result<T, sqlx::Error>,
+) -> Result<Vec<T>, DatabaseError> {
+    let rows: Result<Vec<_>, _> = rows.iter().map(read).collect();
+    rows.map_err(|error| driver::error::<D>(during, &error))
+}
+
+impl<D: Driver> Session<D> {
+    async fn positions(
+        &mut self,
+        during: &'static str,
+        sql: fn(&super::Statements) -> &Arc<str>,
+        values: Vec<Value>,
+    ) -> Result<Vec<i64>, DatabaseError> {
+        let rows = self.fetch(during, sql, values).await?;
+        all::<D, _>(during, &rows, |row| row.some_number(0))
+    }
+
+    async fn write_all(
+        &mut self,
+        holder: &str,
+        write: &QueueWrite,
+    ) -> Result<QueueWritten, DatabaseError> {
+        const DURING: &str = "write durable queues";
+        let mut written = QueueWritten::default();
+        let fenced = |rows: String| vec![Value::from(rows), Value::from(holder)];
+        if !write.new.is_empty() {
+            let rows = vec![Value::from(new_rows(&write.new))];
+            written.new = self.execute(DURING, |all| &all.queues.insert, rows).await?;
+        }
+        if !write.done.is_empty() {
+            let rows: Vec<_> = write.done.iter().map(pair).collect();
+            let rows = fenced(list(&rows));
+            written.done = self.execute(DURING, |all| &all.queues.done, rows).await?;
+        }
+        if !write.retried.is_empty() {
+            let rows = write.retried.iter().map(|retried| {
+                let (failures, (place, fence)) = (&retried.failures, pair(&retried.row));
+                (
+                    place,
+                    fence,
+                    failures.attempts,
+                    errors(failures),
+                    failures.first_failed_ms,
+                    failures.last_failed_ms,
+                    u8::from(failures.awaited_handler),
+                    retried.delay.map(millis_up),
+                )
+            });
+            let rows = fenced(list(&rows.collect::<Vec<_>>()));
+            written.retried = self
+                .positions(DURING, |all| &all.queues.retry, rows)
+                .await?;
+        }
+        if !write.buried.is_empty() {
+            let rows = write.buried.iter().map(|buried| {
+                let (failures, (place, fence)) = (&buried.failures, pair(&buried.row));
+                (
+                    place,
+                    fence,
+                    failures.attempts,
+                    errors(failures),
+                    failures.first_failed_ms,
+                    failures.last_failed_ms,
+                    &buried.letter,
+                    &buried.reason,
+                )
+            });
+            let letters = fenced(list(&rows.collect::<Vec<_>>()));
+            self.execute(DURING, |all| &all.queues.bury, letters)
+                .await?;
+            let rows: Vec<_> = write.buried.iter().map(|one| pair(&one.row)).collect();
+            let rows = fenced(list(&rows));
+            written.buried = self
+                .positions(DURING, |all| &all.queues.bury_done, rows)
+                .await?;
+        }
+        Ok(written)
+    }
+}
+
+/// A wait must not be too short by what a millisecond is cut at.
+fn millis_up(time: Duration) -> i64 {
+    millis(time.saturating_add(Duration::from_nanos(999_999)))
+}
+
+impl<D: Driver> QueueSession for Session<D> {
+    fn hold_queues<'a>(
+        &'a mut self,
+        holder: &'a str,
+        lease: Duration,
+        queues: &'a [String],
+        give_up: &'a [String],
+    ) -> StoreFuture<'a, Vec<HeldQueue>> {
+        const DURING: &str = "renew the leases of durable queues";
+        Box::pin(self.in_transaction(DURING, async move |session| {
+            let me = || Value::from(holder);
+            if !give_up.is_empty() {
+                let values = vec![me(), Value::from(list(give_up))];
+                session
+                    .execute(DURING, |all| &all.queues.give_up, values)
+                    .await?;
+            }
+            if !queues.is_empty() {
+                let names = || Value::from(list(queues));
+                session
+                    .execute(DURING, |all| &all.queues.name, vec![names()])
+                    .await?;
+                session
+                    .execute(DURING, |all| &all.queues.take_over, vec![me(), names()])
+                    .await?;
+            }
+            let values = vec![me(), Value::from(millis(lease))];
+            let rows = session
+                .fetch(DURING, |all| &all.queues.renew, values)
+                .await?;
+            all::<D, _>(DURING, &rows, |row| {
+                Ok(HeldQueue {
+                    queue: row.some_text(0)?,
+                    fence: row.some_number(1)?,
+                })
+            })
+        }))
+    }
+
+    fn leave_queues<'a>(&'a mut self, holder: &'a str) -> StoreFuture<'a, ()> {
+        let me = vec![Value::from(holder)];
+        Box::pin(async move {
+            let during = "give up the leases of durable queues";
+            self.execute(during, |all| &all.queues.leave, me).await?;
+            Ok(())
+        })
+    }
+
+    fn write_queues<'a>(
+        &'a mut self,
+        holder: &'a str,
+        write: &'a QueueWrite,
+    ) -> StoreFuture<'a, QueueWritten> {
+        let statements = [
+            !write.new.is_empty(),
+            !write.done.is_empty(),
+            !write.retried.is_empty(),
+            // Two of them.
+            !write.buried.is_empty(),
+            !write.buried.is_empty(),
+        ];
+        let is_one = statements.into_iter().filter(|is_there| *is_there).count() == 1;
+        Box::pin(async move {
+            if is_one {
+                // It is a transaction by itself, without two more ways to the database.
+                let write_all = async |session: &mut Self| session.write_all(holder, write).await;
+                return self.in_turn(write_all).await;
+            }
+            let all = async move |session: &mut Self| session.write_all(holder, write).await;
+            self.in_transaction("write durable queues", all).await
+        })
+    }
+
+    fn take_queued<'a>(&'a mut self, wanted: &'a TakeQueued) -> StoreFuture<'a, Vec<QueuedRow>> {
+        const DURING: &str = "read a durable queue";
+        Box::pin(async move {
+            let values = vec![
+                Value::from(wanted.queue.as_str()),
+                Value::from(list(&wanted.except)),
+                Value::from(i64::from(wanted.most)),
+            ];
+            let rows = self.fetch(DURING, |all| &all.queues.take, values).await?;
+            let mut rows = all::<D, _>(DURING, &rows, queued)?;
+            rows.sort_by_key(|row| match row.has_waited {
+                false => (false, row.row.position, 0),
+                true => (true, row.ready_ms, row.row.position),
+            });
+            Ok(rows)
+        })
+    }
+
+    fn next_queued<'a>(&'a mut self, queue: &'a str) -> StoreFuture<'a, Option<Duration>> {
+        const DURING: &str = "tell what of a durable queue is due next";
+        Box::pin(async move {
+            let values = vec![Value::from(queue)];
+            let rows = self
+                .fetch(DURING, |all| &all.queues.next_due, values)
+                .await?;
+            let row = rows.first().ok_or_else(|| unexpected(DURING))?;
+            let left = row.number(0);
+            let left = left.map_err(|error| driver::error::<D>(DURING, &error))?;
+            Ok(left.map(|left| Duration::from_millis(u64::try_from(left).unwrap_or(0))))
+        })
+    }
+
+    fn count_queued<'a>(&'a mut self, queue: &'a str, most: u64) -> StoreFuture<'a, u64> {
+        const DURING: &str = "count a durable queue";
+        Box::pin(async move {
+            let most = i64::try_from(most).unwrap_or(i64::MAX);
+            let values = vec![Value::from(queue), Value::from(most)];
+            let rows = self.fetch(DURING, |all| &all.queues.count, values).await?;
+            Ok(one_number(DURING, &rows)?.unsigned_abs())
+        })
+    }
+
+    fn letters<'a>(&'a mut self, filter: &'a LetterFilter) -> StoreFuture<'a, Vec<LetterRow>> {
+        const DURING: &str = "list dead letters";
+        Box::pin(async move {
+            let values = vec![
+                Value::Text(filter.id.clone()),
+                Value::Text(filter.queue.clone()),
+                Value::Text(filter.address.clone()),
+                Value::Text(filter.reason.clone()),
+                Value::from(filter.after),
+                Value::from(i64::from(filter.most)),
+            ];
+            let rows = self
+                .fetch(DURING, |all| &all.queues.letters, values)
+                .await?;
+            all::<D, _>(DURING, &rows, letter)
+        })
+    }
+
+    fn count_letters(&mut self) -> StoreFuture<'_, (u64, i64)> {
+        const DURING: &str = "count dead letters";
+        Box::pin(async move {
+            let rows = self
+                .fetch(DURING, |all| &all.queues.count_letters, vec![])
+                .await?;
+            let newest = numbers_of(DURING, &rows, 1)?;
+            Ok((numbers_of(DURING, &rows, 0)?.unsigned_abs(), newest))
+        })
+    }
+
+    fn replay_letter<'a>(&'a mut self, id: &'a str) -> StoreFuture<'a, Option<String>> {
+        const DURING: &str = "replay a dead letter";
+        Box::pin(self.in_transaction(DURING, async move |session| {
+            let values = || vec![Value::from(id)];
+            // Locked, so that of two who replay it one finds nothing.
+            let rows = session
+                .fetch(DURING, |all| &all.queues.letter_queue, values())
+                .await?;
+            let queues = all::<D, _>(DURING, &rows, |row| row.some_text(0))?;
+            let Some(queue) = queues.into_iter().next() else {
+                return Ok(None);
+            };
+            session
+                .execute(DURING, |all| &all.queues.replay, values())
+                .await?;
+            session
+                .execute(DURING, |all| &all.queues.discard, values())
+                .await?;
+            Ok(Some(queue))
+        }))
+    }
+
+    fn discard_letter<'a>(&'a mut self, id: &'a str) -> StoreFuture<'a, bool> {
+        let values = vec![Value::from(id)];
+        Box::pin(async move {
+            let during = "discard a dead letter";
+            let gone = self.execute(during, |all| &all.queues.discard, values);
+            Ok(gone.await? > 0)
+        })
+    }
+
+    fn trim_letters(&mut self, keep: u64, most: u32) -> StoreFuture<'_, u64> {
+        let keep = i64::try_from(keep).unwrap_or(i64::MAX);
+        let values = vec![Value::from(keep), Value::from(i64::from(most))];
+        Box::pin(self.execute("trim dead letters", |all| &all.queues.trim, values))
+    }
+}

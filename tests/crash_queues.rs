@@ -1,0 +1,256 @@
+//! The crash matrix of durable queues: a process dies, as by `kill -9`, at each named point, while it publishes into a
+//! queue and handles it. Afterwards another handles the rest. The oracle knows by ids: what was accepted is handled or
+//! a dead letter, and only what was in hand is handled twice.
+//!
+//! `POSTROOM_CRASH_ROUNDS` is how often each cell runs (1), each time at another passing of its point.
+#![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
+#![allow(clippy::print_stdout, reason = "the matrix is printed as a table")]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use common::end;
+use common::store::{Placed, World};
+use postroom::{Bus, Context, Durable, Failure, Outcome, Retry, Subscriber};
+
+/// A point, and at which passing of it the process dies first.
+const POINTS: [(&str, u64); 14] = [
+    ("before-store", 20),
+    ("after-store", 20),
+    ("before-take", 4),
+    ("after-take", 4),
+    ("before-deliver", 4),
+    ("after-deliver", 4),
+    ("before-handle", 30),
+    ("after-handle", 30),
+    ("before-settle", 5),
+    ("after-settle", 5),
+    ("before-retry", 2),
+    ("after-retry", 2),
+    ("before-dead-letter", 2),
+    ("after-dead-letter", 2),
+];
+
+/// The mailbox: the most that is in hand, and so the most that is handled twice.
+const MAILBOX: usize = 16;
+
+/// Names the database and the files of what is accepted and handled to the process that dies.
+const CHILD: &str = "POSTROOM_CRASH_CHILD";
+
+/// The points that are the handler's.
+fn crash_point(name: &str) {
+    static PASSED: AtomicU64 = AtomicU64::new(0);
+    let Ok(wanted) = std::env::var("POSTROOM_CRASH") else {
+        return;
+    };
+    let (wanted, nth) = wanted.split_once(':').unwrap();
+    if wanted == name && PASSED.fetch_add(1, Ordering::SeqCst) + 1 == nth.parse::<u64>().unwrap() {
+        std::process::abort();
+    }
+}
+
+/// What is written down is there after a crash.
+#[derive(Clone)]
+struct Log(Arc<File>);
+
+impl Log {
+    fn open(path: &str) -> Self {
+        let file = File::options().append(true).create(true).open(path);
+        Self(Arc::new(file.unwrap()))
+    }
+
+    fn write(&self, order: u64, id: impl std::fmt::Display) {
+        let line = format!("{order} {id}\n");
+        (&*self.0).write_all(line.as_bytes()).unwrap();
+    }
+}
+
+impl Subscriber<Placed> for Log {
+    async fn handle(&mut self, placed: &Placed, cx: &mut Context<'_>) -> Outcome {
+        crash_point("before-handle");
+        match placed.order % 11 {
+            3 if cx.attempt() == 1 => return Err(Failure::retry("the first time")),
+            5 => return Err(Failure::reject("never")),
+            _ => {}
+        }
+        self.write(placed.order, cx.id());
+        crash_point("after-handle");
+        Ok(())
+    }
+}
+
+async fn bus(world: &World, service: &str, handled: &str) -> Bus {
+    let durable = Durable::new()
+        .lease(Duration::from_secs(1))
+        .slow_poll(Duration::from_millis(100));
+    let bus = world.with_store(Bus::builder(service)).durable(durable);
+    let bus = bus.start().await.unwrap();
+    let log = Log::open(handled);
+    bus.subscriber("seen", move || log.clone())
+        .on::<Placed>()
+        .durable()
+        .mailbox(MAILBOX)
+        .retry(
+            Retry::fixed(Duration::from_millis(30))
+                .immediate(0)
+                .attempts(3),
+        )
+        .start()
+        .await
+        .unwrap();
+    bus
+}
+
+/// Not a test by itself: the process that dies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_dies() {
+    let Ok(task) = std::env::var(CHILD) else {
+        return;
+    };
+    let (address, log) = task.split_once(' ').unwrap();
+    let world = World::found_at(address).await;
+    let bus = bus(&world, "child", &format!("{log}.handled")).await;
+    let accepted = Log::open(&format!("{log}.accepted"));
+    let next = Arc::new(AtomicU64::new(0));
+    let publishers = (0..4).map(|_| {
+        let (bus, accepted, next) = (bus.clone(), accepted.clone(), Arc::clone(&next));
+        tokio::spawn(async move {
+            loop {
+                let order = next.fetch_add(1, Ordering::Relaxed);
+                if order == u64::MAX {
+                    return;
+                }
+                let receipt = bus.publish(Placed { order }).await.unwrap();
+                accepted.write(order, receipt.id);
+            }
+        })
+    });
+    for publisher in publishers.collect::<Vec<_>>() {
+        publisher.await.unwrap();
+    }
+}
+
+/// Ids by order.
+fn read(path: &str) -> BTreeMap<u64, Vec<String>> {
+    let mut found: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    for line in text.lines() {
+        let (order, id) = line.split_once(' ').unwrap();
+        let order = order.parse().unwrap();
+        found.entry(order).or_default().push(id.to_owned());
+    }
+    found
+}
+
+async fn cell(world: World, point: &str, passing: u64) {
+    let what = format!("{point}:{passing}");
+    let log = std::env::temp_dir().join(format!("postroom-crash-{:x}", fastrand::u64(..)));
+    let log = log.display().to_string();
+    // Its tables are there before.
+    end(&world.bus().await).await;
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_process_that_dies"])
+        .env(CHILD, format!("{} {log}", world.address()))
+        .env("POSTROOM_CRASH", &what)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let until = Instant::now() + common::PATIENCE;
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() > until {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("{what} was not passed");
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert_eq!(status.signal(), Some(6), "{what}: {status}");
+
+    let (accepted, handled) = (format!("{log}.accepted"), format!("{log}.handled"));
+    let heir = bus(&world, "heir", &handled).await;
+    world.until("SELECT count(*) FROM postroom_queue", 0).await;
+    end(&heir).await;
+    let dead = world
+        .texts("SELECT message_id FROM postroom_dead_letters")
+        .await;
+    let (accepted_ids, handled_ids) = (read(&accepted), read(&handled));
+    assert!(
+        !accepted_ids.is_empty() || point.ends_with("store"),
+        "{what}"
+    );
+    let known: BTreeSet<_> = dead.iter().collect();
+    assert_eq!(
+        known.len(),
+        dead.len(),
+        "{what}: two dead letters of one id"
+    );
+    for (order, ids) in &accepted_ids {
+        let id = &ids[0];
+        match order % 11 {
+            5 => assert!(known.contains(id), "{what}: {order} is lost"),
+            _ => {
+                let seen = handled_ids.get(order).is_some_and(|ids| ids.contains(id));
+                assert!(seen, "{what}: {order} is lost");
+            }
+        }
+    }
+    let mut repeated = 0;
+    for (order, ids) in &handled_ids {
+        let is_one = ids.iter().all(|id| *id == ids[0]);
+        assert!(is_one, "{what}: {order} has several ids");
+        repeated += ids.len() - 1;
+    }
+    assert!(repeated <= MAILBOX, "{what}: {repeated} handled twice");
+    let database = if world.is_sqlite() {
+        "SQLite"
+    } else {
+        "PostgreSQL"
+    };
+    println!(
+        "{database:<10} {what:<22} {:>5} accepted, {:>3} dead, {repeated:>3} repeated",
+        accepted_ids.len(),
+        dead.len()
+    );
+    for file in [accepted, handled] {
+        if Path::new(&file).exists() {
+            std::fs::remove_file(file).unwrap();
+        }
+    }
+}
+
+fn rounds() -> u64 {
+    let rounds = std::env::var("POSTROOM_CRASH_ROUNDS").ok();
+    rounds.and_then(|rounds| rounds.parse().ok()).unwrap_or(1)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_sqlite() {
+    for (point, first) in POINTS {
+        for round in 0..rounds() {
+            cell(World::sqlite().await, point, first + round).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_postgres() {
+    for (point, first) in POINTS {
+        for round in 0..rounds() {
+            cell(World::postgres().await, point, first + round).await;
+        }
+    }
+}
