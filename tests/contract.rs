@@ -16,13 +16,14 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
-/// What stands between backticks behind the last `·` of a column.
+/// What stands between backticks behind each `·` of a column, up to a semicolon.
 fn named(row: &str, column: usize) -> Vec<&str> {
     let cell = row.split('|').nth(column).unwrap_or_default();
-    let Some((_, proof)) = cell.rsplit_once('·') else {
-        return Vec::new();
-    };
-    proof.split('`').skip(1).step_by(2).collect()
+    let proofs = cell.split('·').skip(1);
+    let proofs = proofs.filter_map(|proof| proof.split(';').next());
+    proofs
+        .flat_map(|proof| proof.split('`').skip(1).step_by(2))
+        .collect()
 }
 
 #[test]
@@ -34,8 +35,8 @@ fn every_test_named_in_the_failure_table_exists() {
         let rows = table.lines().filter(|line| line.starts_with('|'));
         rows.flat_map(|row| named(row, column)).collect()
     };
-    let (in_process, over_rabbit_mq) = (column(2), column(3));
-    for names in [&in_process, &over_rabbit_mq] {
+    let (in_process, over_rabbit_mq, with_a_store) = (column(2), column(3), column(4));
+    for names in [&in_process, &over_rabbit_mq, &with_a_store] {
         assert!(names.len() > 20, "the table was not read: {names:?}");
     }
     // What is not run over RabbitMQ is listed there by name.
@@ -44,7 +45,12 @@ fn every_test_named_in_the_failure_table_exists() {
         let is_skipped = conformance.contains(&format!("\"{name}\""));
         assert!(!is_skipped, "`{name}` proves nothing over RabbitMQ");
     }
-    let names = [in_process, over_rabbit_mq].concat();
+    let conformance = fs::read_to_string(root.join("tests/store_conformance.rs")).unwrap();
+    for name in &with_a_store {
+        let is_skipped = conformance.contains(&format!("\"{name}\""));
+        assert!(!is_skipped, "`{name}` proves nothing over a store");
+    }
+    let names = [in_process, over_rabbit_mq, with_a_store].concat();
     let mut files = Vec::new();
     sources(&root.join("src/testing"), &mut files).unwrap();
     sources(&root.join("tests"), &mut files).unwrap();
@@ -55,12 +61,16 @@ fn every_test_named_in_the_failure_table_exists() {
                 Some((file, test)) => (Some(file.replace("::", "/")), test),
                 None => (None, *name),
             };
-            let function = format!("fn {test}(");
+            // One that is run over several stores may be generic.
+            let functions = [format!("fn {test}("), format!("fn {test}<")];
             !files.iter().any(|path| {
                 let is_the_file = file
                     .as_ref()
                     .is_none_or(|file| path.with_extension("").ends_with(file));
-                is_the_file && fs::read_to_string(path).unwrap().contains(&function)
+                is_the_file && {
+                    let source = fs::read_to_string(path).unwrap();
+                    functions.iter().any(|function| source.contains(function))
+                }
             })
         })
         .collect();
