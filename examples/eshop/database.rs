@@ -217,9 +217,9 @@ impl Database {
             Place::Postgres(url) => Self::schema(url, &Place::schema(name)).await?,
         };
         match &database {
-            Self::Sqlite(pool) => drop(sqlx::query(TABLE).execute(pool).await?),
+            Self::Sqlite(pool) => sqlx::query(TABLE).execute(pool).await.map(drop)?,
             #[cfg(feature = "postgres")]
-            Self::Postgres(pool, _) => drop(sqlx::query(TABLE).execute(pool).await?),
+            Self::Postgres(pool, _) => sqlx::query(TABLE).execute(pool).await.map(drop)?,
         }
         Ok(database)
     }

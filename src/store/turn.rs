@@ -27,6 +27,10 @@ impl Turn {
 }
 
 impl Turns {
+    #[cfg_attr(
+        not(feature = "sqlite"),
+        expect(dead_code, reason = "PostgreSQL has many writers")
+    )]
     pub(crate) fn new() -> Self {
         Self(Arc::new(Semaphore::new(1)))
     }
