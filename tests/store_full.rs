@@ -17,8 +17,8 @@ const PAGES: &str = "100";
 async fn a_full_file_refuses_what_is_written_and_loses_nothing_that_is_in_it() {
     let world = World::sqlite().await;
     let options = sqlite_options(world.address().as_ref()).pragma("max_page_count", PAGES);
-    let pool = SqlitePoolOptions::new().max_connections(2);
-    let pool = pool.connect_with(options).await.unwrap();
+    let open = SqlitePoolOptions::new().max_connections(2);
+    let pool = open.clone().connect_with(options.clone()).await.unwrap();
     let bus = Bus::builder("shop")
         .store(Sqlite::new(&pool))
         .relay(World::relay().keep_published(Duration::ZERO))
@@ -56,6 +56,9 @@ async fn a_full_file_refuses_what_is_written_and_loses_nothing_that_is_in_it() {
         !conditions.any(|found| found.problem == Problem::Database)
     })
     .await;
+    // SQLite has rolled back the refused transaction by itself, which sqlx's connection does not know.
+    pool.close().await;
+    let pool = open.connect_with(options).await.unwrap();
     let mut tx = pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
     let publish = bus.publish(Placed { order: written });
     publish.in_transaction(&mut tx).await.unwrap();
