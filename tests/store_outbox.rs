@@ -296,8 +296,9 @@ async fn poison_is_given_up_listed_replayed_and_discarded(world: World) {
 async fn a_delayed_row_waits_for_its_time_and_holds_up_nobody(world: World) {
     let (bus, seen) = (world.bus().await, Seen::default());
     seen.subscribe(&bus).await;
-    let mut tx = world.begin().await;
+    // On PostgreSQL a delay counts from where its transaction began.
     let written = Instant::now();
+    let mut tx = world.begin().await;
     let wait = Duration::from_millis(300);
     tx.write(bus.publish(Placed { order: 1 }).key("a").delay(wait))
         .await
