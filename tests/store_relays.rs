@@ -83,7 +83,11 @@ async fn four_relays_publish_50_000_rows_none_twice(world: World) {
     for (bus, seen) in &relays {
         let counts = bus.snapshot().outbox.unwrap();
         assert_eq!(counts.fenced_out, 0);
-        assert!(seen.len() > 0, "each had a share: {counts:?}");
+        // SQLite's lock goes to whoever comes by when it is free: a relay may wait for it until all is done.
+        assert!(
+            seen.len() > 0 || world.is_sqlite(),
+            "each had a share: {counts:?}"
+        );
     }
     for (bus, _) in &relays {
         end(bus).await;
