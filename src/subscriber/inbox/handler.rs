@@ -23,8 +23,6 @@ use crate::store::TxStore;
 /// # impl postroom::Event for OrderPaid { const TOPIC: &'static str = "ordering.order-paid"; }
 /// # #[derive(Serialize, Deserialize)] struct StockTaken { order: i64 }
 /// # impl postroom::Event for StockTaken { const TOPIC: &'static str = "catalog.stock-taken"; }
-/// # #[cfg(feature = "sqlite")] mod example {
-/// # use super::{OrderPaid, StockTaken};
 /// use postroom::{Outcome, Sqlite, TxContext, TxSubscriber};
 ///
 /// struct Stock;
@@ -42,7 +40,6 @@ use crate::store::TxStore;
 /// # async fn subscribe(bus: &postroom::Bus) -> Result<(), postroom::SubscribeError> {
 /// bus.subscriber("stock", || Stock).transactional::<OrderPaid, Sqlite>().start().await?;
 /// # Ok(()) }
-/// # }
 /// ```
 ///
 /// # Cancel safety
