@@ -62,6 +62,8 @@
 mod bridge;
 mod broker;
 mod bus;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod database;
 mod delivery;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod durable;

@@ -448,18 +448,18 @@ impl Builder {
         #[cfg(not(feature = "amqp"))]
         let bridge = None;
         #[cfg(any(feature = "sqlite", feature = "postgres"))]
-        let durable = store.as_ref().map(|(link, thread)| {
-            crate::durable::Shared::new(crate::durable::Wiring {
-                service: self.service.clone(),
-                settings: self.durable,
-                migrations: self.store_settings.migrations,
-                services: Arc::clone(&services),
-                link: Arc::clone(link),
-                thread: thread.clone(),
-            })
+        let database = store.map(|(link, thread)| crate::database::Wiring {
+            service: self.service.clone(),
+            migrations: self.store_settings.migrations,
+            services: Arc::clone(&services),
+            link,
+            thread,
         });
         #[cfg(any(feature = "sqlite", feature = "postgres"))]
-        let stored = durable.map(|durable| durable as Arc<dyn crate::broker::StoredQueues>);
+        let stored = database.clone().map(|wiring| {
+            let durable = crate::durable::Shared::new(wiring, self.durable);
+            durable as Arc<dyn crate::broker::StoredQueues>
+        });
         #[cfg(not(any(feature = "sqlite", feature = "postgres")))]
         let stored = None;
         let broker = Broker::new(Arc::clone(&services), self.limits, bridge, stored);
@@ -468,11 +468,9 @@ impl Builder {
         let wired = services.outgoing.set(outgoing).is_ok() && events.set(&broker);
         debug_assert!(wired, "a new bus is wired once");
         #[cfg(any(feature = "sqlite", feature = "postgres"))]
-        let outbox = match store {
-            Some((link, thread)) => {
-                let settings = self.store_settings;
-                let started =
-                    crate::outbox::start(&self.service, settings, &broker, &link, thread).await;
+        let outbox = match database {
+            Some(wiring) => {
+                let started = crate::outbox::start(wiring, self.store_settings, &broker).await;
                 Some(started.map_err(StartError::Store)?)
             }
             None => None,

@@ -16,8 +16,8 @@ const AGAIN: Duration = Duration::from_millis(100);
 
 /// Reads what is to be handed out, for all queues of this process, until it is told to stop or the database fails.
 pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), DatabaseError> {
-    let mut session = shared.open().await?;
-    shared.works("consumer");
+    let mut session = shared.tree.open().await?;
+    shared.tree.works("consumer");
     let slow = shared.settings.slow_poll;
     let mut polls_at = Instant::now();
     loop {
@@ -38,7 +38,7 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Data
                 Ok(has) => has_read |= has,
                 Err(error) if error.keeps_connection() => {
                     queue.not_read();
-                    shared.failed("consumer", &error);
+                    shared.tree.failed("consumer", &error);
                     tokio::time::sleep(AGAIN).await;
                 }
                 Err(error) => {
@@ -49,7 +49,7 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Data
             next = next.min(queue.next_due().unwrap_or(next));
         }
         if has_read {
-            shared.works("consumer");
+            shared.tree.works("consumer");
             // What was committed meanwhile is looked for at once; others come to run first.
             tokio::task::yield_now().await;
             continue;

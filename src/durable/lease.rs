@@ -14,20 +14,20 @@ const TRIMMED: u32 = 500;
 
 /// Holds the queues of this process for as long as they are attached, and renews them.
 pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), DatabaseError> {
-    let mut session = shared.open().await?;
-    shared.works("lease");
+    let mut session = shared.tree.open().await?;
+    shared.tree.works("lease");
     let mut trims_at = Instant::now() + TRIM;
     loop {
         let (is_done, pause) = match renew(&shared, &mut *session).await {
             Ok(pause) => (true, pause),
             Err(error) if error.keeps_connection() => {
-                shared.failed("lease", &error);
+                shared.tree.failed("lease", &error);
                 (false, STANDBY.min(shared.settings.lease / 4))
             }
             Err(error) => return Err(error),
         };
         if is_done {
-            shared.works("lease");
+            shared.tree.works("lease");
             if Instant::now() >= trims_at {
                 trims_at = trim(&shared, &mut *session).await?;
             }
@@ -38,7 +38,7 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Data
             () = stop.asked() => break,
         }
     }
-    session.leave_queues(&shared.holder).await
+    session.leave_queues(&shared.tree.holder).await
 }
 
 /// Answers how long until the next time.
@@ -49,7 +49,7 @@ async fn renew(shared: &Shared, session: &mut dyn StoreSession) -> Result<Durati
     let leaving = shared.leaving();
     let begun = Instant::now();
     let held = session
-        .hold_queues(&shared.holder, lease, &names, &leaving)
+        .hold_queues(&shared.tree.holder, lease, &names, &leaving)
         .await?;
     shared.left(&leaving);
     // What the database counts from is later than `begun`: a queue is left here before it is free there.

@@ -51,7 +51,9 @@ impl StoreDeadLetters {
         let shared = self.shared();
         Box::pin(async move {
             let shared = shared?;
-            let rows = shared.with_session(async move |session| session.letters(&filter).await);
+            let rows = shared
+                .tree
+                .with_session(async move |session| session.letters(&filter).await);
             rows.await.map_err(|error| StoreError(error.to_string()))
         })
     }
@@ -70,7 +72,7 @@ fn wanted(filter: &Filter) -> LetterFilter {
 
 fn letter(shared: &Shared, row: LetterRow) -> DeadLetter {
     let at = |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
-    let now_ms = shared.services.clock.wall_ms();
+    let now_ms = shared.tree.services.clock.wall_ms();
     let parcel = parcel_of(&row.message, now_ms).unwrap_or_else(|_| unreadable(&row.message));
     DeadLetter {
         // What somebody has written there by hand may have another one; it can still be discarded by SQL.
@@ -151,7 +153,9 @@ impl DeadLetterStore for StoreDeadLetters {
         let shared = self.shared();
         Box::pin(async move {
             let shared = shared?;
-            let counted = shared.with_session(async |session| session.count_letters().await);
+            let counted = shared
+                .tree
+                .with_session(async |session| session.count_letters().await);
             let (count, _) = counted
                 .await
                 .map_err(|error| StoreError(error.to_string()))?;
@@ -175,7 +179,9 @@ impl DeadLetterStore for StoreDeadLetters {
         Box::pin(async move {
             let shared = shared?;
             let id = id.to_string();
-            let gone = shared.with_session(async move |session| session.discard_letter(&id).await);
+            let gone = shared
+                .tree
+                .with_session(async move |session| session.discard_letter(&id).await);
             let was_there = gone.await.map_err(|error| StoreError(error.to_string()))?;
             let discarded = u64::from(was_there);
             shared
@@ -237,7 +243,9 @@ impl Reading {
         let left = match self.left {
             Some(left) => left,
             None => {
-                let newest = shared.with_session(async |session| session.count_letters().await);
+                let newest = shared
+                    .tree
+                    .with_session(async |session| session.count_letters().await);
                 let (_, newest) = newest
                     .await
                     .map_err(|error| StoreError(error.to_string()))?;

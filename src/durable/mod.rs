@@ -16,4 +16,4 @@ mod writer;
 mod writes;
 
 pub use config::Durable;
-pub(crate) use shared::{Shared, Wiring};
+pub(crate) use shared::Shared;

@@ -81,7 +81,7 @@ impl Shared {
             .map_err(|error| Refusal::Codec(error.to_string()))?;
         let body =
             String::from_utf8(body.to_vec()).map_err(|error| Refusal::Codec(error.to_string()))?;
-        let mut deadline = Deadline::new(Arc::clone(&self.services.timers), patience);
+        let mut deadline = Deadline::new(Arc::clone(&self.tree.services.timers), patience);
         let mut receipt = StoredReceipt::default();
         let mut queues = Vec::with_capacity(cores.len());
         for core in &cores {
@@ -106,12 +106,12 @@ impl Shared {
             why: why.unwrap_or_else(|| "the database did not answer in time".to_owned()),
         };
         let Some(place) = deadline.bound(self.waiting.acquire()).await else {
-            return Err(not_stored(self.trouble()));
+            return Err(not_stored(self.tree.trouble()));
         };
         // It is never closed.
         let _place = place.map_err(|_| Refusal::Closed)?;
         let envelope = parcel.envelope();
-        let now_ms = self.services.clock.wall_ms();
+        let now_ms = self.tree.services.clock.wall_ms();
         let row = row_of(envelope, body, None, now_ms);
         let names = queues.iter().map(|queue| queue.name.to_string()).collect();
         let (publication, wait) = Publication::new(NewQueued::new(row, names), queues);
@@ -133,7 +133,7 @@ impl Shared {
         match answer {
             Ok(()) => Ok(receipt),
             Err(Some(refusal)) => Err(refusal),
-            Err(None) => Err(not_stored(self.trouble())),
+            Err(None) => Err(not_stored(self.tree.trouble())),
         }
     }
 
@@ -241,9 +241,10 @@ impl StoredQueues for Shared {
         let (id, queue) = (letter.id.to_string(), Arc::clone(&letter.queue));
         Box::pin(async move {
             let this = this.ok_or(Refusal::Closed)?;
-            let timers = Arc::clone(&this.services.timers);
-            let replaying =
-                this.with_session(async move |session| session.replay_letter(&id).await);
+            let timers = Arc::clone(&this.tree.services.timers);
+            let replaying = this
+                .tree
+                .with_session(async move |session| session.replay_letter(&id).await);
             let replayed = Deadline::new(timers, patience).bound(replaying).await;
             let replayed = match replayed {
                 Some(answer) => answer.map_err(|error| Refusal::NotStored {

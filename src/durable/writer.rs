@@ -15,8 +15,8 @@ const COUNT_LOOK: Duration = Duration::from_secs(1);
 /// Writes what publishers and workers have, until it is told to stop and nothing is left, or the database fails. What it
 /// has taken then goes back, and the next life writes it: to write it twice does no harm.
 pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), DatabaseError> {
-    let mut session = shared.open().await?;
-    shared.works("writer");
+    let mut session = shared.tree.open().await?;
+    shared.tree.works("writer");
     let mut is_stopping = false;
     let mut counts_at = Instant::now();
     loop {
@@ -79,12 +79,15 @@ async fn write(
         return Ok(());
     }
     pass_points("before", &batch.write);
-    match session.write_queues(&shared.holder, &batch.write).await {
+    match session
+        .write_queues(&shared.tree.holder, &batch.write)
+        .await
+    {
         Ok(written) => {
             pass_points("after", &batch.write);
             note_lost(shared, &batch.write, &written);
             batch.finish(&written);
-            shared.works("writer");
+            shared.tree.works("writer");
             Ok(())
         }
         Err(error) => failed(shared, batch, error).await,
@@ -96,7 +99,7 @@ async fn failed(
     batch: Batch<'_>,
     error: DatabaseError,
 ) -> Result<(), DatabaseError> {
-    shared.failed("writer", &error);
+    shared.tree.failed("writer", &error);
     if error.keeps_connection() {
         batch.rolled_back();
         drop(batch);
@@ -115,7 +118,7 @@ fn note_lost(shared: &Shared, write: &QueueWrite, written: &QueueWritten) {
     let lost = (write.done.len() as u64).saturating_sub(written.done);
     if lost > 0 {
         tracing::warn!(
-            store = %shared.name,
+            store = %shared.tree.name,
             messages = lost,
             "settled too late: their queue was taken over, and they come again there"
         );

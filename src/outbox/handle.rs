@@ -47,7 +47,7 @@ impl Outbox {
 
     /// Wakes the relay: for who commits by other means.
     pub fn wake(&self) {
-        self.0.link.bell.ring(Ring::Committed);
+        self.0.tree.link.bell.ring(Ring::Committed);
     }
 
     /// Rows that were given up, oldest first, at most so many.
@@ -57,7 +57,7 @@ impl Outbox {
     pub async fn dead(&self, most: u32) -> Result<Vec<DeadRow>, DatabaseError> {
         let work =
             async move |session: &mut dyn crate::store::StoreSession| session.dead(most).await;
-        self.0.with_session(work).await
+        self.0.tree.with_session(work).await
     }
 
     /// Lets a row that was given up be tried again, with its attempts counted anew and the same id. False: there is
@@ -69,7 +69,7 @@ impl Outbox {
         let id = id.to_owned();
         let work =
             async move |session: &mut dyn crate::store::StoreSession| session.replay(&id).await;
-        let was_there = self.0.with_session(work).await?;
+        let was_there = self.0.tree.with_session(work).await?;
         self.wake();
         Ok(was_there)
     }
@@ -82,14 +82,14 @@ impl Outbox {
         let id = id.to_owned();
         let work =
             async move |session: &mut dyn crate::store::StoreSession| session.discard(&id).await;
-        self.0.with_session(work).await
+        self.0.tree.with_session(work).await
     }
 }
 
 impl std::fmt::Debug for Outbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Outbox")
-            .field("name", &self.0.name)
+            .field("name", &self.0.tree.name)
             .finish_non_exhaustive()
     }
 }

@@ -16,8 +16,8 @@ const COUNTED: u32 = 10_000;
 
 /// Deletes what is old, in bounded batches, and counts what waits.
 pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), DatabaseError> {
-    let mut session = shared.open().await?;
-    shared.works("keeper");
+    let mut session = shared.tree.open().await?;
+    shared.tree.works("keeper");
     let period = match shared.settings.relay.keep_published {
         // They are deleted as they are published.
         Duration::ZERO => PERIOD.1,
@@ -27,11 +27,11 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Data
         let pause = match round(&shared, &mut *session).await {
             Ok(true) => BREATH,
             Ok(false) => {
-                shared.works("keeper");
+                shared.tree.works("keeper");
                 period
             }
             Err(error) if error.keeps_connection() => {
-                shared.failed("keeper", &error);
+                shared.tree.failed("keeper", &error);
                 period
             }
             Err(error) => return Err(error),
@@ -51,7 +51,7 @@ async fn round(shared: &Shared, session: &mut dyn StoreSession) -> Result<bool, 
     let outbox = session.clean_outbox(relay.keep_published, batch).await?;
     let inbox = session.clean_inbox(relay.keep_handled, batch).await?;
     crash_point("after-clean-up");
-    let counts = &shared.link.counts;
+    let counts = &shared.tree.link.counts;
     counts.cleaned.fetch_add(outbox + inbox, Ordering::Relaxed);
     if outbox >= u64::from(batch) || inbox >= u64::from(batch) {
         return Ok(true);

@@ -11,8 +11,8 @@ const SOON: Duration = Duration::from_millis(50);
 
 /// Holds lanes for as long as the relay is to run, and renews them.
 pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), DatabaseError> {
-    let mut session = shared.open().await?;
-    shared.works("lease");
+    let mut session = shared.tree.open().await?;
+    shared.tree.works("lease");
     let mut started = shared.started.subscribe();
     tokio::select! {
         // An error means that the bus is gone.
@@ -23,7 +23,7 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Data
     loop {
         let begun = Instant::now();
         let give_up = shared.lanes.lock().give_up();
-        let renewed = session.renew(&shared.holder, lease, &give_up).await;
+        let renewed = session.renew(&shared.tree.holder, lease, &give_up).await;
         match renewed {
             Ok(held) => {
                 // What the database counts from is later than `begun`: a lane is left here before it is free there.
@@ -34,15 +34,15 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Data
                     lanes.renewed(&held, valid_until);
                     lanes.len()
                 };
-                let counts = &shared.link.counts;
+                let counts = &shared.tree.link.counts;
                 counts.lanes.store(lanes as u64, Ordering::Relaxed);
                 counts
                     .relays
                     .store(u64::from(held.relays), Ordering::Relaxed);
-                shared.works("lease");
+                shared.tree.works("lease");
                 shared.lanes_changed.notify_one();
             }
-            Err(error) if error.keeps_connection() => shared.failed("lease", &error),
+            Err(error) if error.keeps_connection() => shared.tree.failed("lease", &error),
             Err(error) => return Err(error),
         }
         let pause = if shared.lanes.lock().some_leave() {
@@ -55,5 +55,5 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Data
             () = stop.asked() => break,
         }
     }
-    session.leave(&shared.holder).await
+    session.leave(&shared.tree.holder).await
 }

@@ -34,8 +34,8 @@ pub(super) struct Landed {
 /// Publishes rows until it is told to stop, or the database fails. What is on its way then lands all the same, and the
 /// next life marks it.
 pub(super) async fn live(shared: Arc<Shared>, stop: Stop) -> Result<(), DatabaseError> {
-    let session = shared.open().await?;
-    shared.works("relay");
+    let session = shared.tree.open().await?;
+    shared.tree.works("relay");
     let mut landing = shared.landing.lock().await;
     let relay = RelayLife {
         shared: &shared,
@@ -100,7 +100,7 @@ impl RelayLife<'_> {
                     Some(landed) => self.land(landed),
                     None => return Ok(()),
                 },
-                ring = self.shared.link.bell.heard() => self.hear(ring),
+                ring = self.shared.tree.link.bell.heard() => self.hear(ring),
                 () = self.shared.lanes_changed.notified() => self.look_now(),
                 () = until(wakes) => {}
                 () = stop.asked() => break,
@@ -172,7 +172,7 @@ impl RelayLife<'_> {
         };
         // Rows that all had to stay are no reason to look again at once.
         self.more &= !launches.is_empty();
-        let counts = &self.shared.link.counts;
+        let counts = &self.shared.tree.link.counts;
         counts
             .taken
             .fetch_add(launches.len() as u64, Ordering::Relaxed);
@@ -192,7 +192,7 @@ impl RelayLife<'_> {
         self.pace
             .read(!is_empty, next_due.into_iter().chain(next_try).min());
         self.is_due = !is_empty;
-        self.shared.works("relay");
+        self.shared.tree.works("relay");
         Ok(true)
     }
 
@@ -206,7 +206,7 @@ impl RelayLife<'_> {
     /// False for what passes by waiting, so that the connection is kept.
     fn locked(&self, error: DatabaseError) -> Result<bool, DatabaseError> {
         if error.keeps_connection() {
-            self.shared.failed("relay", &error);
+            self.shared.tree.failed("relay", &error);
             return Ok(false);
         }
         Err(error)
@@ -219,8 +219,8 @@ impl RelayLife<'_> {
             (memory.published.clone(), memory.failed.clone())
         };
         let keep = !self.shared.settings.relay.keep_published.is_zero();
-        let holder = &self.shared.holder;
-        let counts = &self.shared.link.counts;
+        let holder = &self.shared.tree.holder;
+        let counts = &self.shared.tree.link.counts;
         crash_point("before-mark");
         if !published.is_empty() {
             match self.session.mark_published(holder, &published, keep).await {
@@ -259,7 +259,7 @@ impl RelayLife<'_> {
         // Rows behind these may go now, and our own commit is none that we would be told of.
         self.is_due = true;
         self.pace.fast();
-        self.shared.works("relay");
+        self.shared.tree.works("relay");
         Ok(true)
     }
 
@@ -279,6 +279,7 @@ impl RelayLife<'_> {
         match &landing {
             Landing::HeldBack { why } => {
                 self.shared
+                    .tree
                     .link
                     .counts
                     .held_back
@@ -307,8 +308,9 @@ impl RelayLife<'_> {
         if let Some(why) = reason.filter(|_| is_given_up) {
             let why = Some(format!("{id} to `{address}`: {why}"));
             self.shared
-                .services()
-                .tell(&self.shared.name, LifecycleKind::RowGivenUp, why);
+                .tree
+                .services
+                .tell(&self.shared.tree.name, LifecycleKind::RowGivenUp, why);
         }
         if let Some(next) = next {
             self.launch(next);
@@ -367,7 +369,7 @@ impl RelayLife<'_> {
 
 /// One row's way through the broker.
 async fn fly(shared: &Shared, row: crate::store::StoredRow, fence: i64) -> Landing {
-    let now_ms = shared.services().clock.wall_ms();
+    let now_ms = shared.tree.services.clock.wall_ms();
     let parcel = match parcel_of(&row, now_ms) {
         Ok(parcel) => parcel,
         Err(error) => {
