@@ -9,11 +9,9 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use common::inbox::{Db, duplicates, take};
+use common::process::{dies_at, rounds, task};
 use common::rabbit::Rabbit;
 use common::store::{Placed, World};
 use common::{end, eventually};
@@ -33,9 +31,6 @@ const POINTS: [(&str, u64); 8] = [
 /// More than any passing.
 const ORDERS: u64 = 100;
 
-/// Names the RabbitMQ, the prefix of its objects and the database to the process that dies.
-const CHILD: &str = "POSTROOM_CRASH_INBOX";
-
 async fn shop<S: Db>(world: &World, url: &str, prefix: &str) -> Bus {
     let bus = world
         .builder()
@@ -53,7 +48,7 @@ async fn shop<S: Db>(world: &World, url: &str, prefix: &str) -> Bus {
 /// Not a test by itself: the process that dies.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_dies() {
-    let Ok(task) = std::env::var(CHILD) else {
+    let Some(task) = task() else {
         return;
     };
     let [url, prefix, address] = task.split(' ').collect::<Vec<_>>()[..] else {
@@ -81,31 +76,8 @@ async fn cell<S: Db>(world: World, rabbit: &Rabbit, point: &str, passing: u64) {
         ids.insert(receipt.id.to_string(), order);
     }
     end(&mail).await;
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_process_that_dies"])
-        .env(
-            CHILD,
-            format!("{} {prefix} {}", rabbit.url(), world.address()),
-        )
-        .env("POSTROOM_CRASH", &what)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let until = Instant::now() + common::PATIENCE;
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        if Instant::now() > until {
-            child.kill().unwrap();
-            child.wait().unwrap();
-            panic!("{what} was not passed");
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    };
-    assert_eq!(status.signal(), Some(6), "{what}: {status}");
+    let task = format!("{} {prefix} {}", rabbit.url(), world.address());
+    dies_at(&what, "a_process_that_dies", &task).await;
     let before = world.records().await;
 
     let heir = shop::<S>(&world, rabbit.url(), &prefix).await;
@@ -128,16 +100,8 @@ async fn cell<S: Db>(world: World, rabbit: &Rabbit, point: &str, passing: u64) {
     let mut records: Vec<u64> = records.iter().map(|id| ids[id]).collect();
     records.sort_unstable();
     assert_eq!(records, all, "{what}: records");
-    let database = match world.is_sqlite() {
-        true => "SQLite",
-        false => "PostgreSQL",
-    };
+    let database = world.database();
     println!("{database:<10} {what:<22} {before:>4} committed before, {repeated:>3} came again");
-}
-
-fn rounds() -> u64 {
-    let rounds = std::env::var("POSTROOM_CRASH_ROUNDS").ok();
-    rounds.and_then(|rounds| rounds.parse().ok()).unwrap_or(1)
 }
 
 async fn rabbit() -> Rabbit {

@@ -8,15 +8,12 @@
 
 mod common;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Write;
-use std::os::unix::process::ExitStatusExt;
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::end;
+use common::process::{Notes, dies_at, rounds, task};
 use common::store::{Placed, Pool, Seen, Tx, World};
 use postroom::{Bus, Interceptor, RawMessage, Relay};
 
@@ -40,29 +37,13 @@ const POINTS: [(&str, u64); 13] = [
 /// The relay's window: the most that may be published twice.
 const WINDOW: u32 = 16;
 
-/// Names the database and the file of what is published to the process that dies.
-const CHILD: &str = "POSTROOM_CRASH_CHILD";
-
-/// Writes down what is accepted, at the very moment: what is in memory when a process dies is gone.
-struct Log(File);
-
-impl Log {
-    fn open(path: &Path) -> Self {
-        Self(
-            File::options()
-                .append(true)
-                .create(true)
-                .open(path)
-                .unwrap(),
-        )
-    }
-}
+/// What is accepted is written down.
+struct Log(Notes);
 
 impl Interceptor for Log {
     fn accepted(&self, message: RawMessage<'_>) {
         if let Ok(placed) = message.decode::<Placed>() {
-            let line = format!("{} {}\n", placed.order, message.envelope().id());
-            (&self.0).write_all(line.as_bytes()).unwrap();
+            self.0.write(placed.order, message.envelope().id());
         }
     }
 }
@@ -76,7 +57,7 @@ async fn bus(world: &World, service: &str, log: &Path) -> Bus {
     let bus = world
         .with_store(Bus::builder(service))
         .relay(relay)
-        .intercept(Log::open(log));
+        .intercept(Log(Notes::open(log)));
     let bus = bus.start().await.unwrap();
     Seen::default().subscribe(&bus).await;
     bus
@@ -85,7 +66,7 @@ async fn bus(world: &World, service: &str, log: &Path) -> Bus {
 /// Not a test by itself: the process that dies.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_dies() {
-    let Ok(task) = std::env::var(CHILD) else {
+    let Some(task) = task() else {
         return;
     };
     let (address, log) = task.split_once(' ').unwrap();
@@ -111,18 +92,6 @@ async fn a_process_that_dies() {
     }
 }
 
-fn published(log: &Path) -> BTreeMap<u64, Vec<String>> {
-    let mut published: BTreeMap<u64, Vec<String>> = BTreeMap::new();
-    for line in std::fs::read_to_string(log).unwrap_or_default().lines() {
-        let (order, id) = line.split_once(' ').unwrap();
-        published
-            .entry(order.parse().unwrap())
-            .or_default()
-            .push(id.to_owned());
-    }
-    published
-}
-
 async fn cell(world: World, point: &str, passing: u64) {
     let what = format!("{point}:{passing}");
     end(&world.bus().await).await;
@@ -135,28 +104,8 @@ async fn cell(world: World, point: &str, passing: u64) {
         .run(&format!("CREATE TABLE orders (id {key} PRIMARY KEY)"))
         .await;
     let log = std::env::temp_dir().join(format!("postroom-crash-{:x}", fastrand::u64(..)));
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_process_that_dies"])
-        .env(CHILD, format!("{} {}", world.address(), log.display()))
-        .env("POSTROOM_CRASH", &what)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let until = Instant::now() + common::PATIENCE;
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        if Instant::now() > until {
-            child.kill().unwrap();
-            child.wait().unwrap();
-            panic!("{what} was not passed");
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    };
-    assert_eq!(status.signal(), Some(6), "{what}: {status}");
+    let task = format!("{} {}", world.address(), log.display());
+    dies_at(&what, "a_process_that_dies", &task).await;
 
     let bus = bus(&world, "heir", &log).await;
     let left = "SELECT count(*) FROM postroom_outbox WHERE status <> 'published'";
@@ -178,7 +127,7 @@ async fn cell(world: World, point: &str, passing: u64) {
     .into_iter()
     .map(|id| id as u64)
     .collect();
-    let published = published(&log);
+    let published = Notes::read(&log);
     assert!(!committed.is_empty(), "{what}");
     assert_eq!(
         published.keys().copied().collect::<BTreeSet<_>>(),
@@ -198,21 +147,12 @@ async fn cell(world: World, point: &str, passing: u64) {
         repeated <= WINDOW as usize,
         "{what}: {repeated} published twice"
     );
-    let database = if world.is_sqlite() {
-        "SQLite"
-    } else {
-        "PostgreSQL"
-    };
+    let database = world.database();
     println!(
         "{database:<10} {what:<20} {:>5} committed, {repeated:>3} repeated",
         committed.len()
     );
     std::fs::remove_file(log).unwrap();
-}
-
-fn rounds() -> u64 {
-    let rounds = std::env::var("POSTROOM_CRASH_ROUNDS").ok();
-    rounds.and_then(|rounds| rounds.parse().ok()).unwrap_or(1)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

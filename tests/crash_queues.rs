@@ -8,17 +8,14 @@
 
 mod common;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Write;
-use std::os::unix::process::ExitStatusExt;
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::end;
+use common::process::{Notes, dies_at, rounds, task};
 use common::store::{Placed, World};
 use postroom::{Bus, Context, Durable, Failure, Outcome, Retry, Subscriber};
 
@@ -43,9 +40,6 @@ const POINTS: [(&str, u64); 14] = [
 /// The mailbox: the most that is in hand, and so the most that is handled twice.
 const MAILBOX: usize = 16;
 
-/// Names the database and the files of what is accepted and handled to the process that dies.
-const CHILD: &str = "POSTROOM_CRASH_CHILD";
-
 /// The points that are the handler's.
 fn crash_point(name: &str) {
     static PASSED: AtomicU64 = AtomicU64::new(0);
@@ -58,21 +52,8 @@ fn crash_point(name: &str) {
     }
 }
 
-/// What is written down is there after a crash.
 #[derive(Clone)]
-struct Log(Arc<File>);
-
-impl Log {
-    fn open(path: &str) -> Self {
-        let file = File::options().append(true).create(true).open(path);
-        Self(Arc::new(file.unwrap()))
-    }
-
-    fn write(&self, order: u64, id: impl std::fmt::Display) {
-        let line = format!("{order} {id}\n");
-        (&*self.0).write_all(line.as_bytes()).unwrap();
-    }
-}
+struct Log(Notes);
 
 impl Subscriber<Placed> for Log {
     async fn handle(&mut self, placed: &Placed, cx: &mut Context<'_>) -> Outcome {
@@ -82,7 +63,7 @@ impl Subscriber<Placed> for Log {
             5 => return Err(Failure::reject("never")),
             _ => {}
         }
-        self.write(placed.order, cx.id());
+        self.0.write(placed.order, cx.id());
         crash_point("after-handle");
         Ok(())
     }
@@ -94,7 +75,7 @@ async fn bus(world: &World, service: &str, handled: &str) -> Bus {
         .slow_poll(Duration::from_millis(100));
     let bus = world.with_store(Bus::builder(service)).durable(durable);
     let bus = bus.start().await.unwrap();
-    let log = Log::open(handled);
+    let log = Log(Notes::open(handled));
     bus.subscriber("seen", move || log.clone())
         .on::<Placed>()
         .durable()
@@ -113,13 +94,13 @@ async fn bus(world: &World, service: &str, handled: &str) -> Bus {
 /// Not a test by itself: the process that dies.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_dies() {
-    let Ok(task) = std::env::var(CHILD) else {
+    let Some(task) = task() else {
         return;
     };
     let (address, log) = task.split_once(' ').unwrap();
     let world = World::found_at(address).await;
     let bus = bus(&world, "child", &format!("{log}.handled")).await;
-    let accepted = Log::open(&format!("{log}.accepted"));
+    let accepted = Notes::open(format!("{log}.accepted"));
     let next = Arc::new(AtomicU64::new(0));
     let publishers = (0..4).map(|_| {
         let (bus, accepted, next) = (bus.clone(), accepted.clone(), Arc::clone(&next));
@@ -139,46 +120,14 @@ async fn a_process_that_dies() {
     }
 }
 
-/// Ids by order.
-fn read(path: &str) -> BTreeMap<u64, Vec<String>> {
-    let mut found: BTreeMap<u64, Vec<String>> = BTreeMap::new();
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    for line in text.lines() {
-        let (order, id) = line.split_once(' ').unwrap();
-        let order = order.parse().unwrap();
-        found.entry(order).or_default().push(id.to_owned());
-    }
-    found
-}
-
 async fn cell(world: World, point: &str, passing: u64) {
     let what = format!("{point}:{passing}");
     let log = std::env::temp_dir().join(format!("postroom-crash-{:x}", fastrand::u64(..)));
     let log = log.display().to_string();
     // Its tables are there before.
     end(&world.bus().await).await;
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_process_that_dies"])
-        .env(CHILD, format!("{} {log}", world.address()))
-        .env("POSTROOM_CRASH", &what)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let until = Instant::now() + common::PATIENCE;
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        if Instant::now() > until {
-            child.kill().unwrap();
-            child.wait().unwrap();
-            panic!("{what} was not passed");
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    };
-    assert_eq!(status.signal(), Some(6), "{what}: {status}");
+    let task = format!("{} {log}", world.address());
+    dies_at(&what, "a_process_that_dies", &task).await;
 
     let (accepted, handled) = (format!("{log}.accepted"), format!("{log}.handled"));
     let heir = bus(&world, "heir", &handled).await;
@@ -187,7 +136,7 @@ async fn cell(world: World, point: &str, passing: u64) {
     let dead = world
         .texts("SELECT message_id FROM postroom_dead_letters")
         .await;
-    let (accepted_ids, handled_ids) = (read(&accepted), read(&handled));
+    let (accepted_ids, handled_ids) = (Notes::read(&accepted), Notes::read(&handled));
     assert!(
         !accepted_ids.is_empty() || point.ends_with("store"),
         "{what}"
@@ -215,11 +164,7 @@ async fn cell(world: World, point: &str, passing: u64) {
         repeated += ids.len() - 1;
     }
     assert!(repeated <= MAILBOX, "{what}: {repeated} handled twice");
-    let database = if world.is_sqlite() {
-        "SQLite"
-    } else {
-        "PostgreSQL"
-    };
+    let database = world.database();
     println!(
         "{database:<10} {what:<22} {:>5} accepted, {:>3} dead, {repeated:>3} repeated",
         accepted_ids.len(),
@@ -230,11 +175,6 @@ async fn cell(world: World, point: &str, passing: u64) {
             std::fs::remove_file(file).unwrap();
         }
     }
-}
-
-fn rounds() -> u64 {
-    let rounds = std::env::var("POSTROOM_CRASH_ROUNDS").ok();
-    rounds.and_then(|rounds| rounds.parse().ok()).unwrap_or(1)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,11 +2,11 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
 
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::load::{self, HEALING, Numbered, soaks};
+use common::process::{Process, task};
 use common::rabbit::Rabbit;
 use common::{Ledger, check_books};
 use postroom::{Amqp, Bridged, Bus, Subscription};
@@ -18,8 +18,6 @@ const MESSAGES: u64 = 1_000;
 const HANDLED: u64 = 100;
 /// What it holds then.
 const HELD: u16 = 200;
-/// Names the ledger, the prefix and the service to the process that is killed.
-const CHILD: &str = "POSTROOM_FAULT_CHILD";
 
 fn bridge(prefix: &str) -> Amqp {
     Amqp::new(Rabbit::shared().url())
@@ -53,30 +51,9 @@ async fn consumer(
     (bus, subscription)
 }
 
-/// Killed, however the test ends.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// This test's own binary, as the process that is killed.
-fn spawn(ledger: &str, prefix: &str, service: &str) -> Process {
-    let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_process_that_holds_200_is_killed"])
-        .env(CHILD, format!("{ledger} {prefix} {service}"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn();
-    Process(child.unwrap())
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_holds_200_is_killed() {
-    if let Ok(task) = std::env::var(CHILD) {
+    if let Some(task) = task() {
         let words: Vec<&str> = task.split(' ').collect();
         let ledger = Arc::new(Ledger::open(words[0]));
         let _running = consumer(words[1], words[2], ledger, HANDLED).await;
@@ -102,7 +79,8 @@ async fn kill_one() {
         }
     };
 
-    let process = spawn(path.to_str().unwrap(), &prefix, &service);
+    let task = format!("{} {prefix} {service}", path.display());
+    let process = Process::start("a_process_that_holds_200_is_killed", &task);
     until("it consumes", &|seen| {
         seen.is_some_and(|(_, consumers)| consumers == 1)
     })

@@ -5,10 +5,10 @@
 mod common;
 
 use std::io::Write;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use common::process::{Process, task};
 use common::store::{Placed, Pool, PrivatePostgres, Seen, World, over_both};
 use common::{end, eventually};
 use postroom::parts::{
@@ -146,31 +146,10 @@ async fn the_settlement_of_a_process_that_lost_its_queue_is_refused(world: World
     assert!(again[0].has_waited);
 }
 
-/// Names the database and the file of what it handles to the process that is stopped.
-const CHILD: &str = "POSTROOM_QUEUE_CHILD";
-
-/// Killed, however the test ends.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Process {
-    fn signal(&self, signal: &str) {
-        let id = self.0.id().to_string();
-        let sent = Command::new("kill").args([signal, &id]).status().unwrap();
-        assert!(sent.success());
-    }
-}
-
 /// Not a test by itself: the process that is stopped. It takes its time with each message.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_with_a_queue() {
-    let Ok(task) = std::env::var(CHILD) else {
+    let Some(task) = task() else {
         return;
     };
     let (address, file) = task.split_once(' ').unwrap();
@@ -199,13 +178,8 @@ async fn a_process_with_a_queue() {
 async fn a_process_stopped_beyond_its_lease_cannot_settle_what_its_successor_has(world: World) {
     let bus = world.builder().durable(durable()).start().await.unwrap();
     let path = std::env::temp_dir().join(format!("postroom-handled-{:x}", fastrand::u64(..)));
-    let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_process_with_a_queue"])
-        .env(CHILD, format!("{} {}", world.address(), path.display()))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn();
-    let child = Process(child.unwrap());
+    let task = format!("{} {}", world.address(), path.display());
+    let child = Process::start("a_process_with_a_queue", &task);
     let by_child = || -> Vec<u64> {
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         text.lines().map(|line| line.parse().unwrap()).collect()

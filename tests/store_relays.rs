@@ -4,9 +4,9 @@
 mod common;
 
 use std::io::Write;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::process::{Process, task};
 use common::store::{Placed, Pool, Seen, World, over_both, sqlite_options};
 use common::{end, eventually};
 use postroom::parts::{HeldLane, PublishedRow, StoreSession, TakeRows};
@@ -193,31 +193,10 @@ async fn the_mark_of_a_relay_that_lost_its_lane_is_refused(world: World) {
     end(&bus).await;
 }
 
-/// Names the database and the file of what it handles to the process that is stopped.
-const CHILD: &str = "POSTROOM_STORE_CHILD";
-
-/// Killed, however the test ends.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Process {
-    fn signal(&self, signal: &str) {
-        let id = self.0.id().to_string();
-        let sent = Command::new("kill").args([signal, &id]).status().unwrap();
-        assert!(sent.success());
-    }
-}
-
 /// Not a test by itself: the process that is stopped.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_with_a_relay() {
-    let Ok(task) = std::env::var(CHILD) else {
+    let Some(task) = task() else {
         return;
     };
     let (address, file) = task.split_once(' ').unwrap();
@@ -271,13 +250,8 @@ async fn a_relay_stopped_beyond_its_lease_cannot_overwrite_its_successor(world: 
     let relay = World::relay().lease(Duration::from_secs(1));
     let (bus, seen) = relay_of(&world, "successor", relay).await;
     let path = std::env::temp_dir().join(format!("postroom-handled-{:x}", fastrand::u64(..)));
-    let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_process_with_a_relay"])
-        .env(CHILD, format!("{} {}", world.address(), path.display()))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn();
-    let child = Process(child.unwrap());
+    let task = format!("{} {}", world.address(), path.display());
+    let child = Process::start("a_process_with_a_relay", &task);
     let by_child = || -> Vec<u64> {
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         text.lines().map(|line| line.parse().unwrap()).collect()

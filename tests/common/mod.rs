@@ -21,6 +21,7 @@ pub(crate) mod inbox;
 #[cfg(feature = "amqp")]
 pub(crate) mod load;
 mod oracle;
+pub(crate) mod process;
 #[cfg(any(feature = "amqp", all(feature = "sqlite", feature = "postgres")))]
 pub(crate) mod proxy;
 #[cfg(feature = "amqp")]

@@ -193,6 +193,14 @@ impl World {
         matches!(self.0.pool, Pool::Sqlite(_))
     }
 
+    /// The database's name, for a table.
+    pub(crate) fn database(&self) -> &'static str {
+        match self.is_sqlite() {
+            true => "SQLite",
+            false => "PostgreSQL",
+        }
+    }
+
     /// Where a child process finds it.
     pub(crate) fn address(&self) -> String {
         match &self.0.directory {

@@ -175,15 +175,9 @@ impl Store for Postgres {
 
     fn open(&self) -> StoreFuture<'_, Box<dyn StoreSession>> {
         Box::pin(async move {
-            let session = Session {
-                connection: self.connect().await?,
-                statements: Arc::clone(&self.statements),
-                patience: self.statement_timeout,
-                turns: None,
-                has_turn: false,
-                seen: None,
-            };
-            Ok(Box::new(session) as Box<dyn StoreSession>)
+            let connection = self.connect().await?;
+            let patience = self.statement_timeout;
+            Ok(Session::open(connection, &self.statements, patience, None))
         })
     }
 }

@@ -13,15 +13,33 @@ use crate::store::{
 
 /// A connection of the store's own, and how long a statement may take.
 pub(super) struct Session<D> {
-    pub(super) connection: D,
-    pub(super) statements: Arc<Statements>,
-    pub(super) patience: Duration,
+    connection: D,
+    statements: Arc<Statements>,
+    patience: Duration,
     /// The line in which it writes, and how long it waits there.
-    pub(super) turns: Option<(Turns, Duration)>,
+    turns: Option<(Turns, Duration)>,
     /// What runs now has its turn.
-    pub(super) has_turn: bool,
+    has_turn: bool,
     /// The data version that was seen last.
-    pub(super) seen: Option<i64>,
+    seen: Option<i64>,
+}
+
+impl<D: Driver> Session<D> {
+    pub(super) fn open(
+        connection: D,
+        statements: &Arc<Statements>,
+        patience: Duration,
+        turns: Option<(Turns, Duration)>,
+    ) -> Box<dyn StoreSession> {
+        Box::new(Self {
+            connection,
+            statements: Arc::clone(statements),
+            patience,
+            turns,
+            has_turn: false,
+            seen: None,
+        })
+    }
 }
 
 /// Waits for a database, but not for ever.

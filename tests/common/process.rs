@@ -1,0 +1,103 @@
+//! Tests that are another process too: the same binary, which the environment tells to be the one that is stopped,
+//! killed, or dies.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const TASK: &str = "POSTROOM_TEST_TASK";
+
+/// What this process is to do, if it is such a one.
+pub(crate) fn task() -> Option<String> {
+    std::env::var(TASK).ok()
+}
+
+/// Killed, however the test ends.
+pub(crate) struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn command(test: &str, task: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", test])
+        .env(TASK, task)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    command
+}
+
+impl Process {
+    /// Starts one that is to find its [`task`] in a test of this name.
+    pub(crate) fn start(test: &str, task: &str) -> Self {
+        Self(command(test, task).spawn().unwrap())
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        let id = self.0.id().to_string();
+        let sent = Command::new("kill").args([signal, &id]).status().unwrap();
+        assert!(sent.success());
+    }
+}
+
+/// Runs one that dies, as by `kill -9`, at a named point: `name:3` is its third passing.
+pub(crate) async fn dies_at(point: &str, test: &str, task: &str) {
+    let child = command(test, task)
+        .env("POSTROOM_CRASH", point)
+        .stderr(Stdio::null())
+        .spawn();
+    let mut child = Process(child.unwrap());
+    let until = Instant::now() + super::PATIENCE;
+    let status = loop {
+        if let Some(status) = child.0.try_wait().unwrap() {
+            break status;
+        }
+        assert!(Instant::now() < until, "{point} was not passed");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert_eq!(status.signal(), Some(6), "{point}: {status}");
+}
+
+/// How often each cell of a crash matrix runs.
+pub(crate) fn rounds() -> u64 {
+    let rounds = std::env::var("POSTROOM_CRASH_ROUNDS").ok();
+    rounds.and_then(|rounds| rounds.parse().ok()).unwrap_or(1)
+}
+
+/// Lines of orders and ids. Written down at the very moment: what is in memory when a process dies is gone.
+#[derive(Clone)]
+pub(crate) struct Notes(Arc<File>);
+
+impl Notes {
+    pub(crate) fn open(path: impl AsRef<Path>) -> Self {
+        let file = File::options().append(true).create(true).open(path);
+        Self(Arc::new(file.unwrap()))
+    }
+
+    pub(crate) fn write(&self, order: u64, id: impl std::fmt::Display) {
+        let line = format!("{order} {id}\n");
+        (&*self.0).write_all(line.as_bytes()).unwrap();
+    }
+
+    /// What is there: ids by order.
+    pub(crate) fn read(path: impl AsRef<Path>) -> BTreeMap<u64, Vec<String>> {
+        let mut found: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        for line in text.lines() {
+            let (order, id) = line.split_once(' ').unwrap();
+            let order = order.parse().unwrap();
+            found.entry(order).or_default().push(id.to_owned());
+        }
+        found
+    }
+}
