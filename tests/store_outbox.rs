@@ -192,7 +192,7 @@ async fn rows_of_one_key_keep_their_order_over_retries(world: World) {
     world.until_rows("retrying", 1).await;
     eventually("those of the other key are handled", || others.len() == 50).await;
     assert!(others.orders().is_sorted());
-    assert_eq!(world.rows("waiting").await, 99);
+    world.until_rows("waiting", 99).await;
     let noted = seen.clone();
     let ledger = bus.subscriber("ledger", move || Ledger(noted.clone()));
     ledger
