@@ -44,6 +44,7 @@
 //! | count, and see how fast | [`Bus::snapshot`], [`Snapshot`], [`Rates`] |
 //! | answer a readiness or liveness probe | [`Bus::health`], [`Health`] |
 //! | publish what a transaction commits | [`outbox`](crate#features), `Publish::in_transaction`, `Outbox` |
+//! | handle each message once | [`inbox`](crate#features), `TxSubscriber`, `SubscriberBuilder::transactional` |
 //! | test without waiting | [`ManualClock`], [`Bus::settle`] |
 //! | know what is guaranteed | [`contract`] |
 //!
@@ -54,7 +55,7 @@
 //! | `amqp` | the bridge to RabbitMQ |
 //! | `amqp-rustls`, `amqp-native-tls` | `amqps` for it, by rustls with ring or by the system's library |
 //! | `testing` | the testing kit |
-//! | `sqlite`, `postgres` | messages in the application's own transactions: the outbox |
+//! | `sqlite`, `postgres` | messages in the application's own transactions: the outbox and the inbox |
 //!
 //! There are no default features.
 

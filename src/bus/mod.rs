@@ -14,6 +14,8 @@ mod supervise;
 mod threads;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod transaction;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod transactional;
 
 pub use builder::{Builder, Escalation, StartError};
 pub use dead_letters::{DeadLetters, ReplayError};

@@ -19,8 +19,6 @@ use crate::subscriber::{
     Factory, Fallible, Infallible, Member, MemberChild, OnCommand, OnEvent, OnPattern,
     RawSubscriber, Subscriber, WorkerThread,
 };
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-use crate::subscriber::{TxCommandFn, TxContext, TxEventFn};
 use crate::supervisor::{AddChild, ChildSpec};
 
 /// The longest that a lane of a keyed queue may wait over all retries of one message (contract, rule 7).
@@ -163,12 +161,12 @@ pub enum SubscribeError {
 /// ```
 #[must_use = "nothing is subscribed until it is started"]
 pub struct SubscriberBuilder<H, F, D> {
-    bus: Bus,
-    name: String,
+    pub(super) bus: Bus,
+    pub(super) name: String,
     factory: F,
-    dispatch: D,
-    patterns: Vec<Result<Pattern, NameError>>,
-    commands: Vec<Name>,
+    pub(super) dispatch: D,
+    pub(super) patterns: Vec<Result<Pattern, NameError>>,
+    pub(super) commands: Vec<Name>,
     order: Order,
     retry: Arc<Retry>,
     depth: usize,
@@ -290,64 +288,6 @@ impl Bus {
             .command::<C>()
     }
 
-    /// A function as a transactional subscriber: see [`TxSubscriber`](crate::TxSubscriber).
-    ///
-    /// ```
-    /// # use serde::{Deserialize, Serialize};
-    /// # #[derive(Serialize, Deserialize)] struct OrderPaid { order: i64 }
-    /// # impl postroom::Event for OrderPaid { const TOPIC: &'static str = "ordering.order-paid"; }
-    /// # #[cfg(feature = "sqlite")]
-    /// # async fn subscribe(bus: &postroom::Bus) -> Result<(), postroom::SubscribeError> {
-    /// # use postroom::Sqlite;
-    /// bus.transactional_fn::<OrderPaid, Sqlite, _>("stock", async |paid, cx| {
-    ///     let update = sqlx::query("UPDATE stock SET units = units - 1 WHERE ordered = $1");
-    ///     update.bind(paid.order).execute(cx.tx()).await?;
-    ///     Ok(())
-    /// })
-    /// .start()
-    /// .await?;
-    /// # Ok(()) }
-    /// ```
-    #[cfg(any(feature = "sqlite", feature = "postgres"))]
-    pub fn transactional_fn<E: Event, S: crate::store::TxStore, F>(
-        &self,
-        name: &str,
-        function: F,
-    ) -> SubscriberBuilder<
-        TxEventFn<F, E, S>,
-        Infallible<impl Fn() -> TxEventFn<F, E, S> + Send + Sync + 'static + use<E, S, F>>,
-        Chain<crate::subscriber::OnTxEvent<E, S>, Empty>,
-    >
-    where
-        F: AsyncFn(&E, &mut TxContext<'_, S>) -> Outcome + Send + Sync + 'static,
-    {
-        let function = Arc::new(function);
-        self.subscriber(name, move || TxEventFn(Arc::clone(&function), PhantomData))
-            .transactional::<E, S>()
-    }
-
-    /// A function as a transactional command handler: see [`TxCommandHandler`](crate::TxCommandHandler). It returns
-    /// the reply.
-    #[cfg(any(feature = "sqlite", feature = "postgres"))]
-    pub fn transactional_command_fn<C: Command, S: crate::store::TxStore, F>(
-        &self,
-        name: &str,
-        function: F,
-    ) -> SubscriberBuilder<
-        TxCommandFn<F, C, S>,
-        Infallible<impl Fn() -> TxCommandFn<F, C, S> + Send + Sync + 'static + use<C, S, F>>,
-        Chain<crate::subscriber::OnTxCommand<C, S>, Empty>,
-    >
-    where
-        F: AsyncFn(&C, &mut TxContext<'_, S>) -> Result<C::Reply, Failure> + Send + Sync + 'static,
-    {
-        let function = Arc::new(function);
-        self.subscriber(name, move || {
-            TxCommandFn(Arc::clone(&function), PhantomData)
-        })
-        .transactional_command::<C, S>()
-    }
-
     /// An actix actor as a subscriber, by a factory of its address; what it answers acknowledges. The factory
     /// runs on a thread of the bus that has an actix system, so it may start the actor there. It is asked
     /// again when the actor was found closed.
@@ -406,7 +346,7 @@ impl<H: 'static, F: Factory<H>> SubscriberBuilder<H, F, Empty> {
 }
 
 impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
-    fn with<First>(self, first: First) -> SubscriberBuilder<H, F, Chain<First, D>> {
+    pub(super) fn with<First>(self, first: First) -> SubscriberBuilder<H, F, Chain<First, D>> {
         SubscriberBuilder {
             dispatch: Chain {
                 first,
@@ -463,35 +403,6 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
         let matcher = parsed.clone().unwrap_or_else(|_| Pattern::nothing());
         self.patterns.push(parsed);
         self.with(OnPattern(matcher))
-    }
-
-    /// Also handles events of type `E`, each in a transaction of the bus's store: see
-    /// [`TxSubscriber`](crate::TxSubscriber). `S` is the store, as `Sqlite` or `Postgres`.
-    ///
-    /// Each worker opens a connection of its own when it gets its first message, and keeps it.
-    #[cfg(any(feature = "sqlite", feature = "postgres"))]
-    pub fn transactional<E: Event, S: crate::store::TxStore>(
-        mut self,
-    ) -> SubscriberBuilder<H, F, Chain<crate::subscriber::OnTxEvent<E, S>, D>>
-    where
-        H: crate::subscriber::TxSubscriber<E, S>,
-    {
-        let topic = crate::message::validate_topic(E::TOPIC).and_then(|()| Pattern::new(E::TOPIC));
-        self.patterns.push(topic);
-        self.with(crate::subscriber::OnTxEvent(PhantomData))
-    }
-
-    /// Also handles commands of type `C`, each in a transaction of the bus's store; the queue has this one home. See
-    /// [`TxCommandHandler`](crate::TxCommandHandler).
-    #[cfg(any(feature = "sqlite", feature = "postgres"))]
-    pub fn transactional_command<C: Command, S: crate::store::TxStore>(
-        mut self,
-    ) -> SubscriberBuilder<H, F, Chain<crate::subscriber::OnTxCommand<C, S>, D>>
-    where
-        H: crate::subscriber::TxCommandHandler<C, S>,
-    {
-        self.commands.push(Name::Static(C::QUEUE));
-        self.with(crate::subscriber::OnTxCommand(PhantomData))
     }
 
     /// How failed deliveries are redelivered. Default: the bus's policy.
@@ -659,25 +570,6 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
             transactional: D::TRANSACTIONAL,
             durable: false,
         })
-    }
-
-    /// That the store of the bus is the one whose transactions the handlers want.
-    #[cfg(any(feature = "sqlite", feature = "postgres"))]
-    fn check_store(&self) -> Result<(), SubscribeError> {
-        let link = self.bus.0.broker.services.store.as_ref();
-        let handlers = self.patterns.len() + self.commands.len();
-        for transactor in (0..handlers).filter_map(|place| self.dispatch.transactor_at(place)) {
-            let Some(link) = link else {
-                return Err(SubscribeError::NoStore(self.name.clone()));
-            };
-            if !transactor.is_of(link) {
-                return Err(SubscribeError::OtherDatabase {
-                    name: self.name.clone(),
-                    store: link.store.database(),
-                });
-            }
-        }
-        Ok(())
     }
 
     /// What the queue will stand on: RabbitMQ where all of it is imported, this process's memory or the store where none

@@ -7,6 +7,7 @@
 
 mod base;
 mod idle;
+mod inbox;
 mod insert;
 mod queue;
 mod relay;
@@ -85,6 +86,10 @@ async fn main() -> anyhow::Result<()> {
         let case = format!("relay-local-{name}");
         if wanted(&case) {
             lines.extend(relay::measure(&run, &case, false).await?);
+        }
+        let case = format!("inbox-{name}");
+        if wanted(&case) {
+            lines.extend(inbox::measure(&run, &case).await?);
         }
         let case = format!("latency-{name}");
         if wanted(&case) {

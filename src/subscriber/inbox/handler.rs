@@ -23,9 +23,9 @@ use crate::store::TxStore;
 /// # impl postroom::Event for OrderPaid { const TOPIC: &'static str = "ordering.order-paid"; }
 /// # #[derive(Serialize, Deserialize)] struct StockTaken { order: i64 }
 /// # impl postroom::Event for StockTaken { const TOPIC: &'static str = "catalog.stock-taken"; }
-/// use postroom::{Outcome, Sqlite, TxContext, TxSubscriber};
-///
+/// # #[cfg(feature = "sqlite")] use postroom::{Outcome, Sqlite, TxContext, TxSubscriber};
 /// struct Stock;
+/// # #[cfg(feature = "sqlite")]
 /// impl TxSubscriber<OrderPaid, Sqlite> for Stock {
 ///     async fn handle(&mut self, paid: &OrderPaid, cx: &mut TxContext<'_, Sqlite>) -> Outcome {
 ///         sqlx::query("UPDATE stock SET units = units - 1 WHERE ordered = $1")
@@ -37,6 +37,7 @@ use crate::store::TxStore;
 ///     }
 /// }
 ///
+/// # #[cfg(feature = "sqlite")]
 /// # async fn subscribe(bus: &postroom::Bus) -> Result<(), postroom::SubscribeError> {
 /// bus.subscriber("stock", || Stock).transactional::<OrderPaid, Sqlite>().start().await?;
 /// # Ok(()) }
