@@ -7,9 +7,8 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::memory::{Landing, Launch};
 use super::shared::Shared;
 use crate::broker::Gate;
-use crate::ports::{LifecycleKind, Refusal, crash_point};
+use crate::ports::{Caught, LifecycleKind, Panicked, Refusal, crash_point};
 use crate::store::{DatabaseError, Ring, StoreSession, TakeRows, parcel_of};
-use crate::subscriber::{Caught, Panicked};
 use crate::supervisor::Stop;
 
 /// The first interval at which an outbox is looked at that something was written into.

@@ -1,6 +1,7 @@
 //! The small traits by which lower rooms reach higher ones without importing them. `bus` wires them.
 
 mod bridge_snapshot;
+mod caught;
 mod child;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod crash;
@@ -19,6 +20,7 @@ mod timers;
 mod when_down;
 
 pub use bridge_snapshot::BridgeSnapshot;
+pub(crate) use caught::{Caught, Guarded, Panicked};
 pub(crate) use child::{
     Child, ChildId, Exit, ExitReporter, Part, Report, Starting, Stop, StopFor, SuspendReason,
 };

@@ -2,7 +2,6 @@
 
 mod actix_actor;
 mod attempt;
-mod caught;
 mod context;
 mod dispatch;
 mod factory;
@@ -18,8 +17,6 @@ mod shell;
 mod worker;
 
 pub use actix_actor::{ActorSubscriber, Delivery};
-#[cfg(any(feature = "amqp", feature = "sqlite", feature = "postgres"))]
-pub(crate) use caught::{Caught, Panicked};
 pub use context::{Context, Sending};
 pub use dispatch::{Chain, Dispatch, Empty, OnCommand, OnEvent, OnPattern};
 pub use factory::{Factory, Fallible, Infallible};

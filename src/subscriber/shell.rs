@@ -7,13 +7,12 @@ use actix::{Actor, AsyncContext, Context, Handler, Message, SpawnHandle, WrapFut
 use actix::{ActorContext, fut::ActorFutureExt};
 use tokio::sync::oneshot;
 
-use super::caught::{Caught, Panicked};
 use super::dispatch::Dispatch;
 use super::factory::Factory;
 use super::member::Member;
 use super::pulse::{Pulse, Pulsing};
 use super::worker::work;
-use crate::ports::{Exit, ExitReporter, Starting};
+use crate::ports::{Caught, Exit, ExitReporter, Panicked, Starting};
 use crate::queue::QueueCore;
 
 /// The subscriber actor: it holds control, and the worker's loop runs inside it.

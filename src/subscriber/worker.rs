@@ -8,7 +8,6 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::attempt::{Ended, deadline, observed, poll_in_time};
-use super::caught::{Caught, Guarded, Panicked};
 use super::context::{Context, Scratch};
 use super::dispatch::{Dispatch, DispatchFailure, Message};
 use super::factory::Factory;
@@ -23,7 +22,7 @@ use crate::mailbox::{Ending, Lease, Slot, Take};
 use crate::message::RawMessage;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 use crate::ports::crash_point;
-use crate::ports::{Exit, Inbound};
+use crate::ports::{Caught, Exit, Guarded, Inbound, Panicked};
 use crate::queue::{Failed, QueueCore};
 
 /// How long a worker runs without letting its thread do anything else.

@@ -7,10 +7,9 @@ use actix::{
 use tokio::sync::{oneshot, watch};
 
 use crate::ports::{
-    Child, Deadline, Exit, ExitReporter, LocalBoxFuture, Part, Starting, StopFor, SuspendReason,
-    Timers,
+    Caught, Child, Deadline, Exit, ExitReporter, LocalBoxFuture, Panicked, Part, Starting, StopFor,
+    SuspendReason, Timers,
 };
-use crate::subscriber::{Caught, Panicked};
 
 /// One life of a part: it ends well when it was asked to stop, and otherwise says why.
 pub(crate) type Life = dyn Fn(Stop) -> LocalBoxFuture<'static, Result<(), String>> + Send + Sync;
