@@ -29,9 +29,16 @@ impl Drop for Waiting {
         if self.is_done {
             return;
         }
-        if self.publication.withdraw()
-            && let Some((replies, message)) = &self.expects_reply
-        {
+        if self.publication.withdraw() {
+            self.forget_reply();
+        }
+    }
+}
+
+impl Waiting {
+    /// It was not written, and nobody will answer it.
+    fn forget_reply(&self) {
+        if let Some((replies, message)) = &self.expects_reply {
             replies.forget(*message);
         }
     }
@@ -129,7 +136,11 @@ impl Shared {
             return Err(Refusal::Closed);
         }
         let answer = Self::answer(&waiting, wait, &mut deadline).await;
-        waiting.is_done = answer.is_ok();
+        waiting.is_done = true;
+        // Of unknown outcome it may be handled, and answered, all the same.
+        if !matches!(answer, Ok(()) | Err(Some(Refusal::Unconfirmed { .. }))) {
+            waiting.forget_reply();
+        }
         match answer {
             Ok(()) => Ok(receipt),
             Err(Some(refusal)) => Err(refusal),
