@@ -39,16 +39,11 @@ fn every_test_named_in_the_failure_table_exists() {
     for names in [&in_process, &over_rabbit_mq, &with_a_store] {
         assert!(names.len() > 20, "the table was not read: {names:?}");
     }
-    // What is not run over RabbitMQ is listed there by name.
-    let conformance = fs::read_to_string(root.join("tests/amqp_conformance.rs")).unwrap();
-    for name in &over_rabbit_mq {
+    // What is run neither over RabbitMQ nor in a database is listed there by name.
+    let conformance = fs::read_to_string(root.join("tests/common/conformance.rs")).unwrap();
+    for name in over_rabbit_mq.iter().chain(&with_a_store) {
         let is_skipped = conformance.contains(&format!("\"{name}\""));
-        assert!(!is_skipped, "`{name}` proves nothing over RabbitMQ");
-    }
-    let conformance = fs::read_to_string(root.join("tests/store_conformance.rs")).unwrap();
-    for name in &with_a_store {
-        let is_skipped = conformance.contains(&format!("\"{name}\""));
-        assert!(!is_skipped, "`{name}` proves nothing over a store");
+        assert!(!is_skipped, "`{name}` proves nothing outside of memory");
     }
     let names = [in_process, over_rabbit_mq, with_a_store].concat();
     let mut files = Vec::new();

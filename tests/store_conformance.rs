@@ -3,64 +3,10 @@
 
 mod common;
 
+use common::conformance::check;
 use common::store::{postgres_url, sqlite_options};
-use postroom::testing::conformance::{Stored, Verdict, run_blocking, scenarios};
+use postroom::testing::conformance::Stored;
 use postroom::{Postgres, Sqlite};
-
-/// What the contract does not promise over a store, by the feature; why is said at `Features`.
-const NOT_PROMISED: &[(&str, &[&str])] = &[
-    (
-        "local_acceptance",
-        &[
-            "rule_1_a_publish_is_all_or_nothing",
-            "rule_1_a_dropped_waiting_publish_publishes_nothing",
-            "rule_1_a_waiting_publish_is_accepted_when_there_is_room",
-            "rule_1_a_wait_has_a_deadline_and_gives_the_message_back",
-            "rule_2_overflow_wait_holds_the_publisher",
-            "rule_2_overflow_fail_refuses_at_once",
-            "rule_9_a_full_target_is_waited_for",
-            "rule_10_a_waiting_publish_is_refused",
-            "a_request_to_a_full_queue_says_so",
-            "a_refused_replay_keeps_the_dead_letter",
-        ],
-    ),
-    (
-        "drop_policies",
-        &[
-            "rule_2_overflow_drop_newest_is_counted",
-            "rule_2_overflow_drop_oldest_is_counted",
-            "rule_2_a_drop_in_one_queue_leaves_the_others",
-            "a_request_that_was_dropped_says_so",
-        ],
-    ),
-    ("parked_half", &["rule_7_a_waiting_lane_parks_at_most_half"]),
-    (
-        "dead_letter_bound",
-        &["the_oldest_dead_letter_is_evicted_and_counted"],
-    ),
-];
-
-/// Nothing fails, and nothing is skipped but what is not promised.
-#[allow(
-    clippy::print_stdout,
-    reason = "the table is read in the test's output"
-)]
-fn check(backing: Stored) {
-    let report = run_blocking(backing);
-    println!("{report}");
-    report.assert_passed();
-    assert_eq!(report.lines().len(), scenarios().len());
-    for line in report.lines() {
-        let promise = NOT_PROMISED
-            .iter()
-            .find(|(_, names)| names.contains(&line.scenario));
-        let expected = match promise {
-            Some((feature, _)) => Verdict::Skipped(feature),
-            None => Verdict::Passed,
-        };
-        assert_eq!(line.verdict, expected, "{}", line.scenario);
-    }
-}
 
 struct Directory(std::path::PathBuf);
 

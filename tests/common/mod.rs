@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
 
 #[cfg(feature = "testing")]
+pub(crate) mod conformance;
+#[cfg(feature = "testing")]
 pub(crate) mod staff;
 
 use std::future::Future;
