@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use actix::{Actor, ActorContext, ResponseFuture};
-use common::{Log, advance_until, bus, bus_at_rest, dead_letters, end, eventually, queue};
+use common::{Log, bus, bus_at_rest, dead_letters, end, eventually, queue};
 use postroom::{Bus, Delivery, Event, Failure, Outcome, Reason, Retry};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -166,10 +166,15 @@ async fn one_that_does_not_answer_in_time_is_replaced() {
         .await
         .unwrap();
     bus.publish(Click(0)).await.unwrap();
-    advance_until(&clock, SECOND, "handled", || {
-        queue(&bus, "stuck").acked == 1
+    // Step by step: moved while the second attempt is under way, the clock would end that one too.
+    eventually("the first is asked", || handled.load(Ordering::SeqCst) == 1).await;
+    clock.advance(SECOND);
+    eventually("it waits for its retry", || {
+        queue(&bus, "stuck").waiting == 1
     })
     .await;
+    clock.advance(SECOND);
+    eventually("handled", || queue(&bus, "stuck").acked == 1).await;
     end(&bus).await;
     assert_eq!(
         (
