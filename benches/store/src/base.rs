@@ -140,8 +140,8 @@ impl Base {
     pub async fn run(&self, sql: &str) -> anyhow::Result<()> {
         let sql = AssertSqlSafe(sql.to_owned());
         match &self.pool {
-            Pool::Sqlite(pool) => drop(sqlx::query(sql).execute(pool).await?),
-            Pool::Postgres(pool) => drop(sqlx::query(sql).execute(pool).await?),
+            Pool::Sqlite(pool) => sqlx::query(sql).execute(pool).await.map(drop)?,
+            Pool::Postgres(pool) => sqlx::query(sql).execute(pool).await.map(drop)?,
         }
         Ok(())
     }

@@ -98,8 +98,16 @@ async fn take(pool: &Pool) -> anyhow::Result<bool> {
     };
     let _: Numbered = serde_json::from_str(&body)?;
     match pool {
-        Pool::Sqlite(pool) => drop(sqlx::query(DELETE).bind(position).execute(pool).await?),
-        Pool::Postgres(pool) => drop(sqlx::query(DELETE).bind(position).execute(pool).await?),
+        Pool::Sqlite(pool) => sqlx::query(DELETE)
+            .bind(position)
+            .execute(pool)
+            .await
+            .map(drop)?,
+        Pool::Postgres(pool) => sqlx::query(DELETE)
+            .bind(position)
+            .execute(pool)
+            .await
+            .map(drop)?,
     }
     Ok(true)
 }

@@ -96,8 +96,16 @@ impl Stage {
             let message: Numbered = serde_json::from_str(&body)?;
             self.bus.publish(message).await?;
             match &self.base.pool {
-                Pool::Sqlite(pool) => drop(sqlx::query(MARK).bind(position).execute(pool).await?),
-                Pool::Postgres(pool) => drop(sqlx::query(MARK).bind(position).execute(pool).await?),
+                Pool::Sqlite(pool) => sqlx::query(MARK)
+                    .bind(position)
+                    .execute(pool)
+                    .await
+                    .map(drop)?,
+                Pool::Postgres(pool) => sqlx::query(MARK)
+                    .bind(position)
+                    .execute(pool)
+                    .await
+                    .map(drop)?,
             }
         }
         Ok(rows as f64 / begun.elapsed().as_secs_f64())
