@@ -91,7 +91,7 @@ pub use bridge::{
 pub use broker::{Schedule, ScheduleLedger};
 pub use bus::{
     Abandoned, Builder, Bus, DeadLetters, Escalation, Local, Publish, PublishAllError,
-    PublishError, Receipt, ReplayError, Request, ShutdownReport, StartError, StopReport,
+    PublishError, Receipt, ReplayError, Request, Schedules, ShutdownReport, StartError, StopReport,
     SubscribeError, SubscriberBuilder, Subscription, Supervisor, SupervisorBuilder, Threads,
 };
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -114,7 +114,8 @@ pub use ports::WhenDown;
 pub use ports::{
     BridgeSnapshot, Bridged, Condition, DeadLetter, DeadLetterLedger, DeadLettered,
     DurableSnapshot, Filter, Inbound, Interceptor, Lifecycle, LifecycleKind, LocalBoxFuture, Next,
-    Outbound, OutboxSnapshot, Problem, Refusal, Refused, RequestError, StoreError,
+    Outbound, OutboxSnapshot, Problem, Refusal, Refused, RequestError, ScheduledMessage,
+    StoreError,
 };
 pub use queue::SubscriptionState;
 #[cfg(feature = "postgres")]
@@ -144,7 +145,7 @@ pub mod parts {
     pub use crate::bridge::{Argument, ExchangeKind, PlanObject};
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
     pub use crate::store::{
-        BuriedRow, FailedRow, Failures, HandlingLimits, HeldLane, HeldQueue, LaneLease,
+        BuriedRow, DelayedRow, FailedRow, Failures, HandlingLimits, HeldLane, HeldQueue, LaneLease,
         LetterFilter, LetterRow, NewQueued, NewRow, PublishedRow, QueueSession, QueueWrite,
         QueueWritten, QueuedRow, RetriedRow, StoreFuture, StoreSession, StoredRow, TakeQueued,
         TakeRows, TakenRow, Turn,

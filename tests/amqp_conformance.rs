@@ -3,8 +3,14 @@
 
 mod common;
 
-use common::conformance::check;
+use common::conformance::{Skipped, check};
 use postroom::testing::conformance::{RabbitMq, Verdict, scenarios};
+
+/// They wait in the memory of their process.
+const NOT_PROMISED: Skipped = &[(
+    "schedules_survive",
+    &["a_delayed_message_survives_a_restart"],
+)];
 
 fn rabbit_mq() -> RabbitMq {
     RabbitMq::new(std::env::var("AMQP_URL").unwrap_or_else(|_| {
@@ -14,12 +20,12 @@ fn rabbit_mq() -> RabbitMq {
 
 #[test]
 fn quorum_queues_keep_the_contract() {
-    check(rabbit_mq().quorum());
+    check(rabbit_mq().quorum(), NOT_PROMISED);
 }
 
 #[test]
 fn classic_queues_keep_the_contract() {
-    check(rabbit_mq().classic());
+    check(rabbit_mq().classic(), NOT_PROMISED);
 }
 
 #[test]

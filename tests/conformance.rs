@@ -139,6 +139,7 @@ tests! {
     a_due_message_waits_for_room
     a_delayed_send_of_a_handler_counts_from_its_release
     the_schedule_is_bounded
+    a_delayed_message_survives_a_restart
     a_pause_spends_no_attempts
     a_dead_letter_says_what_happened
     a_dead_letter_is_told_as_an_event

@@ -74,7 +74,7 @@ async fn a_delayed_message_is_published_at_its_time_and_not_before() {
     clock.advance(Duration::from_millis(1));
     bus.settle().await;
     assert_eq!(log.all(), [(1, 5 * SECOND)]);
-    assert!(!schedule.cancel(), "too late");
+    assert!(!schedule.cancel().await.unwrap(), "too late");
     end(&bus).await;
     let ledger = ledger(&bus);
     assert_eq!((ledger.made, ledger.published, ledger.waiting), (1, 1, 0));
@@ -120,8 +120,8 @@ async fn a_cancelled_message_is_never_published() {
     let (bus, clock, _, log) = start(1, 10, Overflow::Wait).await;
     let receipt = bus.publish(Alarm(1)).delay(SECOND).await.unwrap();
     let schedule = receipt.schedule.unwrap();
-    assert!(schedule.clone().cancel());
-    assert!(!schedule.cancel(), "once");
+    assert!(schedule.clone().cancel().await.unwrap());
+    assert!(!schedule.cancel().await.unwrap(), "once");
     // Its place is free again, and dropping a handle cancels nothing.
     drop(bus.publish(Alarm(2)).delay(SECOND).await.unwrap());
     clock.advance(SECOND);
@@ -218,7 +218,7 @@ async fn what_waits_at_the_shutdown_is_abandoned_with_its_id() {
     let report = bus.shutdown(PATIENCE).await;
     let abandoned: Vec<_> = report.abandoned.iter().map(|one| one.id).collect();
     assert_eq!(abandoned, [receipt.id]);
-    assert!(!receipt.schedule.unwrap().cancel());
+    assert!(!receipt.schedule.unwrap().cancel().await.unwrap());
     let ledger = ledger(&bus);
     assert_eq!((ledger.abandoned, ledger.waiting), (1, 0));
     check_books(&bus);
@@ -234,6 +234,6 @@ async fn a_delay_without_end_is_a_delay() {
     clock.advance(3600 * SECOND);
     bus.settle().await;
     assert_eq!(log.len(), 0);
-    assert!(schedule.cancel());
+    assert!(schedule.cancel().await.unwrap());
     end(&bus).await;
 }

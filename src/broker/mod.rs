@@ -7,6 +7,7 @@ mod health;
 mod outgoing;
 mod route;
 mod schedule;
+mod schedules;
 mod stored;
 mod table;
 mod trie;
@@ -18,13 +19,14 @@ pub(crate) use accept::{Accepted, Stop, accept_everywhere};
 pub(crate) use bridge::{Bridge, Home};
 pub(crate) use dead_letters::DeadLetterSource;
 pub(crate) use route::{Route, clear_left_behind, forget_routes};
-pub use schedule::{Schedule, ScheduleLedger};
-pub(crate) use stored::{StoredQueues, StoredReceipt};
+pub use schedule::Schedule;
+pub use schedules::ScheduleLedger;
+pub(crate) use stored::{Stored, StoredReceipt};
 pub(crate) use table::{RoutingTable, SubscribeRefusal};
 
 use crate::message::{Address, AddressKind, Envelope, Event, Name, parcel};
 use crate::queue::{QueueCore, Services};
-use schedule::Schedules;
+use schedules::Schedules;
 
 /// Limits of one bus.
 #[derive(Clone, Debug)]
@@ -51,7 +53,7 @@ pub(crate) struct Broker {
     pub(crate) services: Arc<Services>,
     pub(crate) table: RoutingTable,
     pub(crate) bridge: Option<Arc<dyn Bridge>>,
-    pub(crate) stored: Option<Arc<dyn StoredQueues>>,
+    pub(crate) stored: Option<Arc<dyn Stored>>,
     pub(crate) limits: Limits,
     pub(crate) schedules: Schedules,
     /// System events that a full subscriber missed.
@@ -65,7 +67,7 @@ impl Broker {
         services: Arc<Services>,
         limits: Limits,
         bridge: Option<Arc<dyn Bridge>>,
-        stored: Option<Arc<dyn StoredQueues>>,
+        stored: Option<Arc<dyn Stored>>,
     ) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Arc::new_cyclic(|this| Self {

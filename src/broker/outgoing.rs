@@ -369,6 +369,11 @@ impl Outgoing for Broker {
             };
             self.check_draft(draft)?;
             self.check_size(&draft.parcel)?;
+            if self.stores_delayed(draft.parcel.envelope()) {
+                return Err(Refusal::MustWait {
+                    address: draft.parcel.envelope().address().to_owned(),
+                });
+            }
             return broker.schedule_draft(draft, delay);
         }
         let accepted = self.offer_from(draft, own)?;
@@ -389,6 +394,10 @@ impl Outgoing for Broker {
                 done => return done,
             }
             let parcel = Arc::clone(&draft.parcel);
+            if let Some(delay) = draft.delay {
+                let delayed = self.delay_stored(&parcel, delay, patience).await;
+                return delayed.map(|_| Offered::default());
+            }
             self.accept_waiting(parcel, own, patience, Gate::Draining)
                 .await
                 .map(|accepted| Offered {

@@ -3,12 +3,12 @@ use std::time::Duration;
 
 use crate::message::SharedParcel;
 use crate::ports::{
-    BoxFuture, DeadLetter, DeadLetterStore, DurableSnapshot, HealthSource, Refusal,
+    BoxFuture, DeadLetter, DeadLetterStore, DurableSnapshot, HealthSource, Refusal, ScheduleStore,
 };
 use crate::queue::{Foundation, QueueCore};
 
-/// The queues that are kept in the store, as the broker and the bus see them.
-pub(crate) trait StoredQueues: HealthSource {
+/// What is kept in the store, as the broker and the bus see it: queues, delayed messages, dead letters.
+pub(crate) trait Stored: HealthSource {
     /// Writes a message for several queues, for all of them or none, and resolves when that is committed. Waits up to
     /// `patience`.
     ///
@@ -19,6 +19,18 @@ pub(crate) trait StoredQueues: HealthSource {
         queues: &[Arc<QueueCore>],
         patience: Duration,
     ) -> BoxFuture<'static, Result<StoredReceipt, Refusal>>;
+
+    /// Writes a message that is to be published when `delay` has passed, and resolves when that is committed. Waits up to
+    /// `patience`. Dropped, as for [`publish`](Self::publish).
+    fn delay(
+        &self,
+        parcel: &SharedParcel,
+        delay: Duration,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<(), Refusal>>;
+
+    /// Where delayed messages wait.
+    fn schedules(&self) -> Arc<dyn ScheduleStore>;
 
     /// What the queue of a group stands on.
     fn foundation(&self, group: &str) -> Arc<Foundation>;

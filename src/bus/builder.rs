@@ -458,7 +458,7 @@ impl Builder {
         #[cfg(any(feature = "sqlite", feature = "postgres"))]
         let stored = database.clone().map(|wiring| {
             let durable = crate::durable::Shared::new(wiring, self.durable);
-            durable as Arc<dyn crate::broker::StoredQueues>
+            durable as Arc<dyn crate::broker::Stored>
         });
         #[cfg(not(any(feature = "sqlite", feature = "postgres")))]
         let stored = None;

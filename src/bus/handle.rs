@@ -263,6 +263,12 @@ impl Bus {
         DeadLetters(self.clone())
     }
 
+    /// The messages that wait for their time.
+    #[must_use]
+    pub fn schedules(&self) -> super::Schedules {
+        super::Schedules(self.clone())
+    }
+
     /// The messages written in transactions, and the relay that publishes them; none: the bus has no store.
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
     #[must_use]

@@ -111,8 +111,11 @@ pub struct PublishAllError<E> {
 /// println!("{} queues took it", receipt.local.accepted);
 ///
 /// let later = bus.publish(OrderPaid { order: 8 }).delay(Duration::from_secs(3600)).await?;
-/// let taken_back = later.schedule.is_some_and(|schedule| schedule.cancel());
-/// # let _ = taken_back; Ok(()) }
+/// if let Some(schedule) = later.schedule {
+///     let taken_back = schedule.cancel().await;
+/// #   let _ = taken_back;
+/// }
+/// # Ok(()) }
 /// ```
 ///
 /// # Errors
@@ -218,18 +221,20 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
         self
     }
 
-    /// Publishes it only after `delay`; the receipt then has a handle to take it back.
+    /// Publishes it only after `delay`; the receipt then has a handle to take it back. Without a delay it is published
+    /// now, and there is none.
+    ///
+    /// With a store it is written there, which takes a commit; see [`Schedule`].
     pub fn delay(mut self, delay: Duration) -> Self {
-        self.rare().delay = Some(delay);
+        self.rare().delay = Some(delay).filter(|delay| !delay.is_zero());
         self
     }
 
     /// Publishes it only at `time`, by the bus's clock; at once if that is past.
-    pub fn at(mut self, time: SystemTime) -> Self {
+    pub fn at(self, time: SystemTime) -> Self {
         let now = SystemTime::UNIX_EPOCH
             + Duration::from_millis(self.bus.0.broker.services.clock.wall_ms());
-        self.rare().delay = Some(time.duration_since(now).unwrap_or_default());
-        self
+        self.delay(time.duration_since(now).unwrap_or_default())
     }
 
     /// It is not handed to a handler later than this after now.
@@ -393,6 +398,10 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
         }
         let id = envelope.id;
         let delay = self.rare.as_ref().and_then(|rare| rare.delay);
+        if delay.is_some() && broker.stores_delayed(&envelope) {
+            self.rare().envelope = Some(envelope);
+            return Err(Refused::Export);
+        }
         if let Some(delay) = delay {
             let Some(message) = self.message.take() else {
                 return Err(Refused::Final(Refusal::Closed));
@@ -547,6 +556,7 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
         let message = self.message.take();
         let patience = self.rare.as_ref().and_then(|rare| rare.timeout);
         let patience = patience.unwrap_or(bus.0.defaults.publish_timeout);
+        let delay = self.rare.as_ref().and_then(|rare| rare.delay);
         let envelope = self.envelope();
         Box::pin(async move {
             let broker = &bus.0.broker;
@@ -555,6 +565,18 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
                 return Err(PublishError::new(Refusal::Closed, None));
             };
             let parcel = Recoverable::new(envelope, message);
+            if let Some(delay) = delay {
+                let shared = parcel.shared();
+                let delayed = broker.delay_stored(&shared, delay, patience).await;
+                drop(shared);
+                return match delayed {
+                    Ok(schedule) => Ok(Receipt {
+                        schedule: Some(schedule),
+                        ..receipt(id, Accepted::default())
+                    }),
+                    Err(why) => Err(PublishError::new(why, parcel.into_message())),
+                };
+            }
             let accepted = broker
                 .accept_waiting(parcel.shared(), None, patience, Gate::Open)
                 .await;

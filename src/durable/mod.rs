@@ -1,8 +1,9 @@
-//! Durable queues: local queues whose messages, attempts, waiting retries and dead letters are rows of the store.
+//! Durable queues: local queues whose messages, attempts, waiting retries and dead letters are rows of the store. Delayed
+//! messages of a bus with a store are written here too, into the outbox.
 //!
 //! Three parts, each an actor with a connection of its own, on the thread of the store: one holds the queues by lease,
 //! one writes (many publishers and settlements in one transaction), one reads what is to be handed out. They start with
-//! the first durable queue.
+//! the first durable queue or delayed message.
 
 mod config;
 mod consumer;
@@ -10,6 +11,7 @@ mod hand;
 mod lease;
 mod letters;
 mod queue;
+mod schedules;
 mod shared;
 mod stored;
 mod writer;

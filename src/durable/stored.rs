@@ -6,13 +6,16 @@ use tokio::sync::oneshot;
 
 use super::letters::StoreDeadLetters;
 use super::queue::{Replies, StoreBacking, StoreQueue};
+use super::schedules::StoreSchedules;
 use super::shared::Shared;
-use super::writes::Publication;
-use crate::broker::{StoredQueues, StoredReceipt};
+use super::writes::{Content, Publication};
+use crate::broker::{Stored, StoredReceipt};
 use crate::delivery::Overflow;
 use crate::mailbox::halt;
 use crate::message::{MessageId, SharedParcel};
-use crate::ports::{BoxFuture, DeadLetter, DeadLetterStore, Deadline, DurableSnapshot, Refusal};
+use crate::ports::{
+    BoxFuture, DeadLetter, DeadLetterStore, Deadline, DurableSnapshot, Refusal, ScheduleStore,
+};
 use crate::queue::{Foundation, QueueCore};
 use crate::store::{NewQueued, row_of};
 
@@ -42,6 +45,12 @@ impl Waiting {
             replies.forget(*message);
         }
     }
+}
+
+fn body_of(parcel: &SharedParcel) -> Result<String, Refusal> {
+    let codec = |error: &dyn std::error::Error| Refusal::Codec(error.to_string());
+    let body = parcel.json().map_err(|error| codec(&error))?;
+    String::from_utf8(body.to_vec()).map_err(|error| codec(&error))
 }
 
 impl Shared {
@@ -83,11 +92,7 @@ impl Shared {
         cores: Vec<Arc<QueueCore>>,
         patience: Duration,
     ) -> Result<StoredReceipt, Refusal> {
-        let body = parcel
-            .json()
-            .map_err(|error| Refusal::Codec(error.to_string()))?;
-        let body =
-            String::from_utf8(body.to_vec()).map_err(|error| Refusal::Codec(error.to_string()))?;
+        let body = body_of(&parcel)?;
         let mut deadline = Deadline::new(Arc::clone(&self.tree.services.timers), patience);
         let mut receipt = StoredReceipt::default();
         let mut queues = Vec::with_capacity(cores.len());
@@ -104,12 +109,43 @@ impl Shared {
                 core.mailbox.count_dropped_newest();
             }
         }
-        let Some(first) = queues.first() else {
+        if queues.is_empty() {
             return Ok(receipt);
-        };
-        let first = Arc::clone(first);
+        }
+        let names = queues.iter().map(|queue| queue.name.to_string()).collect();
+        let now_ms = self.tree.services.clock.wall_ms();
+        let row = row_of(parcel.envelope(), body, None, now_ms);
+        let message = Arc::new(NewQueued::new(row, names));
+        let content = Content::Queued { message, queues };
+        self.write(&parcel, content, deadline).await?;
+        Ok(receipt)
+    }
+
+    async fn delay_parcel(
+        self: Arc<Self>,
+        parcel: SharedParcel,
+        delay: Duration,
+        patience: Duration,
+    ) -> Result<(), Refusal> {
+        self.start().await;
+        let body = body_of(&parcel)?;
+        let now_ms = self.tree.services.clock.wall_ms();
+        let row = row_of(parcel.envelope(), body, Some(delay), now_ms);
+        let deadline = Deadline::new(Arc::clone(&self.tree.services.timers), patience);
+        let content = Content::Delayed(Arc::new(row));
+        self.write(&parcel, content, deadline).await
+    }
+
+    /// Waits until it is written and committed.
+    async fn write(
+        &self,
+        parcel: &SharedParcel,
+        content: Content,
+        mut deadline: Deadline,
+    ) -> Result<(), Refusal> {
+        let target = content.target();
         let not_stored = |why: Option<String>| Refusal::NotStored {
-            queue: first.name.to_string(),
+            queue: target.clone(),
             why: why.unwrap_or_else(|| "the database did not answer in time".to_owned()),
         };
         let Some(place) = deadline.bound(self.waiting.acquire()).await else {
@@ -117,11 +153,8 @@ impl Shared {
         };
         // It is never closed.
         let _place = place.map_err(|_| Refusal::Closed)?;
+        let (publication, wait) = Publication::new(content);
         let envelope = parcel.envelope();
-        let now_ms = self.tree.services.clock.wall_ms();
-        let row = row_of(envelope, body, None, now_ms);
-        let names = queues.iter().map(|queue| queue.name.to_string()).collect();
-        let (publication, wait) = Publication::new(NewQueued::new(row, names), queues);
         let metadata = envelope.metadata.as_ref();
         let port = metadata.and_then(|metadata| metadata.reply.as_ref());
         let mut waiting = Waiting {
@@ -141,11 +174,7 @@ impl Shared {
         if !matches!(answer, Ok(()) | Err(Some(Refusal::Unconfirmed { .. }))) {
             waiting.forget_reply();
         }
-        match answer {
-            Ok(()) => Ok(receipt),
-            Err(Some(refusal)) => Err(refusal),
-            Err(None) => Err(not_stored(self.tree.trouble())),
-        }
+        answer.map_err(|refusal| refusal.unwrap_or_else(|| not_stored(self.tree.trouble())))
     }
 
     /// None for a refusal: it was not written in time, and will not be.
@@ -167,7 +196,7 @@ impl Shared {
     }
 }
 
-impl StoredQueues for Shared {
+impl Stored for Shared {
     fn publish(
         &self,
         parcel: &SharedParcel,
@@ -181,6 +210,25 @@ impl StoredQueues for Shared {
                 None => Err(Refusal::Closed),
             }
         })
+    }
+
+    fn delay(
+        &self,
+        parcel: &SharedParcel,
+        delay: Duration,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<(), Refusal>> {
+        let (this, parcel) = (self.this.upgrade(), Arc::clone(parcel));
+        Box::pin(async move {
+            match this {
+                Some(this) => this.delay_parcel(parcel, delay, patience).await,
+                None => Err(Refusal::Closed),
+            }
+        })
+    }
+
+    fn schedules(&self) -> Arc<dyn ScheduleStore> {
+        Arc::new(StoreSchedules(self.this.clone()))
     }
 
     fn foundation(&self, group: &str) -> Arc<Foundation> {

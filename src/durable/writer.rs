@@ -1,10 +1,11 @@
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::shared::Shared;
 use super::writes::Batch;
 use crate::ports::crash_point;
-use crate::store::{DatabaseError, DatabaseProblem, QueueWrite, QueueWritten, StoreSession};
+use crate::store::{DatabaseError, DatabaseProblem, QueueWrite, QueueWritten, Ring, StoreSession};
 use crate::supervisor::Stop;
 
 /// The wait of a database that is locked, before it is asked again.
@@ -86,6 +87,13 @@ async fn write(
         Ok(written) => {
             pass_points("after", &batch.write);
             note_lost(shared, &batch.write, &written);
+            if !batch.write.delayed.is_empty() {
+                let link = &shared.tree.link;
+                let rows = batch.write.delayed.len() as u64;
+                link.counts.written.fetch_add(rows, Ordering::Relaxed);
+                // It has to know when the next one is due.
+                link.bell.ring(Ring::Committed);
+            }
             batch.finish(&written);
             shared.tree.works("writer");
             Ok(())
@@ -128,6 +136,7 @@ fn note_lost(shared: &Shared, write: &QueueWrite, written: &QueueWritten) {
 fn pass_points(when: &str, write: &QueueWrite) {
     let points = [
         (!write.new.is_empty(), ["before-store", "after-store"]),
+        (!write.delayed.is_empty(), ["before-delay", "after-delay"]),
         (!write.done.is_empty(), ["before-settle", "after-settle"]),
         (!write.retried.is_empty(), ["before-retry", "after-retry"]),
         (

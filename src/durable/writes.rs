@@ -11,7 +11,7 @@ use crate::mailbox::Ending;
 use crate::ports::Refusal;
 use crate::queue::QueueCore;
 use crate::store::{
-    BuriedRow, Failures, NewQueued, QueueWrite, QueueWritten, RetriedRow, TakenRow,
+    BuriedRow, Failures, NewQueued, NewRow, QueueWrite, QueueWritten, RetriedRow, TakenRow,
 };
 
 /// How long settlements are gathered that nobody waits for.
@@ -54,10 +54,45 @@ struct State {
 
 /// A message that its publisher waits for.
 pub(super) struct Publication {
-    pub(super) message: Arc<NewQueued>,
-    pub(super) queues: Vec<Arc<StoreQueue>>,
+    pub(super) content: Content,
     stage: AtomicU8,
     answer: Mutex<Option<oneshot::Sender<Result<(), Refusal>>>>,
+}
+
+/// Where it is written.
+pub(super) enum Content {
+    Queued {
+        message: Arc<NewQueued>,
+        queues: Vec<Arc<StoreQueue>>,
+    },
+    /// Into the outbox, to be published when its time has come.
+    Delayed(Arc<NewRow>),
+}
+
+impl Content {
+    fn row(&self) -> &NewRow {
+        match self {
+            Self::Queued { message, .. } => &message.row,
+            Self::Delayed(row) => row,
+        }
+    }
+
+    /// The queue that it is for, the first of several, or where it will be sent.
+    pub(super) fn target(&self) -> String {
+        match self {
+            Self::Queued { queues, .. } => queues
+                .first()
+                .map_or_else(String::new, |queue| queue.name.to_string()),
+            Self::Delayed(row) => row.address.clone(),
+        }
+    }
+
+    fn add_to(&self, write: &mut QueueWrite) {
+        match self {
+            Self::Queued { message, .. } => write.new.push(Arc::clone(message)),
+            Self::Delayed(row) => write.delayed.push(Arc::clone(row)),
+        }
+    }
 }
 
 /// What is known of a publication.
@@ -71,14 +106,10 @@ mod stage {
 }
 
 impl Publication {
-    pub(super) fn new(
-        message: NewQueued,
-        queues: Vec<Arc<StoreQueue>>,
-    ) -> (Arc<Self>, oneshot::Receiver<Result<(), Refusal>>) {
+    pub(super) fn new(content: Content) -> (Arc<Self>, oneshot::Receiver<Result<(), Refusal>>) {
         let (answer, wait) = oneshot::channel();
         let publication = Self {
-            message: Arc::new(message),
-            queues,
+            content,
             stage: AtomicU8::new(stage::WAITING),
             answer: Mutex::new(Some(answer)),
         };
@@ -282,12 +313,14 @@ impl Batch<'_> {
         let counts = &self.writes.counts;
         let add = |count: &AtomicU64, more: usize| count.fetch_add(more as u64, Ordering::Relaxed);
         add(&counts.commits, 1);
-        add(&counts.written, self.new.len());
+        add(&counts.written, self.write.new.len());
         add(&counts.settled, self.settled.len());
         for publication in self.new.drain(..) {
-            for queue in &publication.queues {
-                queue.count_rows(1);
-                queue.has_come();
+            if let Content::Queued { queues, .. } = &publication.content {
+                for queue in queues {
+                    queue.count_rows(1);
+                    queue.has_come();
+                }
             }
             publication.answer(Ok(()));
         }
@@ -310,9 +343,8 @@ impl Batch<'_> {
             return;
         }
         for publication in self.new.drain(..) {
-            let queue = publication.queues.first();
             publication.answer(Err(Refusal::NotStored {
-                queue: queue.map_or_else(String::new, |queue| queue.name.to_string()),
+                queue: publication.content.target(),
                 why: why.to_owned(),
             }));
         }
@@ -403,8 +435,8 @@ impl Writes {
             && let Some(publication) = state.new.pop_front()
         {
             if publication.begin() {
-                bytes += publication.message.row.body.len();
-                batch.write.new.push(Arc::clone(&publication.message));
+                bytes += publication.content.row().body.len();
+                publication.content.add_to(&mut batch.write);
                 batch.new.push(publication);
             }
         }

@@ -438,6 +438,8 @@ struct Pace {
     slow: Duration,
     /// When something is due that is known of.
     due: Option<Instant>,
+    /// How often something was due, and not for us: of lanes that another one holds, or behind something else.
+    late: u32,
     /// When rows were read last.
     read_at: Instant,
 }
@@ -451,6 +453,7 @@ impl Pace {
             looks: 0,
             slow,
             due: None,
+            late: 0,
             read_at: now,
         }
     }
@@ -482,13 +485,24 @@ impl Pace {
     /// Rows were read.
     fn read(&mut self, found: bool, due: Option<Instant>) {
         self.read_at = Instant::now();
-        self.due = due;
+        let is_late = !found && due.is_some_and(|due| due <= self.read_at);
+        self.late = if is_late { self.late + 1 } else { 0 };
+        self.due = match is_late {
+            true => Some(self.read_at + self.patience()),
+            false => due,
+        };
         if found {
             self.fast();
             self.next = self.read_at + self.interval;
         } else {
             self.found_nothing();
         }
+    }
+
+    /// For what is due and not for us: it may be by the time that we look again, or may not for long.
+    fn patience(&self) -> Duration {
+        let doublings = self.late.saturating_sub(FAST_LOOKS).min(16);
+        (FAST * 2_u32.pow(doublings)).min(self.slow)
     }
 
     fn found_nothing(&mut self) {

@@ -1,9 +1,9 @@
 use super::{BoxFuture, DeadLetter, Filter};
 use crate::message::MessageId;
 
-/// Where dead letters are kept did not answer, or not in time. What it was asked for may be asked again.
+/// Where dead letters or delayed messages are kept did not answer, or not in time. What it was asked for may be asked again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the dead-letter store failed: {0}")]
+#[error("the store of messages failed: {0}")]
 pub struct StoreError(pub(crate) String);
 
 /// How many dead letters were made and where they went: their own ledger (contract, rule 13), as this process

@@ -15,6 +15,7 @@ mod lifecycle;
 mod outbox_snapshot;
 mod outgoing;
 mod request;
+mod schedule_store;
 mod timers;
 #[cfg(any(feature = "amqp", feature = "sqlite", feature = "postgres"))]
 mod when_down;
@@ -40,6 +41,8 @@ pub use outbox_snapshot::OutboxSnapshot;
 pub use outgoing::{Bridged, Refusal, RequestError};
 pub(crate) use outgoing::{Draft, Offered, Outgoing, Own};
 pub(crate) use request::Awaited;
+pub(crate) use schedule_store::ScheduleStore;
+pub use schedule_store::ScheduledMessage;
 pub(crate) use timers::{TimerKey, Timers};
 #[cfg(any(feature = "amqp", feature = "sqlite", feature = "postgres"))]
 pub use when_down::WhenDown;

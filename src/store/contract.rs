@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::sql::Migration;
 use super::{
-    DatabaseError, DeadRow, FailedRow, HeldLane, LaneLease, NewRow, PublishedRow, StoredRow,
-    TakeRows,
+    DatabaseError, DeadRow, DelayedRow, FailedRow, HeldLane, LaneLease, NewRow, PublishedRow,
+    StoredRow, TakeRows,
 };
 
 /// An answer of a database, boxed because it crosses a trait object.
@@ -57,7 +57,8 @@ pub trait StoreSession: super::QueueSession {
     /// database cannot tell for less than it costs to look.
     fn has_changed(&mut self) -> StoreFuture<'_, bool>;
 
-    /// Rows whose turn it is, by position: those without an earlier row of their key that waits for a retry.
+    /// Rows whose turn it is, by position: those without an earlier row of their key that waits for a retry. A delayed
+    /// one that is returned cannot be taken back any more by [`cancel`](Self::cancel).
     fn take<'a>(&'a mut self, wanted: &'a TakeRows) -> StoreFuture<'a, Vec<StoredRow>>;
 
     /// How long until the next delayed row or retry is due; none: there is none.
@@ -96,6 +97,19 @@ pub trait StoreSession: super::QueueSession {
 
     /// Deletes a row that was given up. Whether it was there.
     fn discard<'a>(&'a mut self, id: &'a str) -> StoreFuture<'a, bool>;
+
+    /// Deletes a delayed row, unless it was [taken](Self::take). Whether it was there.
+    fn cancel<'a>(&'a mut self, id: &'a str) -> StoreFuture<'a, bool>;
+
+    /// Delayed rows to one address, or to all, in order of their times, at most so many.
+    fn delayed<'a>(
+        &'a mut self,
+        address: Option<&'a str>,
+        most: u32,
+    ) -> StoreFuture<'a, Vec<DelayedRow>>;
+
+    /// How many delayed rows there are.
+    fn count_delayed(&mut self) -> StoreFuture<'_, u64>;
 
     /// The holders of the lanes and their fences, as they stand in the database: for an operator, and for tests.
     fn lanes(&mut self) -> StoreFuture<'_, Vec<(HeldLane, Option<String>)>>;

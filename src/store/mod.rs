@@ -39,7 +39,7 @@ pub use queue_record::{
 };
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use record::{
-    DeadRow, FailedRow, HeldLane, LaneLease, NewRow, PublishedRow, StoredRow, TakeRows,
+    DeadRow, DelayedRow, FailedRow, HeldLane, LaneLease, NewRow, PublishedRow, StoredRow, TakeRows,
 };
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) use record::{LANES, parcel_of, row_of, unreadable};

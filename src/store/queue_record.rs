@@ -72,6 +72,8 @@ pub struct BuriedRow {
 pub struct QueueWrite {
     /// Messages to be written. One that a queue has already, by its id, is not written again.
     pub new: Vec<Arc<NewQueued>>,
+    /// Messages for the outbox, each with a delay. One that waits there already, by its id, is not written again.
+    pub delayed: Vec<Arc<NewRow>>,
     /// Messages that are done with.
     pub done: Vec<TakenRow>,
     /// Messages that are handed over again.

@@ -105,6 +105,15 @@ impl StoredRow {
     }
 }
 
+/// A delayed row, as it waits for its time.
+#[derive(Clone, Debug)]
+pub struct DelayedRow {
+    /// The message.
+    pub row: StoredRow,
+    /// Milliseconds until it is due, by the database's clock; negative: it is.
+    pub due_in_ms: i64,
+}
+
 /// Which rows a relay wants.
 #[derive(Clone, Debug, Default)]
 pub struct TakeRows {

@@ -288,7 +288,7 @@ impl Sending<'_> {
         reason = "the message is recorded already"
     )]
     pub fn delay(self, delay: Duration) -> Self {
-        self.draft.delay = Some(delay);
+        self.draft.delay = Some(delay).filter(|delay| !delay.is_zero());
         self
     }
 

@@ -76,6 +76,10 @@ pub(super) const SQLITE: Dialect = Dialect {
         ("outbox", include_str!("schema/sqlite/0001_outbox.sql")),
         ("inbox", include_str!("schema/sqlite/0002_inbox.sql")),
         ("queues", include_str!("schema/sqlite/0003_queues.sql")),
+        (
+            "schedules",
+            include_str!("schema/sqlite/0004_schedules.sql"),
+        ),
     ],
 };
 
@@ -83,7 +87,8 @@ pub(super) const SQLITE: Dialect = Dialect {
 pub(super) const POSTGRES: Dialect = Dialect {
     name: "PostgreSQL",
     now: "now()",
-    after: "now() + $ * interval '1 millisecond'",
+    // Not from where a transaction began: it may be long.
+    after: "clock_timestamp() + $ * interval '1 millisecond'",
     before: "now() - $ * interval '1 millisecond'",
     left: "(extract(epoch FROM $ - now()) * 1000)::bigint",
     from_ms: "to_timestamp($ / 1000.0)",
@@ -116,5 +121,9 @@ pub(super) const POSTGRES: Dialect = Dialect {
         ("outbox", include_str!("schema/postgres/0001_outbox.sql")),
         ("inbox", include_str!("schema/postgres/0002_inbox.sql")),
         ("queues", include_str!("schema/postgres/0003_queues.sql")),
+        (
+            "schedules",
+            include_str!("schema/postgres/0004_schedules.sql"),
+        ),
     ],
 };

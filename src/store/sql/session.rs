@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::driver::{self, Cells, Driver, Value};
 use super::statements::Statements;
 use crate::store::{
-    DatabaseError, DatabaseProblem, DeadRow, FailedRow, HeldLane, LANES, LaneLease, PublishedRow,
-    StoreFuture, StoreSession, StoredRow, TakeRows, Turn, Turns,
+    DatabaseError, DatabaseProblem, DeadRow, DelayedRow, FailedRow, HeldLane, LANES, LaneLease,
+    PublishedRow, StoreFuture, StoreSession, StoredRow, TakeRows, Turn, Turns,
 };
 
 /// A connection of the store's own, and how long a statement may take.
@@ -68,6 +68,17 @@ fn list<T: serde::Serialize>(items: &[T]) -> String {
 }
 
 impl<D: Driver> Session<D> {
+    /// Delayed rows become waiting ones, so that nobody takes them back any more. Returns those that were not taken back
+    /// before.
+    async fn begin_due(&mut self, due: &[i64]) -> Result<Vec<i64>, DatabaseError> {
+        const DURING: &str = "begin what is due";
+        let _turn = self.turn().await;
+        let due = vec![Value::from(list(due))];
+        let rows = self.fetch(DURING, |all| &all.begin_due, due).await?;
+        let begun: Result<Vec<_>, _> = rows.iter().map(|row| row.some_number(0)).collect();
+        begun.map_err(|error| driver::error::<D>(DURING, &error))
+    }
+
     async fn execute(
         &mut self,
         during: &'static str,
@@ -354,8 +365,20 @@ impl<D: Driver> StoreSession for Session<D> {
                 Value::from(i64::from(wanted.most.div_ceil(4))),
             ];
             let rows = self.fetch(DURING, |all| &all.take, values).await?;
-            let rows: Result<Vec<_>, _> = rows.iter().map(stored_row).collect();
-            rows.map_err(|error| driver::error::<D>(DURING, &error))
+            let told = |error: sqlx::Error| driver::error::<D>(DURING, &error);
+            let mut taken = Vec::with_capacity(rows.len());
+            let mut due = Vec::new();
+            for row in &rows {
+                let is_due = row.some_number(13).map_err(told)? != 0;
+                let row = stored_row(row).map_err(told)?;
+                due.extend(is_due.then_some(row.position));
+                taken.push(row);
+            }
+            if !due.is_empty() {
+                let begun = self.begin_due(&due).await?;
+                taken.retain(|row| !due.contains(&row.position) || begun.contains(&row.position));
+            }
+            Ok(taken)
         })
     }
 
@@ -457,6 +480,45 @@ impl<D: Driver> StoreSession for Session<D> {
                 .execute("discard a row", |all| &all.discard, id)
                 .await?;
             Ok(rows > 0)
+        })
+    }
+
+    fn cancel<'a>(&'a mut self, id: &'a str) -> StoreFuture<'a, bool> {
+        Box::pin(async move {
+            let id = vec![Value::from(id)];
+            let rows = self.execute("take a delayed message back", |all| &all.cancel, id);
+            Ok(rows.await? > 0)
+        })
+    }
+
+    fn delayed<'a>(
+        &'a mut self,
+        address: Option<&'a str>,
+        most: u32,
+    ) -> StoreFuture<'a, Vec<DelayedRow>> {
+        const DURING: &str = "list delayed messages";
+        Box::pin(async move {
+            let values = vec![
+                Value::Text(address.map(str::to_owned)),
+                Value::from(i64::from(most)),
+            ];
+            let rows = self.fetch(DURING, |all| &all.delayed, values).await?;
+            let delayed = |row: &D::Row| {
+                Ok(DelayedRow {
+                    row: stored_row(row)?,
+                    due_in_ms: row.some_number(13)?,
+                })
+            };
+            let rows: Result<Vec<_>, _> = rows.iter().map(delayed).collect();
+            rows.map_err(|error| driver::error::<D>(DURING, &error))
+        })
+    }
+
+    fn count_delayed(&mut self) -> StoreFuture<'_, u64> {
+        const DURING: &str = "count delayed messages";
+        Box::pin(async move {
+            let rows = self.fetch(DURING, |all| &all.count_delayed, vec![]).await?;
+            Ok(one_number(DURING, &rows)?.unsigned_abs())
         })
     }
 

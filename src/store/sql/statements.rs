@@ -10,10 +10,15 @@ use super::tables::Tables;
 pub(super) struct Statements {
     pub(super) dialect: &'static Dialect,
     pub(super) insert: Arc<str>,
+    pub(super) delay: Arc<str>,
     pub(super) record_handled: Arc<str>,
     pub(super) begin_handling: Template,
     pub(super) check_handling: Template,
     pub(super) take: Arc<str>,
+    pub(super) begin_due: Arc<str>,
+    pub(super) delayed: Arc<str>,
+    pub(super) count_delayed: Arc<str>,
+    pub(super) cancel: Arc<str>,
     pub(super) next_due: Arc<str>,
     pub(super) publish: Arc<str>,
     pub(super) publish_and_delete: Arc<str>,
@@ -80,7 +85,8 @@ impl Statements {
         };
         let take = format!(
             "SELECT o.position, CAST(o.lane AS BIGINT), o.id, o.kind, o.address, o.key, o.correlation, o.causation, o.headers, \
-             o.traceparent, {left}, CAST(o.attempts AS BIGINT), o.body \
+             o.traceparent, {left}, CAST(o.attempts AS BIGINT), o.body, \
+             CAST(CASE WHEN o.status = 'scheduled' THEN 1 ELSE 0 END AS BIGINT) \
              FROM (SELECT * FROM ({waiting}) AS first UNION ALL SELECT * FROM ({retrying}) AS second \
              UNION ALL SELECT * FROM ({scheduled}) AS third) AS chosen \
              JOIN {{outbox}} AS o ON o.position = chosen.position ORDER BY o.position",
@@ -93,7 +99,7 @@ impl Statements {
         let held = format!(
             "WITH held AS MATERIALIZED (SELECT lane, fence FROM {{lanes}} WHERE holder = $2 {share})"
         );
-        let fenced = "WHERE o.position = done.position AND o.status IN ('waiting', 'scheduled', 'retrying') \
+        let fenced = "WHERE o.position = done.position AND o.status IN ('waiting', 'retrying') \
              AND done.fence = (SELECT held.fence FROM held WHERE held.lane = o.lane)";
         let pairs = format!(
             "(SELECT {} AS position, {} AS fence FROM {}) AS done",
@@ -140,6 +146,32 @@ impl Statements {
                 when("$12"),
                 when("$13"),
             )),
+            // One that is there already, since it is not known whether it was written, is left as it is.
+            delay: sql(&format!(
+                "INSERT INTO {{outbox}} (id, kind, address, key, correlation, causation, headers, traceparent, body, lane, \
+                 status, expires_at, due_at) SELECT {}, {}, 'scheduled', {}, {} FROM {} WHERE {} IS NOT NULL \
+                 ON CONFLICT DO NOTHING",
+                (0..=8).map(&word).collect::<Vec<_>>().join(", "),
+                number(9),
+                when(&number(10)),
+                after(&number(11)),
+                elements("$1"),
+                word(0),
+            )),
+            begin_due: sql(&format!(
+                "UPDATE {{outbox}} SET status = 'waiting' WHERE status = 'scheduled' AND position IN ({}) \
+                 RETURNING position",
+                numbers("$1")
+            )),
+            delayed: sql(&format!(
+                "SELECT position, CAST(lane AS BIGINT), id, kind, address, key, correlation, causation, headers, \
+                 traceparent, {}, CAST(attempts AS BIGINT), body, {} FROM {{outbox}} WHERE status = 'scheduled' \
+                 AND (CAST($1 AS TEXT) IS NULL OR address = $1) ORDER BY due_at LIMIT $2",
+                left("expires_at"),
+                left("due_at"),
+            )),
+            count_delayed: sql("SELECT count(*) FROM {outbox} WHERE status = 'scheduled'"),
+            cancel: sql("DELETE FROM {outbox} WHERE status = 'scheduled' AND id = $1"),
             record_handled: sql(
                 "INSERT INTO {inbox} (consumer, message_id) VALUES ($1, $2) ON CONFLICT DO NOTHING",
             ),

@@ -46,6 +46,10 @@ pub struct Features {
     pub delayed: bool,
     /// What was accepted and not settled is there again for the next bus of the same [`Isolated`].
     pub survives_restart: bool,
+    /// Delayed messages wait in this process, and have a bound, at which more are refused.
+    pub schedule_bound: bool,
+    /// Delayed messages survive the bus, for the next one of the same [`Isolated`].
+    pub schedules_survive: bool,
 }
 
 impl Features {
@@ -63,6 +67,8 @@ impl Features {
             expiry: true,
             delayed: true,
             survives_restart: true,
+            schedule_bound: true,
+            schedules_survive: true,
         }
     }
 }
@@ -156,6 +162,7 @@ impl Backing for InProcess {
     fn features(&self) -> Features {
         Features {
             survives_restart: false,
+            schedules_survive: false,
             ..Features::all()
         }
     }

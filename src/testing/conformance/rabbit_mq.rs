@@ -91,6 +91,8 @@ impl Backing for RabbitMq {
             parked_half: false,
             // They are kept in a queue of the broker until somebody takes them out.
             dead_letter_bound: false,
+            // They wait in this process's memory.
+            schedules_survive: false,
             ..Features::all()
         }
     }

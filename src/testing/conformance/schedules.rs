@@ -5,8 +5,10 @@ use std::time::{Duration, SystemTime};
 use super::Stage;
 use super::props::{Ask, Count, Journal, Note, attempts, note, plain_error};
 use super::unmet::{Step, Unmet, holds, same};
+use crate::bus::Bus;
+use crate::message::Event;
 use crate::observe::QueueSnapshot;
-use crate::ports::{Refusal, RequestError};
+use crate::ports::{Refusal, RequestError, ScheduledMessage};
 use crate::queue::SubscriptionState;
 use crate::subscriber::Context;
 
@@ -19,7 +21,8 @@ scenarios! {
     a_message_for_the_past_comes_at_once if delayed;
     a_due_message_waits_for_room if delayed;
     a_delayed_send_of_a_handler_counts_from_its_release if delayed;
-    the_schedule_is_bounded if delayed;
+    the_schedule_is_bounded if schedule_bound;
+    a_delayed_message_survives_a_restart if schedules_survive;
     a_pause_spends_no_attempts;
 }
 
@@ -124,7 +127,7 @@ async fn a_delayed_message_comes_when_it_is_due(stage: &Stage) -> Result<(), Unm
         stage.taken_by(&receipt, 0)?;
         receipt.schedule.step("getting its handle")?;
     }
-    same("scheduled", bus.snapshot().scheduled, 3)?;
+    same("scheduled", scheduled(&bus).await?, [1, 2, 3])?;
     stage.pass(&bus, 6).await;
     same("handled before the first is due", done.read(), [0; 0])?;
     let handled = || done.read();
@@ -134,10 +137,21 @@ async fn a_delayed_message_comes_when_it_is_due(stage: &Stage) -> Result<(), Unm
     stage
         .comes_after(&bus, 12, what, handled, [1, 2, 3])
         .await?;
-    let scheduled = || bus.snapshot().scheduled;
-    stage
-        .comes(&bus, "scheduled in the end", scheduled, 0)
-        .await
+    same("scheduled in the end", scheduled(&bus).await?, [0; 0])
+}
+
+/// What waits for its time, in its order.
+async fn scheduled(bus: &Bus) -> Result<Vec<u32>, Unmet> {
+    let waiting = bus.schedules().list(Some(Note::TOPIC), 10).await;
+    let waiting = waiting.step("listing what is scheduled")?;
+    let count = bus.schedules().len().await.step("counting it")?;
+    same("how many are scheduled", count, waiting.len())?;
+    let number = |waiting: &ScheduledMessage| {
+        let body = waiting.json().step("reading a body")?;
+        let note: Note = serde_json::from_slice(body).step("decoding it")?;
+        Ok(note.n)
+    };
+    waiting.iter().map(number).collect()
 }
 
 async fn a_cancelled_message_never_comes(stage: &Stage) -> Result<(), Unmet> {
@@ -154,12 +168,12 @@ async fn a_cancelled_message_never_comes(stage: &Stage) -> Result<(), Unmet> {
                 .step("getting its handle")?,
         );
     }
-    same("cancelling in time", handles[0].cancel(), true)?;
-    same("cancelling again", handles[0].cancel(), false)?;
+    same("cancelling in time", handles[0].cancel().await, Ok(true))?;
+    same("cancelling again", handles[0].cancel().await, Ok(false))?;
     stage
         .comes_after(&bus, 15, "handled", || done.read(), [2])
         .await?;
-    same("cancelling too late", handles[1].cancel(), false)?;
+    same("cancelling too late", handles[1].cancel().await, Ok(false))?;
     stage.pass(&bus, 1).await;
     same("accepted", stage.queue(&bus, "writing")?.accepted, 1)
 }
@@ -255,7 +269,7 @@ async fn the_schedule_is_bounded(stage: &Stage) -> Result<(), Unmet> {
         refused.into_message(),
         Some(note(3)),
     )?;
-    same("cancelling", handles[0].cancel(), true)?;
+    same("cancelling", handles[0].cancel().await, Ok(true))?;
     bus.publish(note(3))
         .delay(stage.steps(10))
         .await
@@ -263,6 +277,25 @@ async fn the_schedule_is_bounded(stage: &Stage) -> Result<(), Unmet> {
     let scheduled = || bus.snapshot().scheduled;
     stage
         .comes_after(&bus, 12, "scheduled in the end", scheduled, 0)
+        .await
+}
+
+async fn a_delayed_message_survives_a_restart(stage: &Stage) -> Result<(), Unmet> {
+    let done = Journal::new();
+    let bus = stage.bus().await?;
+    writing!(bus, done).start().await.step("subscribing")?;
+    for n in 1..=2 {
+        let delay = stage.steps(10 * n);
+        bus.publish(note(n)).delay(delay).await.step("scheduling")?;
+    }
+    let report = bus.shutdown(Duration::from_millis(20)).await;
+    holds("nothing is abandoned", report.abandoned.is_empty(), &report)?;
+    let bus = stage.bus().await?;
+    same("scheduled", scheduled(&bus).await?, [1, 2])?;
+    writing!(bus, done).start().await.step("subscribing")?;
+    let handled = || done.read();
+    stage
+        .comes_after(&bus, 20, "handled", handled, [1, 2])
         .await
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Backing, Features, Isolated, Time};
 use crate::bus::{Builder, Bus};
 use crate::durable::Durable;
+use crate::outbox::Relay;
 use crate::ports::BoxFuture;
 use crate::store::Store;
 
@@ -85,6 +86,8 @@ impl Backing for Stored {
             parked_half: false,
             // Those beyond their bound are deleted every few seconds.
             dead_letter_bound: false,
+            // They are rows of a table.
+            schedule_bound: false,
             ..Features::all()
         }
     }
@@ -96,6 +99,7 @@ impl Backing for Stored {
                 choose(Bus::builder("conformance"))
                     .durable_queues()
                     .durable(durable)
+                    .relay(Relay::new().start_with_bus())
             };
             Isolated::new(Time::Real, builder).guarded_by(guard)
         });

@@ -5,7 +5,7 @@ use super::{
     Cells, Driver, Session, Value, driver, list, millis, numbers_of, one_number, unexpected,
 };
 use crate::store::{
-    DatabaseError, Failures, HeldQueue, LetterFilter, LetterRow, NewQueued, QueueSession,
+    DatabaseError, Failures, HeldQueue, LetterFilter, LetterRow, NewQueued, NewRow, QueueSession,
     QueueWrite, QueueWritten, QueuedRow, StoreFuture, StoredRow, TakeQueued, TakenRow,
 };
 
@@ -32,6 +32,30 @@ fn new_rows(new: &[Arc<NewQueued>]) -> String {
                 &row.traceparent,
                 &row.body,
                 row.expires_in.map(millis),
+            )
+        })
+        .collect();
+    list(&rows)
+}
+
+/// The rows of delayed messages, as the statement reads them.
+fn delayed_rows(delayed: &[Arc<NewRow>]) -> String {
+    let rows: Vec<_> = delayed
+        .iter()
+        .map(|row| {
+            (
+                &row.id,
+                row.kind,
+                &row.address,
+                &row.key,
+                &row.correlation,
+                &row.causation,
+                &row.headers,
+                &row.traceparent,
+                &row.body,
+                row.lane,
+                row.expires_in.map(millis),
+                row.delay.map_or(0, millis_up),
             )
         })
         .collect();
@@ -141,6 +165,10 @@ impl<D: Driver> Session<D> {
         if !write.new.is_empty() {
             let rows = vec![Value::from(new_rows(&write.new))];
             written.new = self.execute(DURING, |all| &all.queues.insert, rows).await?;
+        }
+        if !write.delayed.is_empty() {
+            let rows = vec![Value::from(delayed_rows(&write.delayed))];
+            self.execute(DURING, |all| &all.delay, rows).await?;
         }
         if !write.done.is_empty() {
             let rows: Vec<_> = write.done.iter().map(pair).collect();
@@ -253,6 +281,7 @@ impl<D: Driver> QueueSession for Session<D> {
     ) -> StoreFuture<'a, QueueWritten> {
         let statements = [
             !write.new.is_empty(),
+            !write.delayed.is_empty(),
             !write.done.is_empty(),
             !write.retried.is_empty(),
             // Two of them.

@@ -1,0 +1,261 @@
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+
+use super::schedule::Schedule;
+use super::{Broker, Gate};
+use crate::message::{MessageId, SharedParcel};
+use crate::ports::{
+    BoxFuture, Draft, Outgoing, Refusal, ScheduleStore, ScheduledMessage, StoreError, TimerKey,
+};
+
+/// How long a due message whose queues stay full waits before its next try.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Messages that wait for their time.
+#[derive(Default)]
+pub(crate) struct Schedules {
+    waiting: Mutex<HashMap<MessageId, Waiting>>,
+    /// Messages whose time has come and that are being published.
+    pub(crate) publishing: AtomicU64,
+    /// Those of them that wait for room in a queue.
+    pub(crate) blocked: AtomicU64,
+    pub(crate) published: AtomicU64,
+    pub(crate) cancelled: AtomicU64,
+    pub(crate) refused: AtomicU64,
+    made: AtomicU64,
+    abandoned: AtomicU64,
+}
+
+struct Waiting {
+    parcel: SharedParcel,
+    due: SystemTime,
+    timer: TimerKey,
+}
+
+impl Waiting {
+    fn scheduled(&self) -> ScheduledMessage {
+        ScheduledMessage {
+            due: self.due,
+            parcel: Arc::clone(&self.parcel),
+        }
+    }
+}
+
+/// How many messages were delayed and where they went: their own ledger (contract, rule 13). Of those
+/// that wait in memory: a bus with a store writes them there, and counts them in
+/// [`OutboxSnapshot`](crate::OutboxSnapshot). Exact when nothing is becoming due: made = published + cancelled + refused + abandoned + waiting.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct ScheduleLedger {
+    /// Taken since the bus started.
+    pub made: u64,
+    /// Published when they were due; from then on they are in the books of their queues.
+    pub published: u64,
+    /// Taken back by [`Schedule::cancel`](crate::Schedule::cancel) or by its id.
+    pub cancelled: u64,
+    /// Refused when they were due, for another reason than a full queue: no such queue, or a shutdown.
+    pub refused: u64,
+    /// Left when the bus was shut down.
+    pub abandoned: u64,
+    /// Kept now: not due, or due and waiting for room in a queue. Bounded by the bus's `schedule_capacity`.
+    pub waiting: u64,
+}
+
+impl Schedules {
+    pub(crate) fn ledger(&self) -> ScheduleLedger {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        ScheduleLedger {
+            made: read(&self.made),
+            published: read(&self.published),
+            cancelled: read(&self.cancelled),
+            refused: read(&self.refused),
+            abandoned: read(&self.abandoned),
+            waiting: self.waiting(),
+        }
+    }
+
+    /// Not due, or due and not published yet.
+    fn waiting(&self) -> u64 {
+        self.waiting.lock().len() as u64 + self.publishing.load(Ordering::Relaxed)
+    }
+
+    /// Gives up everything that waits.
+    pub(crate) fn clear(&self) -> Vec<MessageId> {
+        let waiting = std::mem::take(&mut *self.waiting.lock());
+        self.abandoned
+            .fetch_add(waiting.len() as u64, Ordering::Relaxed);
+        waiting.into_keys().collect()
+    }
+}
+
+/// Those of one bus, as a store of them.
+pub(crate) struct MemorySchedules(pub(super) Weak<Broker>);
+
+impl MemorySchedules {
+    /// Takes a message back. None: its bus is gone, and so is the message.
+    pub(super) fn cancel_now(&self, id: MessageId) -> Option<bool> {
+        let broker = self.0.upgrade()?;
+        let removed = broker.schedules.waiting.lock().remove(&id);
+        let Some(waiting) = removed else {
+            return Some(false);
+        };
+        broker.services.timers.cancel(waiting.timer);
+        broker.schedules.cancelled.fetch_add(1, Ordering::Relaxed);
+        Some(true)
+    }
+}
+
+impl ScheduleStore for MemorySchedules {
+    fn list(
+        &self,
+        address: Option<&str>,
+        most: usize,
+    ) -> BoxFuture<'static, Result<Vec<ScheduledMessage>, StoreError>> {
+        let mut found = Vec::new();
+        if let Some(broker) = self.0.upgrade() {
+            let waiting = broker.schedules.waiting.lock();
+            let is_wanted = |waiting: &&Waiting| {
+                address.is_none_or(|address| waiting.parcel.envelope().address() == address)
+            };
+            found.extend(waiting.values().filter(is_wanted).map(Waiting::scheduled));
+        }
+        found.sort_by_key(|scheduled| scheduled.due);
+        found.truncate(most);
+        Box::pin(std::future::ready(Ok(found)))
+    }
+
+    fn count(&self) -> BoxFuture<'static, Result<u64, StoreError>> {
+        let broker = self.0.upgrade();
+        let count = broker.map_or(0, |broker| broker.schedules.waiting());
+        Box::pin(std::future::ready(Ok(count)))
+    }
+
+    fn cancel(&self, id: MessageId) -> BoxFuture<'static, Result<bool, StoreError>> {
+        let cancelled = self.cancel_now(id).unwrap_or(false);
+        Box::pin(std::future::ready(Ok(cancelled)))
+    }
+}
+
+impl Broker {
+    /// The time of the bus's clock after so long.
+    pub(super) fn due_after(&self, delay: Duration) -> SystemTime {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(self.services.clock.wall_ms());
+        // What no clock can express never comes due: 30 years stand for it, as in the timers.
+        let never = Duration::from_secs(946_080_000);
+        now.checked_add(delay).unwrap_or_else(|| now + never)
+    }
+
+    /// Keeps a message until its time. On a refusal the parcel comes back.
+    pub(crate) fn schedule(
+        self: &Arc<Self>,
+        parcel: SharedParcel,
+        delay: Duration,
+    ) -> Result<Schedule, (Refusal, SharedParcel)> {
+        let capacity = self.limits.schedule_capacity;
+        let id = parcel.envelope().id;
+        let broker = Arc::downgrade(self);
+        let due = self.due_after(delay);
+        let mut waiting = self.schedules.waiting.lock();
+        // Under the lock, since a shutdown closes the gate and then takes out what waits.
+        if !self.admits(Gate::Draining) {
+            return Err((Refusal::Closed, parcel));
+        }
+        // What is due and finds its queue full is kept here too.
+        let blocked = self.schedules.publishing.load(Ordering::Relaxed);
+        if waiting.len() as u64 + blocked >= capacity as u64 {
+            return Err((Refusal::ScheduleFull { capacity }, parcel));
+        }
+        self.schedules.made.fetch_add(1, Ordering::Relaxed);
+        let handle = Schedule::in_memory(id, due, broker.clone());
+        let timer = self.services.timers.after(
+            delay,
+            Box::new(move || {
+                if let Some(broker) = broker.upgrade() {
+                    broker.due(id);
+                }
+            }),
+        );
+        waiting.insert(id, Waiting { parcel, due, timer });
+        Ok(handle)
+    }
+
+    /// Publishes on the control thread; what is refused for lack of room is tried again while the bus lives.
+    fn due(self: &Arc<Self>, id: MessageId) {
+        let Waiting { parcel, .. } = {
+            let mut waiting = self.schedules.waiting.lock();
+            let Some(scheduled) = waiting.remove(&id) else {
+                return;
+            };
+            // Under the lock, so that it counts against the capacity all the time.
+            self.schedules.publishing.fetch_add(1, Ordering::Relaxed);
+            scheduled
+        };
+        let broker = Arc::clone(self);
+        self.services.control.spawn(async move {
+            let mut draft = Draft {
+                parcel,
+                delay: None,
+                // When it was scheduled.
+                checked: true,
+            };
+            let mut offered = broker.offer(&mut draft, None);
+            let is_blocked = offered.as_ref().is_err_and(is_for_lack_of_room);
+            if is_blocked {
+                broker.schedules.blocked.fetch_add(1, Ordering::Relaxed);
+                offered = broker.offer_waiting(&mut draft, None, AGAIN).await;
+            }
+            loop {
+                match offered {
+                    Ok(_) => {
+                        broker.schedules.published.fetch_add(1, Ordering::Relaxed);
+                        break;
+                    }
+                    Err(refusal)
+                        if is_for_lack_of_room(&refusal) && broker.admits(Gate::Draining) =>
+                    {
+                        // A queue that does not let publishers wait is asked again in a while.
+                        let has_waited = matches!(
+                            refusal,
+                            Refusal::Timeout { .. }
+                                | Refusal::MustWait { .. }
+                                | Refusal::Unreachable { .. }
+                                | Refusal::NotStored { .. }
+                        );
+                        if !has_waited {
+                            let timers = Arc::clone(&broker.services.timers);
+                            crate::ports::Deadline::new(timers, AGAIN).await;
+                        }
+                        offered = broker.offer_waiting(&mut draft, None, AGAIN).await;
+                    }
+                    Err(refusal) => {
+                        tracing::warn!(%id, %refusal, "a scheduled message was refused");
+                        broker.schedules.refused.fetch_add(1, Ordering::Relaxed);
+                        break;
+                    }
+                }
+            }
+            if is_blocked {
+                broker.schedules.blocked.fetch_sub(1, Ordering::Relaxed);
+            }
+            broker.schedules.publishing.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+}
+
+fn is_for_lack_of_room(refusal: &Refusal) -> bool {
+    matches!(
+        refusal,
+        Refusal::Timeout { .. }
+            | Refusal::Full { .. }
+            | Refusal::Suspended { .. }
+            | Refusal::Ended { .. }
+            | Refusal::MustWait { .. }
+            | Refusal::Unreachable { .. }
+            | Refusal::Unconfirmed { .. }
+            | Refusal::NotStored { .. }
+            | Refusal::Rejected { .. }
+    )
+}
