@@ -146,9 +146,9 @@ pub mod parts {
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
     pub use crate::store::{
         BuriedRow, DelayedRow, FailedRow, Failures, HandlingLimits, HeldLane, HeldQueue, LaneLease,
-        LetterFilter, LetterRow, NewQueued, NewRow, PublishedRow, QueueSession, QueueWrite,
-        QueueWritten, QueuedRow, RetriedRow, StoreFuture, StoreSession, StoredRow, TakeQueued,
-        TakeRows, TakenRow, Turn,
+        LetterFilter, LetterRow, NewLetter, NewQueued, NewRow, PublishedRow, QueueSession,
+        QueueWrite, QueueWritten, QueuedRow, RetriedRow, StoreFuture, StoreSession, StoredRow,
+        TakeQueued, TakeRows, TakenRow, Turn,
     };
     pub use crate::subscriber::{
         ActorSubscriber, Chain, CommandFn, Dispatch, Empty, EventFn, Factory, Fallible, Infallible,

@@ -29,7 +29,8 @@ impl Broker {
                 match way_back {
                     WayBack::Mailbox => true,
                     WayBack::Bridge => backing.is_bridged(),
-                    WayBack::Store => backing.is_stored(),
+                    // Those of queues in memory too.
+                    WayBack::Store => !backing.is_bridged(),
                 }
             })
         };
@@ -76,15 +77,21 @@ impl Broker {
         patience: Duration,
     ) -> BoxFuture<'static, Result<(), Refusal>> {
         let letter = claim.letter();
-        match (source.way_back, &self.bridge, &self.stored) {
-            (WayBack::Bridge, Some(bridge), _) => return bridge.hand_back(letter, patience),
-            (WayBack::Store, _, Some(stored)) => return stored.hand_back(letter, patience),
-            _ => {}
-        }
         let queue = self
             .table
             .queue(letter.queue_id)
             .or_else(|| self.table.queue_named(&letter.queue));
+        match (source.way_back, &self.bridge, &self.stored) {
+            (WayBack::Bridge, Some(bridge), _) => return bridge.hand_back(letter, patience),
+            (WayBack::Store, _, Some(stored))
+                if queue
+                    .as_ref()
+                    .is_none_or(|queue| queue.backing().is_kept_elsewhere()) =>
+            {
+                return stored.hand_back(letter, patience);
+            }
+            _ => {}
+        }
         let (Some(queue), Some(broker)) = (queue, self.shared()) else {
             let queue = letter.queue.to_string();
             return Box::pin(std::future::ready(Err(Refusal::NoQueue { queue })));

@@ -35,6 +35,9 @@ pub(crate) trait Stored: HealthSource {
     /// What the queue of a group stands on.
     fn foundation(&self, group: &str) -> Arc<Foundation>;
 
+    /// What a queue in memory stands on, whose dead letters are kept in the store.
+    fn memory_foundation(&self) -> Arc<Foundation>;
+
     /// Begins to consume for a queue made on [`foundation`](Self::foundation).
     fn attach(&self, queue: &Arc<QueueCore>) -> BoxFuture<'static, ()>;
 
@@ -50,8 +53,8 @@ pub(crate) trait Stored: HealthSource {
     /// Where the dead letters of all of them are kept.
     fn dead_letters(&self) -> Arc<dyn DeadLetterStore>;
 
-    /// Hands a dead letter's message back to its queue, whether that is subscribed here or not, and takes the letter
-    /// away, as one.
+    /// Hands a dead letter's message back to its durable queue, whether that is subscribed here or not, and takes the
+    /// letter away, as one.
     fn hand_back(
         &self,
         letter: &DeadLetter,

@@ -217,15 +217,16 @@ impl Builder {
         self
     }
 
-    /// How many dead letters are kept; when full the oldest is evicted, and counted. At least 1.
+    /// How many dead letters are kept in memory; when full the oldest is evicted, and counted. At least 1. With a store they
+    /// are kept there, see [`DeadLetters`](crate::DeadLetters).
     #[must_use]
     pub fn dead_letter_capacity(mut self, letters: usize) -> Self {
         self.dead_letter_capacity = letters;
         self
     }
 
-    /// How many delayed messages are kept; more are refused with
-    /// [`Refusal::ScheduleFull`](crate::Refusal::ScheduleFull).
+    /// How many delayed messages are kept in memory; more are refused with
+    /// [`Refusal::ScheduleFull`](crate::Refusal::ScheduleFull). With a store they are kept there, without a bound.
     #[must_use]
     pub fn schedule_capacity(mut self, messages: usize) -> Self {
         self.limits.schedule_capacity = messages;

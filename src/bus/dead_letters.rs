@@ -11,6 +11,10 @@ use crate::ports::{Claim, DeadLetter, DeadLetterLedger, Filter, Refusal, StoreEr
 /// **A queue in memory** keeps them in memory, up to the bus's `dead_letter_capacity`; then the oldest is
 /// evicted, and counted in the [`ledger`](Self::ledger). Nothing here waits for them, and none of it fails.
 ///
+/// **With a store** those of all its queues, durable or in memory, are rows of one of its tables, whichever process made
+/// them, up to the bound of [`Durable::dead_letters`](crate::Durable::dead_letters). The message is settled when its row is
+/// committed. The database may be down, so all of it may fail. In memory stay those of subscribers to the bus's own events.
+///
 /// **A queue on RabbitMQ** keeps them there, in `{service}.{group}.dead`, until they are replayed or discarded:
 /// those of all replicas, those of earlier processes, and those that RabbitMQ gave up by itself. They are seen
 /// for the queues that this process has subscribed, and, by [`Filter::queue`], for any other one of this service, whose
@@ -128,8 +132,10 @@ impl DeadLetters {
     /// from 1, behind what is queued. An expiry still stands. Waits for room, or for RabbitMQ's confirm, up to
     /// the publish timeout.
     ///
-    /// On RabbitMQ the message is in its queue before the dead letter is gone. What happens in between, a crash
-    /// or a lost connection, leaves both: the message may then be handled twice, and is not lost.
+    /// The message is in its queue before the dead letter is gone. On RabbitMQ, and for a queue in memory whose dead
+    /// letters are in a store, what happens in between (a crash, a lost connection, another process that replays the same
+    /// one) leaves both: the message may then be handled twice, and is not lost. A durable queue takes it in the
+    /// transaction that deletes the dead letter.
     ///
     /// # Errors
     /// The dead letter is kept when its queue does not take it, see [`ReplayError`].

@@ -511,8 +511,7 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
     /// memory. Of several processes one at a time consumes it, and another takes over when that has ended. See
     /// `docs/durable-queues.md`.
     ///
-    /// A message may be handled again after a crash; never lost. What this process published with a
-    /// [`delay`](crate::Publish::delay) is in memory until it is due.
+    /// A message may be handled again after a crash; never lost.
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
     pub fn durable(mut self) -> Self {
         self.durable = true;
@@ -617,6 +616,7 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
                 Err(self.not_durable("the bus has no store: build it with `Builder::store`"))
             }
             (Some(stored), None) if is_wanted => Ok(stored.foundation(&self.name)),
+            (Some(stored), None) => Ok(stored.memory_foundation()),
             _ => Ok(Arc::clone(&broker.services.memory)),
         }
     }

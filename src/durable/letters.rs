@@ -1,16 +1,20 @@
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
+
+use super::queue::failures_of;
 use super::shared::Shared;
+use super::writes::{Content, Publication};
 use crate::delivery::Reason;
 use crate::message::MessageId;
 use crate::ports::{
     BoxFuture, Claim, Claims, DeadLetter, DeadLetterLedger, DeadLetterStore, Filter, StoreError,
     Wanted,
 };
-use crate::store::{LetterFilter, LetterRow, parcel_of, unreadable};
+use crate::store::{LetterFilter, LetterRow, NewLetter, parcel_of, row_of, unreadable};
 
 /// How many are read at once.
 const PAGE: u32 = 200;
@@ -22,6 +26,8 @@ pub(super) struct Ledger {
     replayed: AtomicU64,
     discarded: AtomicU64,
     evicted: AtomicU64,
+    /// Those that are being replayed.
+    claimed: Mutex<HashSet<MessageId>>,
 }
 
 impl Ledger {
@@ -34,7 +40,7 @@ impl Ledger {
     }
 }
 
-/// The dead letters of all durable queues, in a table of the store.
+/// The dead letters of all queues of the store, in one of its tables.
 #[derive(Clone)]
 pub(super) struct StoreDeadLetters(pub(super) Weak<Shared>);
 
@@ -214,8 +220,63 @@ impl DeadLetterStore for StoreDeadLetters {
     }
 }
 
-/// Reads dead letters as they are asked for. They stay where they are: a replay takes the letter away as it hands the
-/// message back, and of two at once one finds nothing.
+/// Those of queues in memory: there is no row of a message to take their place.
+pub(super) struct MemoryLetters(pub(super) StoreDeadLetters);
+
+impl DeadLetterStore for MemoryLetters {
+    fn add(&self, letter: DeadLetter) -> BoxFuture<'static, Result<(), StoreError>> {
+        let shared = self.0.shared();
+        Box::pin(async move {
+            let shared = shared?;
+            shared.start().await;
+            let told = |error: &dyn std::error::Error| StoreError(error.to_string());
+            let body = letter.json().map_err(|error| told(&error))?;
+            let body = String::from_utf8(body.to_vec()).map_err(|error| told(&error))?;
+            let now_ms = shared.tree.services.clock.wall_ms();
+            let row = row_of(letter.envelope(), body, None, now_ms);
+            let (id, queue) = (letter.id.to_string(), letter.queue.to_string());
+            let failures = failures_of(&letter);
+            let letter = NewLetter::new(id, queue, letter.reason.to_string(), failures, row);
+            let (publication, wait) = Publication::new(Content::Letter(Arc::new(letter)));
+            if !shared.writes.publish(publication) {
+                return Err(closed());
+            }
+            // However long that takes: it is written again until that is known to be done.
+            let written = wait.await.map_err(|_| closed())?;
+            written.map_err(|refusal| StoreError(refusal.to_string()))?;
+            shared.letters.made.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        })
+    }
+
+    fn list(&self, filter: &Filter) -> BoxFuture<'static, Result<Vec<DeadLetter>, StoreError>> {
+        self.0.list(filter)
+    }
+
+    fn get(&self, id: MessageId) -> BoxFuture<'static, Result<Option<DeadLetter>, StoreError>> {
+        self.0.get(id)
+    }
+
+    fn count(&self) -> BoxFuture<'static, Result<u64, StoreError>> {
+        self.0.count()
+    }
+
+    fn claim(&self, wanted: Wanted) -> Box<dyn Claims> {
+        self.0.claim(wanted)
+    }
+
+    fn discard(&self, id: MessageId) -> BoxFuture<'static, Result<bool, StoreError>> {
+        self.0.discard(id)
+    }
+
+    fn ledger(&self) -> DeadLetterLedger {
+        self.0.ledger()
+    }
+}
+
+/// Reads dead letters as they are asked for. They stay where they are. Of a durable queue a replay takes the letter away
+/// as it hands the message back, and of two at once one finds nothing. Of a queue in memory it is taken away after that:
+/// meanwhile nobody else of this process gets it.
 struct Reading {
     store: StoreDeadLetters,
     wanted: Wanted,
@@ -274,21 +335,61 @@ impl Reading {
 impl Claims for Reading {
     fn next(&mut self) -> BoxFuture<'_, Result<Option<Box<dyn Claim>>, StoreError>> {
         Box::pin(async move {
-            let letter = self.next_letter().await?;
-            Ok(letter.map(|letter| Box::new(Read(letter)) as Box<dyn Claim>))
+            while let Some(letter) = self.next_letter().await? {
+                let shared = self.store.shared()?;
+                if !shared.letters.claimed.lock().insert(letter.id) {
+                    continue;
+                }
+                let claim = Box::new(Read { shared, letter });
+                // It may have been replayed since it was read.
+                if claim.is_in_memory() && self.store.get(claim.letter.id).await?.is_none() {
+                    continue;
+                }
+                return Ok(Some(claim as Box<dyn Claim>));
+            }
+            Ok(None)
         })
     }
 }
 
-struct Read(DeadLetter);
+struct Read {
+    shared: Arc<Shared>,
+    letter: DeadLetter,
+}
+
+impl Read {
+    /// Whether its queue is none of the store's.
+    fn is_in_memory(&self) -> bool {
+        self.shared.queue(&self.letter.queue).is_none()
+    }
+}
+
+impl Drop for Read {
+    fn drop(&mut self) {
+        self.shared.letters.claimed.lock().remove(&self.letter.id);
+    }
+}
 
 impl Claim for Read {
     fn letter(&self) -> &DeadLetter {
-        &self.0
+        &self.letter
     }
 
     fn replayed(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
-        // It went with its message.
-        Box::pin(std::future::ready(Ok(())))
+        if !self.is_in_memory() {
+            // It went with its message.
+            return Box::pin(std::future::ready(Ok(())));
+        }
+        Box::pin(async move {
+            let id = self.letter.id.to_string();
+            let gone = self
+                .shared
+                .tree
+                .with_session(async move |session| session.discard_letter(&id).await);
+            if gone.await.map_err(|error| StoreError(error.to_string()))? {
+                self.shared.letters.count_replayed();
+            }
+            Ok(())
+        })
     }
 }

@@ -381,13 +381,6 @@ impl StoreQueue {
     pub(super) fn bury(self: &Arc<Self>, letter: &DeadLetter) -> Option<oneshot::Receiver<bool>> {
         let row = self.state.lock().hand.row(letter.token)?;
         let (answer, wait) = oneshot::channel();
-        let failures = Failures {
-            attempts: letter.attempts,
-            errors: letter.errors.clone(),
-            first_failed_ms: millis(letter.first_failed_at),
-            last_failed_ms: millis(letter.last_failed_at),
-            awaited_handler: false,
-        };
         let settlement = Settlement {
             queue: Arc::clone(self),
             position: row.position,
@@ -395,7 +388,7 @@ impl StoreQueue {
             what: What::Buried {
                 letter: letter.id.to_string(),
                 reason: letter.reason.to_string(),
-                failures,
+                failures: failures_of(letter),
                 answer,
             },
         };
@@ -419,6 +412,17 @@ fn millis(time: SystemTime) -> u64 {
     since.map_or(0, |since| {
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     })
+}
+
+/// How a message failed that is given up.
+pub(super) fn failures_of(letter: &DeadLetter) -> Failures {
+    Failures {
+        attempts: letter.attempts,
+        errors: letter.errors.clone(),
+        first_failed_ms: millis(letter.first_failed_at),
+        last_failed_ms: millis(letter.last_failed_at),
+        awaited_handler: false,
+    }
 }
 
 /// How a message failed so far, as its row keeps it.

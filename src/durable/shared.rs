@@ -6,12 +6,13 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
 use super::config::Durable;
-use super::letters::Ledger;
+use super::letters::{Ledger, MemoryLetters, StoreDeadLetters};
 use super::queue::{Replies, StoreQueue};
 use super::writes::Writes;
 use super::{consumer, lease, writer};
 use crate::database::{Tree, Wiring};
 use crate::ports::{Condition, HealthSource};
+use crate::queue::{Foundation, Memory};
 
 /// The longest that is waited for what is settled to be written.
 const LAST_WRITES: Duration = Duration::from_secs(2);
@@ -33,6 +34,8 @@ pub(crate) struct Shared {
     pub(super) look: Arc<Notify>,
     pub(super) lease_changed: Notify,
     pub(super) letters: Ledger,
+    /// What queues in memory stand on, shared by all of them.
+    pub(super) memory: Arc<Foundation>,
     /// Whether the parts run: they start with the first queue.
     is_started: tokio::sync::Mutex<bool>,
     pub(super) this: Weak<Self>,
@@ -52,6 +55,10 @@ impl Shared {
             look: Arc::default(),
             lease_changed: Notify::new(),
             letters: Ledger::default(),
+            memory: Arc::new(Foundation {
+                backing: Arc::new(Memory),
+                dead_letters: Arc::new(MemoryLetters(StoreDeadLetters(this.clone()))),
+            }),
             is_started: tokio::sync::Mutex::new(false),
             this: this.clone(),
         })

@@ -239,6 +239,10 @@ impl Stored for Shared {
         })
     }
 
+    fn memory_foundation(&self) -> Arc<Foundation> {
+        Arc::clone(&self.memory)
+    }
+
     fn attach(&self, queue: &Arc<QueueCore>) -> BoxFuture<'static, ()> {
         let (this, core) = (self.this.upgrade(), Arc::clone(queue));
         Box::pin(async move {
@@ -297,7 +301,8 @@ impl Stored for Shared {
         patience: Duration,
     ) -> BoxFuture<'static, Result<(), Refusal>> {
         let this = self.this.upgrade();
-        let (id, queue) = (letter.id.to_string(), Arc::clone(&letter.queue));
+        let (letter, queue) = (letter.id, Arc::clone(&letter.queue));
+        let id = letter.to_string();
         Box::pin(async move {
             let this = this.ok_or(Refusal::Closed)?;
             let timers = Arc::clone(&this.tree.services.timers);
@@ -316,15 +321,22 @@ impl Stored for Shared {
                     });
                 }
             };
-            // Another one has replayed or discarded it meanwhile.
             if replayed.is_some() {
                 this.letters.count_replayed();
                 if let Some(queue) = this.queue(&queue) {
                     queue.count_rows(1);
                     queue.has_come();
                 }
+                return Ok(());
             }
-            Ok(())
+            let letters = StoreDeadLetters(Arc::downgrade(&this));
+            match letters.get(letter).await {
+                Ok(Some(_)) => Err(Refusal::NoQueue {
+                    queue: queue.to_string(),
+                }),
+                // Another one has replayed or discarded it meanwhile.
+                _ => Ok(()),
+            }
         })
     }
 

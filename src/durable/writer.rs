@@ -140,7 +140,7 @@ fn pass_points(when: &str, write: &QueueWrite) {
         (!write.done.is_empty(), ["before-settle", "after-settle"]),
         (!write.retried.is_empty(), ["before-retry", "after-retry"]),
         (
-            !write.buried.is_empty(),
+            !write.buried.is_empty() || !write.letters.is_empty(),
             ["before-dead-letter", "after-dead-letter"],
         ),
     ];

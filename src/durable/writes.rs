@@ -11,7 +11,8 @@ use crate::mailbox::Ending;
 use crate::ports::Refusal;
 use crate::queue::QueueCore;
 use crate::store::{
-    BuriedRow, Failures, NewQueued, NewRow, QueueWrite, QueueWritten, RetriedRow, TakenRow,
+    BuriedRow, Failures, NewLetter, NewQueued, NewRow, QueueWrite, QueueWritten, RetriedRow,
+    TakenRow,
 };
 
 /// How long settlements are gathered that nobody waits for.
@@ -67,6 +68,8 @@ pub(super) enum Content {
     },
     /// Into the outbox, to be published when its time has come.
     Delayed(Arc<NewRow>),
+    /// Among the dead letters, by a queue in memory.
+    Letter(Arc<NewLetter>),
 }
 
 impl Content {
@@ -74,6 +77,7 @@ impl Content {
         match self {
             Self::Queued { message, .. } => &message.row,
             Self::Delayed(row) => row,
+            Self::Letter(letter) => &letter.row,
         }
     }
 
@@ -84,6 +88,7 @@ impl Content {
                 .first()
                 .map_or_else(String::new, |queue| queue.name.to_string()),
             Self::Delayed(row) => row.address.clone(),
+            Self::Letter(letter) => letter.queue.clone(),
         }
     }
 
@@ -91,6 +96,7 @@ impl Content {
         match self {
             Self::Queued { message, .. } => write.new.push(Arc::clone(message)),
             Self::Delayed(row) => write.delayed.push(Arc::clone(row)),
+            Self::Letter(letter) => write.letters.push(Arc::clone(letter)),
         }
     }
 }

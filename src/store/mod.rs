@@ -34,8 +34,8 @@ pub(crate) use memory::MemoryDeadLetters;
 pub use queue_contract::QueueSession;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use queue_record::{
-    BuriedRow, Failures, HeldQueue, LetterFilter, LetterRow, NewQueued, QueueWrite, QueueWritten,
-    QueuedRow, RetriedRow, TakeQueued, TakenRow,
+    BuriedRow, Failures, HeldQueue, LetterFilter, LetterRow, NewLetter, NewQueued, QueueWrite,
+    QueueWritten, QueuedRow, RetriedRow, TakeQueued, TakenRow,
 };
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use record::{

@@ -46,7 +46,8 @@ pub trait QueueSession: Send {
     fn count_letters(&mut self) -> StoreFuture<'_, (u64, i64)>;
 
     /// Hands a dead letter's message back to its queue, with its attempts counted anew and behind what is queued, in one
-    /// transaction. Returns the queue; none: there is no such letter, and nothing was done.
+    /// transaction. Returns the queue; none: there is no such letter, or it is one of a queue that was never durable, and
+    /// nothing was done.
     fn replay_letter<'a>(&'a mut self, id: &'a str) -> StoreFuture<'a, Option<String>>;
 
     /// Deletes a dead letter. Whether it was there.

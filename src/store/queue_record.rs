@@ -67,6 +67,40 @@ pub struct BuriedRow {
     pub failures: Failures,
 }
 
+/// A message that a queue in memory gives up: no row of a durable queue is behind it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct NewLetter {
+    /// The dead letter's own id.
+    pub letter: String,
+    /// The queue that gives it up.
+    pub queue: String,
+    /// Why.
+    pub reason: String,
+    /// How it failed.
+    pub failures: Failures,
+    /// The message; its lane and its delay do not matter here.
+    pub row: NewRow,
+}
+
+impl NewLetter {
+    pub(crate) fn new(
+        letter: String,
+        queue: String,
+        reason: String,
+        failures: Failures,
+        row: NewRow,
+    ) -> Self {
+        Self {
+            letter,
+            queue,
+            reason,
+            failures,
+            row,
+        }
+    }
+}
+
 /// What a durable queue's process writes in one transaction.
 #[derive(Clone, Debug, Default)]
 pub struct QueueWrite {
@@ -80,6 +114,8 @@ pub struct QueueWrite {
     pub retried: Vec<RetriedRow>,
     /// Messages that become dead letters.
     pub buried: Vec<BuriedRow>,
+    /// Dead letters of queues in memory. One that is there already, by its own id, is not written again.
+    pub letters: Vec<Arc<NewLetter>>,
 }
 
 /// What of a [`QueueWrite`] was done under its fence.

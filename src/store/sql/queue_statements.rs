@@ -10,6 +10,7 @@ pub(super) struct QueueStatements {
     pub(super) retry: Arc<str>,
     pub(super) bury: Arc<str>,
     pub(super) bury_done: Arc<str>,
+    pub(super) insert_letters: Arc<str>,
     pub(super) take: Arc<str>,
     pub(super) next_due: Arc<str>,
     pub(super) count: Arc<str>,
@@ -144,6 +145,23 @@ impl QueueStatements {
             done: sql(&done),
             retry: sql(&retry),
             bury: sql(&bury),
+            insert_letters: sql(&format!(
+                "INSERT INTO {{dead_letters}} (id, queue, reason, errors, attempts, first_failed_at, last_failed_at, \
+                 message_id, {MESSAGE}) SELECT {}, {}, {}, {}, {}, {}, {}, {}, CASE WHEN {left} IS NULL THEN NULL ELSE {} END, \
+                 {}, {now} FROM {elements} WHERE {} IS NOT NULL ON CONFLICT DO NOTHING",
+                word(0),
+                word(1),
+                word(2),
+                word(3),
+                number(4),
+                from_ms(&number(5)),
+                from_ms(&number(6)),
+                (7..=14).map(&word).collect::<Vec<_>>().join(", "),
+                after(&number(15)),
+                word(16),
+                word(0),
+                left = number(15),
+            )),
             bury_done: sql(&format!("{done} RETURNING position")),
             take: sql(&take),
             next_due: sql(&format!(
@@ -195,7 +213,8 @@ impl QueueStatements {
                 copied = MESSAGE.replace("created_at", now),
             )),
             letter_queue: sql(&format!(
-                "SELECT queue FROM {{dead_letters}} WHERE id = $1 {skip_locked}"
+                "SELECT queue FROM {{dead_letters}} WHERE id = $1 AND queue IN (SELECT queue FROM {{consumers}}) \
+                 {skip_locked}"
             )),
             discard: sql("DELETE FROM {dead_letters} WHERE id = $1"),
             trim: sql(&format!(

@@ -36,6 +36,7 @@ use crate::store::Store;
 #[derive(Clone)]
 pub struct Stored {
     name: String,
+    is_durable: bool,
     place: Arc<Place>,
 }
 
@@ -58,6 +59,7 @@ impl Stored {
     {
         Self {
             name: name.into(),
+            is_durable: true,
             place: Arc::new(move || {
                 let (store, guard) = place()?;
                 let choose = move |builder: Builder| builder.store(store.clone());
@@ -68,11 +70,21 @@ impl Stored {
             }),
         }
     }
+
+    /// With queues in memory, and only what belongs to no queue in the database: delayed messages and dead letters.
+    #[must_use]
+    pub fn with_queues_in_memory(mut self) -> Self {
+        self.is_durable = false;
+        self
+    }
 }
 
 impl Backing for Stored {
     fn name(&self) -> String {
-        format!("durable queues in {}", self.name)
+        match self.is_durable {
+            true => format!("durable queues in {}", self.name),
+            false => format!("queues in memory beside {}", self.name),
+        }
     }
 
     fn features(&self) -> Features {
@@ -80,10 +92,11 @@ impl Backing for Stored {
             // What waits is due by the database's clock, and is looked for then.
             exact_time: false,
             // The table holds what the mailbox has no place for, up to a bound of its own.
-            local_acceptance: false,
-            drop_policies: false,
+            local_acceptance: !self.is_durable,
+            drop_policies: !self.is_durable,
             // What is parked may take the whole mailbox.
-            parked_half: false,
+            parked_half: !self.is_durable,
+            survives_restart: self.is_durable,
             // Those beyond their bound are deleted every few seconds.
             dead_letter_bound: false,
             // They are rows of a table.
@@ -93,13 +106,16 @@ impl Backing for Stored {
     }
 
     fn isolate(&self) -> BoxFuture<'_, Result<Isolated, String>> {
+        let is_durable = self.is_durable;
         let isolated = (self.place)().map(|(choose, guard)| {
             let builder = move || {
-                let durable = Durable::new().lease(Duration::from_secs(2));
-                choose(Bus::builder("conformance"))
-                    .durable_queues()
-                    .durable(durable)
-                    .relay(Relay::new().start_with_bus())
+                let builder = choose(Bus::builder("conformance"))
+                    .durable(Durable::new().lease(Duration::from_secs(2)))
+                    .relay(Relay::new().start_with_bus());
+                match is_durable {
+                    true => builder.durable_queues(),
+                    false => builder,
+                }
             };
             Isolated::new(Time::Real, builder).guarded_by(guard)
         });

@@ -5,8 +5,9 @@ use super::{
     Cells, Driver, Session, Value, driver, list, millis, numbers_of, one_number, unexpected,
 };
 use crate::store::{
-    DatabaseError, Failures, HeldQueue, LetterFilter, LetterRow, NewQueued, NewRow, QueueSession,
-    QueueWrite, QueueWritten, QueuedRow, StoreFuture, StoredRow, TakeQueued, TakenRow,
+    DatabaseError, Failures, HeldQueue, LetterFilter, LetterRow, NewLetter, NewQueued, NewRow,
+    QueueSession, QueueWrite, QueueWritten, QueuedRow, StoreFuture, StoredRow, TakeQueued,
+    TakenRow,
 };
 
 /// The rows of new messages, as the statement reads them.
@@ -60,6 +61,33 @@ fn delayed_rows(delayed: &[Arc<NewRow>]) -> String {
         })
         .collect();
     list(&rows)
+}
+
+/// The rows of dead letters, as the statement reads them.
+fn letter_rows(letters: &[Arc<NewLetter>]) -> String {
+    let rows = letters.iter().map(|letter| {
+        let (failures, row) = (&letter.failures, &letter.row);
+        serde_json::json!([
+            letter.letter,
+            letter.queue,
+            letter.reason,
+            errors(failures),
+            failures.attempts,
+            failures.first_failed_ms,
+            failures.last_failed_ms,
+            row.id,
+            row.kind,
+            row.address,
+            row.key,
+            row.correlation,
+            row.causation,
+            row.headers,
+            row.traceparent,
+            row.expires_in.map(millis),
+            row.body,
+        ])
+    });
+    list(&rows.collect::<Vec<_>>())
 }
 
 fn pair(row: &TakenRow) -> (i64, i64) {
@@ -194,6 +222,11 @@ impl<D: Driver> Session<D> {
                 .positions(DURING, |all| &all.queues.retry, rows)
                 .await?;
         }
+        if !write.letters.is_empty() {
+            let rows = vec![Value::from(letter_rows(&write.letters))];
+            self.execute(DURING, |all| &all.queues.insert_letters, rows)
+                .await?;
+        }
         if !write.buried.is_empty() {
             let rows = write.buried.iter().map(|buried| {
                 let (failures, (place, fence)) = (&buried.failures, pair(&buried.row));
@@ -284,6 +317,7 @@ impl<D: Driver> QueueSession for Session<D> {
             !write.delayed.is_empty(),
             !write.done.is_empty(),
             !write.retried.is_empty(),
+            !write.letters.is_empty(),
             // Two of them.
             !write.buried.is_empty(),
             !write.buried.is_empty(),

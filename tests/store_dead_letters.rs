@@ -1,0 +1,180 @@
+//! Dead letters of queues in memory, on a bus with a store, over SQLite and PostgreSQL: rows of a table, which survive the
+//! process and go back to the queue of the same name.
+#![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use common::store::{Placed, Seen, World, over_both};
+use common::{end, eventually};
+use postroom::{
+    Bus, Context, Failure, Filter, Overflow, Reason, Refusal, ReplayError, Retry, Subscription,
+};
+
+over_both!(
+    a_dead_letter_survives_a_restart_and_goes_back,
+    of_many_replays_at_once_one_hands_it_back,
+    what_no_queue_takes_is_kept,
+    it_is_found_by_its_reason_and_discarded,
+    an_event_given_up_by_two_queues_is_two_letters,
+);
+
+const LETTERS: &str = "SELECT count(*) FROM postroom_dead_letters";
+
+/// Handles when it works.
+async fn subscribe(bus: &Bus, name: &str, works: &Arc<AtomicBool>, seen: &Seen) -> Subscription {
+    let (works, seen) = (Arc::clone(works), seen.clone());
+    bus.subscribe_fn::<Placed, _>(name, async move |placed: &Placed, cx: &mut Context<'_>| {
+        if works.load(Ordering::Relaxed) {
+            assert_eq!(cx.attempt(), 1);
+            seen.note(placed.order);
+            return Ok(());
+        }
+        Err(Failure::reject(std::io::Error::other("no")))
+    })
+    .retry(Retry::none())
+    .mailbox(2)
+    .overflow(Overflow::Fail)
+    .start()
+    .await
+    .unwrap()
+}
+
+async fn a_dead_letter_survives_a_restart_and_goes_back(world: World) {
+    let (works, seen) = (Arc::new(AtomicBool::new(false)), Seen::default());
+    let first = world.bus().await;
+    let queue = subscribe(&first, "mailer", &works, &seen).await;
+    let id = first
+        .publish(Placed { order: 7 })
+        .key("k")
+        .await
+        .unwrap()
+        .id;
+    world.until(LETTERS, 1).await;
+    eventually("settled", || queue.snapshot().dead_lettered == 1).await;
+    assert!(queue.snapshot().balances());
+    assert_eq!(first.dead_letters().ledger().made, 1);
+    let row = "SELECT queue || ' ' || reason || ' ' || errors || ' ' || message_id || ' ' || key || ' ' || body \
+        FROM postroom_dead_letters";
+    let expected = format!(r#"mailer rejected ["no"] {id} k {{"order":7}}"#);
+    assert_eq!(world.texts(row).await, [expected]);
+    end(&first).await;
+    works.store(true, Ordering::Relaxed);
+    let second = world.bus().await;
+    subscribe(&second, "mailer", &works, &seen).await;
+    let letters = second.dead_letters();
+    let listed = letters.list(&Filter::all().queue("mailer")).await.unwrap();
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].envelope().id(), id);
+    assert_eq!(
+        (listed[0].reason, listed[0].attempts),
+        (Reason::Rejected, 1)
+    );
+    letters.replay(listed[0].id).await.unwrap();
+    eventually("handled", || seen.orders() == [7]).await;
+    assert_eq!(world.number(LETTERS).await, 0);
+    let again = letters.replay(listed[0].id).await.unwrap_err();
+    assert_eq!(again, ReplayError::NotFound(listed[0].id));
+    // Which the first one made: the ledger is of one process.
+    assert_eq!(letters.ledger().replayed, 1);
+    assert!(second.shutdown(common::PATIENCE).await.clean);
+}
+
+async fn of_many_replays_at_once_one_hands_it_back(world: World) {
+    let (works, seen) = (Arc::new(AtomicBool::new(false)), Seen::default());
+    let bus = world.bus().await;
+    let queue = subscribe(&bus, "mailer", &works, &seen).await;
+    bus.publish(Placed { order: 7 }).await.unwrap();
+    world.until(LETTERS, 1).await;
+    eventually("settled", || queue.snapshot().dead_lettered == 1).await;
+    works.store(true, Ordering::Relaxed);
+    let id = bus.dead_letters().list(&Filter::all()).await.unwrap()[0].id;
+    let replays = (0..8).map(|_| {
+        let letters = bus.dead_letters();
+        tokio::spawn(async move { letters.replay(id).await })
+    });
+    let replays: Vec<_> = replays.collect();
+    let mut replayed = 0;
+    for replay in replays {
+        match replay.await.unwrap() {
+            Ok(()) => replayed += 1,
+            Err(error) => assert_eq!(error, ReplayError::NotFound(id)),
+        }
+    }
+    assert_eq!(replayed, 1);
+    end(&bus).await;
+    assert_eq!(seen.orders(), [7]);
+}
+
+async fn what_no_queue_takes_is_kept(world: World) {
+    let (works, seen) = (Arc::new(AtomicBool::new(false)), Seen::default());
+    let bus = world.bus().await;
+    let queue = subscribe(&bus, "mailer", &works, &seen).await;
+    bus.publish(Placed { order: 1 }).await.unwrap();
+    world.until(LETTERS, 1).await;
+    eventually("settled", || queue.snapshot().dead_lettered == 1).await;
+    let letters = bus.dead_letters();
+    let id = letters.list(&Filter::all()).await.unwrap()[0].id;
+    queue.pause();
+    for order in 2..4 {
+        bus.publish(Placed { order }).await.unwrap();
+    }
+    let full = letters.replay(id).await.unwrap_err();
+    let refusal = Refusal::Full {
+        queue: "mailer".to_owned(),
+    };
+    assert_eq!(full, ReplayError::Refused(refusal));
+    works.store(true, Ordering::Relaxed);
+    queue.resume().await;
+    eventually("the others", || seen.orders() == [2, 3]).await;
+    queue.stop(Duration::from_secs(5)).await;
+    let gone = letters.replay(id).await.unwrap_err();
+    assert_eq!(gone, ReplayError::NoQueue("mailer".to_owned()));
+    assert_eq!(world.number(LETTERS).await, 1);
+    end(&bus).await;
+}
+
+async fn it_is_found_by_its_reason_and_discarded(world: World) {
+    let (works, seen) = (Arc::new(AtomicBool::new(false)), Seen::default());
+    let bus = world.bus().await;
+    subscribe(&bus, "mailer", &works, &seen).await;
+    for order in 0..2 {
+        bus.publish(Placed { order }).await.unwrap();
+    }
+    world.until(LETTERS, 2).await;
+    let letters = bus.dead_letters();
+    let exhausted = Filter::all().reason(Reason::Exhausted);
+    assert!(letters.list(&exhausted).await.unwrap().is_empty());
+    let rejected = Filter::all().reason(Reason::Rejected).limit(1);
+    let found = letters.list(&rejected).await.unwrap();
+    assert_eq!(found.len(), 1);
+    assert!(letters.discard(found[0].id).await.unwrap());
+    assert!(!letters.discard(found[0].id).await.unwrap());
+    assert_eq!(
+        (letters.len().await.unwrap(), world.number(LETTERS).await),
+        (1, 1)
+    );
+    end(&bus).await;
+}
+
+async fn an_event_given_up_by_two_queues_is_two_letters(world: World) {
+    let (works, seen) = (Arc::new(AtomicBool::new(false)), Seen::default());
+    let bus = world.bus().await;
+    subscribe(&bus, "one", &works, &seen).await;
+    subscribe(&bus, "two", &works, &seen).await;
+    bus.publish(Placed { order: 7 }).await.unwrap();
+    world.until(LETTERS, 2).await;
+    works.store(true, Ordering::Relaxed);
+    let letters = bus.dead_letters();
+    let of_one = Filter::all().queue("two");
+    assert_eq!(letters.replay_all(&of_one).await.unwrap(), 1);
+    eventually("the one", || seen.orders() == [7]).await;
+    assert_eq!(
+        world.texts("SELECT queue FROM postroom_dead_letters").await,
+        ["one"]
+    );
+    end(&bus).await;
+}
