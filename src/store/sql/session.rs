@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::driver::{self, Cells, Driver, Value};
 use super::statements::Statements;
+use crate::ports::crash_point;
 use crate::store::{
     DatabaseError, DatabaseProblem, DeadRow, DelayedRow, FailedRow, HeldLane, LANES, LaneLease,
     PublishedRow, StoreFuture, StoreSession, StoredRow, TakeRows, Turn, Turns,
@@ -74,7 +75,9 @@ impl<D: Driver> Session<D> {
         const DURING: &str = "begin what is due";
         let _turn = self.turn().await;
         let due = vec![Value::from(list(due))];
+        crash_point("before-begin-due");
         let rows = self.fetch(DURING, |all| &all.begin_due, due).await?;
+        crash_point("after-begin-due");
         let begun: Result<Vec<_>, _> = rows.iter().map(|row| row.some_number(0)).collect();
         begun.map_err(|error| driver::error::<D>(DURING, &error))
     }
