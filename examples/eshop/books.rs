@@ -94,7 +94,7 @@ impl Books {
             letters: LetterBooks {
                 made: snapshot.dead_letters.made,
                 replayed: snapshot.dead_letters.replayed,
-                kept: snapshot.dead_letters.kept,
+                kept: shop.bus.dead_letters().len().await? as u64,
                 evicted: snapshot.dead_letters.evicted,
             },
             orders: ordering::all(database).await?,

@@ -131,6 +131,8 @@ pub enum DataError {
     Database(#[from] sqlx::Error),
     #[error("a document cannot be read: {0}")]
     Document(#[from] serde_json::Error),
+    #[error(transparent)]
+    DeadLetters(#[from] postroom::StoreError),
     #[error("no directory for the database: {0}")]
     Directory(#[from] std::io::Error),
 }

@@ -7,8 +7,9 @@ use postroom::{Command, Filter, PublishError, QueueSnapshot, Refusal, Snapshot};
 
 use crate::books::{self, Letter};
 use crate::database::DataError;
+use crate::diary::{Diary, Entry};
 use crate::input::NewOrder;
-use crate::messages::{CancelOrder, Cents, ChangePrice, FillBasket};
+use crate::messages::{CancelOrder, Cents, ChangePrice, FillBasket, PlaceOrder};
 use crate::progress::Progress;
 use crate::shop::{Shop, load};
 
@@ -63,9 +64,15 @@ impl Stall {
 pub async fn place(
     shop: &Shop,
     orders: impl Iterator<Item = NewOrder>,
+    diary: &Diary,
+    pace: Duration,
     progress: &Progress,
 ) -> Result<(), Box<dyn Error>> {
-    for (count, order) in orders.enumerate() {
+    let last = diary.last().await?;
+    let placed = last.as_ref().map_or(0, Entry::placed);
+    // What a process that was killed has begun is sent again as it was.
+    let mut begun = last.filter(|entry| !entry.is_placed);
+    for (count, order) in orders.enumerate().skip(placed) {
         let mut stall = Stall::new();
         while count % BATCH == 0 && shop.load().await? > ENOUGH {
             if stall.is_over(&shop.bus.snapshot()) {
@@ -74,21 +81,36 @@ pub async fn place(
             progress.show(shop).await;
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        place_next(shop, &order, count).await?;
+        let command = match begun.take() {
+            Some(entry) => entry.command,
+            None => {
+                let command = shop.front.check_out(&order);
+                diary.write(count, &command, false).await?;
+                command
+            }
+        };
+        place_next(shop, &order, &command, count).await?;
+        diary.write(count, &command, true).await?;
+        tokio::time::sleep(pace).await;
     }
     Ok(())
 }
 
 /// Places an order, and changes a price if it is time to.
-pub async fn place_next(shop: &Shop, order: &NewOrder, count: usize) -> Result<(), Box<dyn Error>> {
-    place_one(shop, order).await?;
+pub async fn place_next(
+    shop: &Shop,
+    order: &NewOrder,
+    command: &PlaceOrder,
+    count: usize,
+) -> Result<(), Box<dyn Error>> {
+    place_one(shop, order, command.clone()).await?;
     if count.is_multiple_of(PER_PRICE) {
         change_a_price(shop, order, count).await?;
     }
     Ok(())
 }
 
-/// Sends a command, and again while RabbitMQ is away. It may then come twice: a command that was carried out is told
+/// Sends a command, and again while RabbitMQ or the database is away. It may then come twice: a command that was carried out is told
 /// by what it is about, so that the second changes nothing.
 async fn send<C: Command + Clone>(
     shop: &Shop,
@@ -109,16 +131,22 @@ async fn send<C: Command + Clone>(
     }
 }
 
-/// Of one bus alone none of these comes.
+/// Of one bus alone, with its queues in memory, none of these comes.
 fn is_passing(why: &Refusal) -> bool {
     matches!(
         why,
-        Refusal::Unreachable { .. } | Refusal::Unconfirmed { .. } | Refusal::Rejected { .. }
+        Refusal::Unreachable { .. }
+            | Refusal::Unconfirmed { .. }
+            | Refusal::NotStored { .. }
+            | Refusal::Rejected { .. }
     )
 }
 
-async fn place_one(shop: &Shop, order: &NewOrder) -> Result<(), Box<dyn Error>> {
-    let command = shop.front.check_out(order);
+async fn place_one(
+    shop: &Shop,
+    order: &NewOrder,
+    command: PlaceOrder,
+) -> Result<(), Box<dyn Error>> {
     let (id, user) = (command.order, command.user.clone());
     // All that follows from these belongs to the same conversation, by which the traces tell orders apart.
     let conversation = format!("order-{id}");

@@ -4,6 +4,7 @@
 //! ```sh
 //! cargo run --release --example eshop                          # 500 orders, 5% of the deliveries fail
 //! cargo run --release --example eshop -- --orders 5000 --faults 0.2
+//! cargo run --release --example eshop -- --chaos               # the process is killed, again and again
 //! cargo run --release --example eshop -- --serve 8080          # over HTTP, until Ctrl-C
 //! curl -d '{"user":"ann","lines":[{"product":"ferris-mug","units":2}]}' \
 //!   -H 'content-type: application/json' localhost:8080/orders
@@ -21,6 +22,9 @@
 //!
 //! What a service knows is in its [`database`], a SQLite file or a schema in PostgreSQL, and a handler's changes, the
 //! record that it has handled the message, and what it sends are one transaction there.
+//!
+//! With `--durable`, or `--chaos`, its queues are there too, and the single process is a whole reliable system: [`lives`]
+//! kills it, and [`diary`] knows which orders it has placed.
 //!
 //! What makes services of a monolith is in [`services`]; `pieces`, `operator`, `processes` and `chaos` run them. By
 //! hand, start the six services first, and then `--service storefront`, which places the orders and reports.
@@ -40,13 +44,16 @@ mod catalog;
 #[cfg(feature = "amqp")]
 mod chaos;
 mod database;
+mod diary;
 mod driver;
 mod input;
+mod lives;
 mod messages;
 mod notifications;
 #[cfg(feature = "amqp")]
 mod operator;
 mod ordering;
+mod owner;
 mod payment;
 #[cfg(feature = "amqp")]
 mod pieces;
@@ -73,6 +80,7 @@ use clap::{Parser, value_parser};
 
 use crate::accounts::Accounts;
 use crate::books::Books;
+use crate::diary::Diary;
 use crate::input::{InputError, MadeUp, NewOrder, Product};
 use crate::ordering::Pace;
 use crate::place::{Place, Premises};
@@ -114,6 +122,9 @@ struct Args {
     /// Serve HTTP on this port of 127.0.0.1 until Ctrl-C, instead of placing orders
     #[arg(long, value_name = "PORT")]
     serve: Option<u16>,
+    /// Keep the queues in the database too: what is in them outlives the process
+    #[arg(long)]
+    durable: bool,
     /// Where the databases are, SQLite files; a run goes on with what is there [default: a directory that is removed]
     #[arg(long, value_name = "DIRECTORY")]
     data: Option<PathBuf>,
@@ -127,11 +138,22 @@ struct Args {
         conflicts_with = "data"
     )]
     database: Option<String>,
+    /// Kill on the way, and start again: the one process, whose queues are durable then, or, with --services, each of
+    /// them and the private RabbitMQ
+    #[arg(long, conflicts_with_all = ["serve", "service"])]
+    chaos: bool,
+    /// One of the lives of a process that is killed: an order is placed each so many microseconds
+    #[arg(long, hide = true)]
+    life: Option<u64>,
     #[command(flatten)]
     pieces: Pieces,
 }
 
 impl Args {
+    fn is_durable(&self) -> bool {
+        self.durable || self.life.is_some()
+    }
+
     fn place(&self) -> Option<Place> {
         #[cfg(feature = "postgres")]
         if let Some(url) = &self.database {
@@ -154,9 +176,6 @@ struct Pieces {
     /// RabbitMQ [default: that of AMQP_URL; with --services, a private one, started by scripts/rabbitmq]
     #[arg(long, value_name = "URL")]
     amqp: Option<String>,
-    /// Kill services, and the private RabbitMQ, on the way, and start them again
-    #[arg(long, requires = "services")]
-    chaos: bool,
     /// End when the standard input does: when whoever started this is gone
     #[arg(long, hide = true, requires = "service")]
     owned: bool,
@@ -218,13 +237,30 @@ async fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
     }
 
     let input = Input::read(args)?;
+    if args.chaos {
+        return lives::run(args, input.count).await;
+    }
     let products = &input.products;
     let premises = Premises::new(args.place());
-    premises.place.clear().await?;
+    match args.life {
+        Some(_) => drop(tokio::spawn(async {
+            owner::gone().await;
+            std::process::exit(3);
+        })),
+        None => premises.place.clear().await?,
+    }
     let deployment = Deployment::monolith(premises.place.clone());
     let shop = Shop::open(deployment, &settings(args), products).await?;
-    let (last, count) = ordering::taken(&shop.database).await?;
-    shop.front.follow(last, count);
+    let diary = Diary::of(&shop.database, args.life.is_some());
+    match diary.last().await? {
+        Some(entry) => shop
+            .front
+            .follow(entry.command.order, entry.placed() as u64),
+        None => {
+            let (last, count) = ordering::taken(&shop.database).await?;
+            shop.front.follow(last, count);
+        }
+    }
     let shop = Arc::new(shop);
 
     let started = Instant::now();
@@ -235,7 +271,8 @@ async fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
         }
         None => {
             let progress = Progress::new(input.count as u64);
-            driver::place(&shop, input.orders(args), &progress).await?;
+            let pace = Duration::from_micros(args.life.unwrap_or_default());
+            driver::place(&shop, input.orders(args), &diary, pace, &progress).await?;
             progress
         }
     };
@@ -299,6 +336,7 @@ fn settings(args: &Args) -> Settings {
         seed: args.seed,
         pace,
         limit: args.limit,
+        durable: args.is_durable(),
     }
 }
 

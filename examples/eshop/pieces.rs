@@ -1,7 +1,6 @@
 //! The shop in pieces: a process that is one service, and the storefront that plays the users of all of them.
 
 use std::error::Error;
-use std::io::Read;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,7 @@ use crate::processes::{PrivateBroker, Processes};
 use crate::progress::Progress;
 use crate::services::{Deployment, Service};
 use crate::shop::Shop;
-use crate::{Args, Input, driver, report, settings};
+use crate::{Args, Input, driver, owner, report, settings};
 
 /// How long the services may take to be there, or to answer while they or RabbitMQ come back.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -54,7 +53,7 @@ pub async fn serve(args: &Args, service: Service) -> Result<bool, Box<dyn Error>
     if args.pieces.owned {
         tokio::select! {
             () = shop.bus.until_signal() => {}
-            () = owner_gone() => {}
+            () = owner::gone() => {}
         }
     } else {
         tokio::select! {
@@ -85,20 +84,6 @@ async fn tell(bus: &Bus, service: &str) {
         }
         tokio::time::sleep(POLL).await;
     }
-}
-
-/// Waits for the end of the standard input.
-async fn owner_gone() {
-    let (gone, wait) = tokio::sync::oneshot::channel();
-    std::thread::spawn(move || {
-        let mut input = std::io::stdin().lock();
-        let mut nothing = [0; 64];
-        while input.read(&mut nothing).is_ok_and(|count| count > 0) {}
-        // The process may be ending for another reason.
-        let _ = gone.send(());
-    });
-    // The thread ends by sending.
-    let _ = wait.await;
 }
 
 /// Places the orders and reports. With `--services` it starts the services before, and ends them after.
@@ -230,7 +215,7 @@ impl Run {
         progress: &Progress,
     ) -> Result<(), Box<dyn Error>> {
         let mut pace = Duration::ZERO;
-        if let Some(processes) = self.processes.as_ref().filter(|_| args.pieces.chaos) {
+        if let Some(processes) = self.processes.as_ref().filter(|_| args.chaos) {
             let chaos = Chaos::plan(args.seed, self.broker.as_ref());
             self.killed = chaos.names();
             // Orders come in all the while.
@@ -243,7 +228,8 @@ impl Run {
                 looked = Instant::now();
                 self.wait_for_room(progress).await?;
             }
-            driver::place_next(&self.shop, &order, count).await?;
+            let command = self.shop.front.check_out(&order);
+            driver::place_next(&self.shop, &order, &command, count).await?;
             tokio::time::sleep(pace).await;
         }
         if let Some(chaos) = self.chaos.take() {

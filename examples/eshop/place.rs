@@ -23,7 +23,6 @@ impl Place {
     }
 
     /// As the arguments of another process.
-    #[cfg(feature = "amqp")]
     pub fn arguments(&self) -> Vec<String> {
         match self {
             Self::Files(directory) => vec![format!("--data={}", directory.display())],
@@ -34,7 +33,6 @@ impl Place {
     }
 
     /// The URL, for the environment of another process.
-    #[cfg(feature = "amqp")]
     pub fn url(&self) -> Option<&str> {
         match self {
             Self::Files(_) => None,

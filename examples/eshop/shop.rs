@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use postroom::{Bus, Relay, Snapshot, Sqlite, Threads};
+use postroom::{Bus, Durable, Relay, Snapshot, Sqlite, Threads};
 
 use crate::catalog::Repeated;
 use crate::database::{DataError, Database, Shelf};
@@ -24,6 +24,8 @@ pub struct Settings {
     pub seed: u64,
     pub pace: Pace,
     pub limit: Cents,
+    /// The queues are in the database too.
+    pub durable: bool,
 }
 
 /// The bus and its database, and what is only counted.
@@ -68,6 +70,12 @@ impl Shop {
             catalog::stock_up(&database, products).await?;
         }
         let builder = database.store_of(builder).relay(relay());
+        let builder = match settings.durable {
+            true => builder
+                .durable_queues()
+                .durable(Durable::new().lease(LEASE)),
+            false => builder,
+        };
         let shop = Self {
             front: Storefront::new(products),
             misplaced: Misplaced::default(),
@@ -140,14 +148,17 @@ impl Shop {
     }
 }
 
-/// A relay of which nobody waits long for what a killed one has left.
+/// How long what a killed process had in hand is waited for.
+const LEASE: Duration = Duration::from_secs(1);
+
 fn relay() -> Relay {
-    Relay::new().lease(Duration::from_secs(2))
+    Relay::new().lease(LEASE)
 }
 
 /// See [`Shop::load`]; without the outbox.
 pub fn load(snapshot: &Snapshot) -> u64 {
     let queues = snapshot.queues.iter();
     let moving = queues.map(|queue| queue.queued + queue.in_flight + queue.waiting);
-    moving.sum::<u64>() + snapshot.scheduled
+    let rows = snapshot.durable.as_ref().map_or(0, |durable| durable.rows);
+    moving.sum::<u64>() + rows + snapshot.scheduled
 }
