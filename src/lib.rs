@@ -147,8 +147,8 @@ pub mod parts {
     pub use crate::store::{
         BuriedRow, DelayedRow, FailedRow, Failures, HandlingLimits, HeldLane, HeldQueue, LaneLease,
         LetterFilter, LetterRow, NewLetter, NewQueued, NewRow, PublishedRow, QueueSession,
-        QueueWrite, QueueWritten, QueuedRow, RetriedRow, StoreFuture, StoreSession, StoredRow,
-        TakeQueued, TakeRows, TakenRow, Turn,
+        QueueWrite, QueueWritten, QueuedRow, RetriedRow, StoreFuture, StoreListener, StoreSession,
+        StoredRow, TakeQueued, TakeRows, TakenRow, Told, Turn,
     };
     pub use crate::subscriber::{
         ActorSubscriber, Chain, CommandFn, Dispatch, Empty, EventFn, Factory, Fallible, Infallible,

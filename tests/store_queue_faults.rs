@@ -14,7 +14,9 @@ use common::{end, eventually};
 use postroom::parts::{
     BuriedRow, Failures, QueueWrite, RetriedRow, StoreSession, TakeQueued, TakenRow,
 };
-use postroom::{Bus, Durable, Postgres, Problem, Refusal, Sqlite, Store, Subscription};
+use postroom::{
+    Bus, Context, Durable, Failure, Postgres, Problem, Refusal, Sqlite, Store, Subscription,
+};
 
 over_both!(
     the_settlement_of_a_process_that_lost_its_queue_is_refused,
@@ -187,7 +189,12 @@ async fn a_process_stopped_beyond_its_lease_cannot_settle_what_its_successor_has
     let held =
         "SELECT count(*) FROM postroom_consumers WHERE queue = 'seen' AND holder LIKE 'child/%'";
     // Its tables are there before it asks.
-    world.until("SELECT count(*) FROM postroom_schema", 3).await;
+    world
+        .until(
+            "SELECT count(*) FROM postroom_schema WHERE name = 'queues'",
+            1,
+        )
+        .await;
     world.until(held, 1).await;
     let seen = Seen::default();
     let subscription = subscribe(&bus, &seen).await;
@@ -383,4 +390,80 @@ async fn a_locked_file_is_waited_for_and_gives_the_message_back() {
         assert_eq!(seen.orders(), [0, 2], "what was given back is not written");
     }
     end(&bus).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_with_a_database_that_does_not_answer_ends_in_time() {
+    const DEADLINE: Duration = Duration::from_secs(2);
+    let server = tokio::task::spawn_blocking(PrivatePostgres::start);
+    let server = Arc::new(server.await.unwrap());
+    let run = async |command: &'static str| {
+        let server = Arc::clone(&server);
+        let running = tokio::task::spawn_blocking(move || server.run(command));
+        running.await.unwrap();
+    };
+    let world = server.world().await;
+    let bus = world.builder().durable(durable()).start().await.unwrap();
+    let seen = Seen::default();
+    let kept = subscribe(&bus, &seen).await;
+    // Gives up what it is sent, so that its dead letter has to be stored.
+    bus.subscribe_fn::<Placed, _>("in-memory", async |_: &Placed, _: &mut Context<'_>| {
+        Err(Failure::reject(std::io::Error::other("no")))
+    })
+    .start()
+    .await
+    .unwrap();
+    kept.pause();
+    for order in 0..20 {
+        bus.publish(Placed { order }).await.unwrap();
+    }
+    eventually("all have been given up", || {
+        bus.snapshot().queue("in-memory").unwrap().dead_lettered == 20
+    })
+    .await;
+    run("freeze").await;
+    kept.resume().await;
+    // Handled, and not settled; and what is published meanwhile is not stored.
+    eventually("all are handled", || seen.len() == 20).await;
+    let published = ["now", "later"].map(|when| {
+        let publish = bus.clone();
+        tokio::spawn(async move {
+            let publish = publish.publish(Placed { order: 99 });
+            let publish = match when {
+                "now" => publish,
+                _ => publish.delay(Duration::from_secs(60)),
+            };
+            publish.await.map(drop)
+        })
+    });
+    tokio::task::yield_now().await;
+    let begun = Instant::now();
+    let report = bus.shutdown(DEADLINE).await;
+    let took = begun.elapsed();
+    assert!(
+        took < DEADLINE + Duration::from_secs(1),
+        "{took:?}, {report:?}"
+    );
+    for published in published {
+        let refused = published.await.unwrap().unwrap_err();
+        assert_eq!(refused.into_message().unwrap().order, 99);
+    }
+    run("thaw").await;
+    // What was not known to be settled is handled once more, and nothing is lost.
+    let heir = world.builder().durable(durable()).start().await.unwrap();
+    let again = Seen::default();
+    subscribe(&heir, &again).await;
+    world
+        .until(
+            "SELECT count(*) FROM postroom_queue WHERE queue = 'seen'",
+            0,
+        )
+        .await;
+    end(&heir).await;
+    assert!(
+        again
+            .orders()
+            .iter()
+            .all(|order| *order < 20 || *order == 99)
+    );
 }

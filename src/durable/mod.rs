@@ -2,7 +2,8 @@
 //! messages of a bus with a store are written here too, into the outbox.
 //!
 //! Three parts, each an actor with a connection of its own, on the thread of the store: one holds the queues by lease,
-//! one writes (many publishers and settlements in one transaction), one reads what is to be handed out. They start with
+//! one writes (many publishers and settlements in one transaction), one reads what is to be handed out. A fourth one listens,
+//! where the database tells of what is written. They start with
 //! the first durable queue or delayed message.
 
 mod config;
@@ -10,6 +11,7 @@ mod consumer;
 mod hand;
 mod lease;
 mod letters;
+mod listener;
 mod queue;
 mod schedules;
 mod shared;

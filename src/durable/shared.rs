@@ -9,10 +9,11 @@ use super::config::Durable;
 use super::letters::{Ledger, MemoryLetters, StoreDeadLetters};
 use super::queue::{Replies, StoreQueue};
 use super::writes::Writes;
-use super::{consumer, lease, writer};
+use super::{consumer, lease, listener, writer};
 use crate::database::{Tree, Wiring};
 use crate::ports::{Condition, HealthSource};
 use crate::queue::{Foundation, Memory};
+use crate::store::Told;
 
 /// The longest that is waited for what is settled to be written.
 const LAST_WRITES: Duration = Duration::from_secs(2);
@@ -72,6 +73,9 @@ impl Shared {
             self.tree.add(self, "lease", lease::live).await;
             self.tree.add(self, "writer", writer::live).await;
             self.tree.add(self, "consumer", consumer::live).await;
+            if self.tree.link.store.listen(Told::Queues).is_some() {
+                self.tree.add(self, "listener", listener::live).await;
+            }
         }
     }
 

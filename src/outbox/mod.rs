@@ -1,7 +1,7 @@
 //! The outbox's relay: it publishes what was written in transactions, after they committed.
 //!
 //! Three parts, each an actor with a connection of its own, on a thread of their own: one renews the lease over the
-//! lanes, one publishes, one cleans up and counts.
+//! lanes, one publishes, one cleans up and counts. A fourth one listens, where the database tells of what is written.
 
 mod blocked;
 mod config;
@@ -9,6 +9,7 @@ mod handle;
 mod keeper;
 mod lanes;
 mod lease;
+mod listener;
 mod memory;
 mod relay;
 mod shared;

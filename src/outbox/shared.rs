@@ -8,11 +8,11 @@ use super::config::Relay;
 use super::lanes::Lanes;
 use super::memory::Memory;
 use super::relay::Landed;
-use super::{keeper, lease, relay};
+use super::{keeper, lease, listener, relay};
 use crate::broker::Broker;
 use crate::database::{State, Tree, Wiring};
 use crate::ports::{Condition, HealthSource, Problem, WhenDown};
-use crate::store::{DatabaseError, DatabaseProblem, Migrations};
+use crate::store::{DatabaseError, DatabaseProblem, Migrations, Told};
 
 /// The longest that the start of a bus waits to know how its database is.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
@@ -66,6 +66,9 @@ pub(crate) async fn start(
     tree.add(&shared, "lease", lease::live).await;
     tree.add(&shared, "relay", relay::live).await;
     tree.add(&shared, "keeper", keeper::live).await;
+    if tree.link.store.listen(Told::Outbox).is_some() {
+        tree.add(&shared, "listener", listener::live).await;
+    }
     let known = tokio::time::timeout(FIRST_LOOK, tree.known()).await;
     if when_down == WhenDown::Fail {
         let why = match known {

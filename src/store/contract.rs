@@ -26,6 +26,27 @@ pub trait Store: Any + Send + Sync {
 
     /// Opens a connection of the store's own, on the runtime that it is awaited on. It must be bounded in time.
     fn open(&self) -> StoreFuture<'_, Box<dyn StoreSession>>;
+
+    /// Opens a connection that listens for what is written, also by other processes. None, as by default: the database
+    /// cannot tell, or is not asked to, and it is looked for by slow polls.
+    fn listen(&self, _to: Told) -> Option<StoreFuture<'_, Box<dyn StoreListener>>> {
+        None
+    }
+}
+
+/// What a database may tell of by itself, in a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Rows of the outbox.
+    Outbox,
+    /// Rows of durable queues.
+    Queues,
+}
+
+/// A connection that listens. It is not used again after an error, nor after a future of it was dropped.
+pub trait StoreListener: Send {
+    /// Waits, without end, until something may have been written since the last time. Many commits may be one.
+    fn heard(&mut self) -> StoreFuture<'_, ()>;
 }
 
 /// A connection of the store's own, used by one task at a time.

@@ -22,7 +22,7 @@ mod sql;
 mod turn;
 
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
-pub use contract::{Store, StoreConnection, StoreFuture, StoreSession};
+pub use contract::{Store, StoreConnection, StoreFuture, StoreListener, StoreSession, Told};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use error::{DatabaseError, DatabaseProblem};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]

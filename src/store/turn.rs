@@ -71,6 +71,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_goes_away_while_waiting_leaves_its_place_to_the_next() {
+        let turns = Turns::new();
+        let patience = Duration::from_secs(60);
+        let first = turns.next(patience).await;
+        let mut second = Box::pin(turns.next(patience));
+        let mut third = Box::pin(turns.next(patience));
+        let is_pending = |wait: &mut std::pin::Pin<_>| {
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            Future::poll(std::pin::Pin::as_mut(wait), &mut cx).is_pending()
+        };
+        assert!(is_pending(&mut second) && is_pending(&mut third));
+        drop(second);
+        drop(first);
+        assert!(third.await._permit.is_some());
+    }
+
+    #[tokio::test]
     async fn who_has_waited_for_long_goes_on_without_a_turn() {
         let turns = Turns::new();
         let _first = turns.next(Duration::ZERO).await;

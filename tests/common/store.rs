@@ -241,6 +241,14 @@ impl World {
         }
     }
 
+    /// The store of a PostgreSQL, to be set up otherwise.
+    pub(crate) fn postgres_store(&self) -> Postgres {
+        match &self.0.pool {
+            Pool::Postgres(pool) => Postgres::new(pool).schema(&self.0.schema),
+            Pool::Sqlite(_) => panic!("not in PostgreSQL"),
+        }
+    }
+
     pub(crate) fn builder(&self) -> Builder {
         self.with_store(Bus::builder("shop")).relay(Self::relay())
     }

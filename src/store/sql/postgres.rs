@@ -3,17 +3,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::ConnectOptions;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgRow};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions, PgRow};
 
 use super::dialect;
-use super::driver::{Driver, impl_driver, impl_store_connection};
+use super::driver::{self, Driver, impl_driver, impl_store_connection};
 use super::handling::{impl_nesting, impl_tx_store};
 use super::migration::Migration;
 use super::session::{Session, bounded};
 use super::statements::Statements;
 use super::tables::Tables;
 use crate::store::{
-    DatabaseError, DatabaseProblem, HandlingLimits, Store, StoreFuture, StoreSession,
+    DatabaseError, DatabaseProblem, HandlingLimits, Store, StoreFuture, StoreListener,
+    StoreSession, Told,
 };
 
 const DURING: &str = "connect";
@@ -28,6 +29,7 @@ const SLACK: Duration = Duration::from_secs(30);
 /// | `schema` | the first of the search path | made if it is missing |
 /// | `lock_timeout` | 5 s | longer than your longest transaction that locks the store's own tables: mostly none does |
 /// | `statement_timeout` | 10 s | longer than `lock_timeout` |
+/// | `notify` | off | on where several processes share the work, and a second is long |
 ///
 /// It opens connections of its own by the pool's options, and takes none of the pool's: two for the relay, and one
 /// for a moment to look at what was given up. For TLS to the server choose one of sqlx's features, as
@@ -49,7 +51,33 @@ pub struct Postgres {
     tables: Tables,
     lock_timeout: Duration,
     statement_timeout: Duration,
+    notifies: bool,
     statements: Arc<Statements>,
+}
+
+fn statements(tables: &Tables, notifies: bool) -> Arc<Statements> {
+    // For each row; those of one transaction are one.
+    let tells = |table: &str| match notifies {
+        true => format!(" RETURNING pg_notify('{}', '')", tables.channel(table)),
+        false => String::new(),
+    };
+    Arc::new(Statements::new(&dialect::POSTGRES, tables, tells))
+}
+
+/// Hears what is told on one channel.
+struct Listener(PgListener);
+
+impl StoreListener for Listener {
+    fn heard(&mut self) -> StoreFuture<'_, ()> {
+        Box::pin(async move {
+            // None: the connection was lost and is there again, and something may have been told meanwhile.
+            let heard = self.0.try_recv().await;
+            heard.map_err(|error| driver::error::<PgConnection>("listen", &error))?;
+            // More of the same is not worth a look of its own.
+            while self.0.next_buffered().is_some() {}
+            Ok(())
+        })
+    }
 }
 
 impl Postgres {
@@ -65,8 +93,9 @@ impl Postgres {
         let tables = Tables::default();
         Self {
             options: Arc::new(options),
-            statements: Arc::new(Statements::new(&dialect::POSTGRES, &tables)),
+            statements: statements(&tables, false),
             tables,
+            notifies: false,
             lock_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(10),
         }
@@ -76,7 +105,7 @@ impl Postgres {
     #[must_use]
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.tables.prefix = prefix.into();
-        self.statements = Arc::new(Statements::new(&dialect::POSTGRES, &self.tables));
+        self.statements = statements(&self.tables, self.notifies);
         self
     }
 
@@ -84,7 +113,22 @@ impl Postgres {
     #[must_use]
     pub fn schema(mut self, schema: impl Into<String>) -> Self {
         self.tables.schema = Some(schema.into());
-        self.statements = Arc::new(Statements::new(&dialect::POSTGRES, &self.tables));
+        self.statements = statements(&self.tables, self.notifies);
+        self
+    }
+
+    /// Tells the other processes of what is written into the outbox and into durable queues, by NOTIFY in the transaction
+    /// that writes it, and listens to them. Without it they see it by their slow polls. A process sees its own at once in
+    /// any case, but in the outbox only that of lanes that it holds, which it shares with the other processes.
+    ///
+    /// It costs a connection for the outbox and one for durable queues, and makes the commits of all transactions that write
+    /// a message take turns for a moment: a lock of PostgreSQL's. Where thousands of them commit in a second, measure it.
+    /// Needs a connection of the server's own: a pooler that hands transactions to different connections (as
+    /// PgBouncer may) hears nothing.
+    #[must_use]
+    pub fn notify(mut self) -> Self {
+        self.notifies = true;
+        self.statements = statements(&self.tables, true);
         self
     }
 
@@ -179,6 +223,32 @@ impl Store for Postgres {
             let patience = self.statement_timeout;
             Ok(Session::open(connection, &self.statements, patience, None))
         })
+    }
+
+    fn listen(&self, to: Told) -> Option<StoreFuture<'_, Box<dyn StoreListener>>> {
+        if !self.notifies {
+            return None;
+        }
+        let table = match to {
+            Told::Outbox => "outbox",
+            Told::Queues => "queue",
+        };
+        Some(Box::pin(async move {
+            self.tables.check()?;
+            let options = self.options.as_ref().clone().disable_statement_logging();
+            // The listener opens its connection by a pool, and has all of it.
+            let pool = PgPoolOptions::new()
+                .max_connections(1)
+                .acquire_timeout(self.statement_timeout)
+                .connect_lazy_with(options);
+            let listening = async {
+                let mut listener = PgListener::connect_with(&pool).await?;
+                listener.listen(&self.tables.channel(table)).await?;
+                Ok(listener)
+            };
+            let listener = bounded::<_, PgConnection>("listen", self.statement_timeout, listening);
+            Ok(Box::new(Listener(listener.await?)) as Box<dyn StoreListener>)
+        }))
     }
 }
 

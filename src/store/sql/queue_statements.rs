@@ -32,7 +32,7 @@ const MESSAGE: &str = "kind, address, key, correlation, causation, headers, trac
     expires_at, body, created_at";
 
 impl QueueStatements {
-    pub(super) fn new(dialect: &'static Dialect, tables: &Tables) -> Self {
+    pub(super) fn new(dialect: &'static Dialect, tables: &Tables, tells: &str) -> Self {
         let sql = |text: &str| -> Arc<str> { tables.fill(text).into() };
         let put = |piece: &str, what: &str| piece.replace('$', what);
         let after = |what: &str| put(dialect.after, what);
@@ -57,7 +57,7 @@ impl QueueStatements {
         );
         let insert = format!(
             "INSERT INTO {{queue}} (queue, id, kind, address, key, correlation, causation, headers, traceparent, body, \
-             expires_at) SELECT {}, {expires} FROM {elements} WHERE {} IS NOT NULL ON CONFLICT DO NOTHING",
+             expires_at) SELECT {}, {expires} FROM {elements} WHERE {} IS NOT NULL ON CONFLICT DO NOTHING{tells}",
             (0..=9).map(&word).collect::<Vec<_>>().join(", "),
             word(0),
         );

@@ -54,6 +54,11 @@ pub struct Sqlite {
     turns: Turns,
 }
 
+/// SQLite tells nobody; what it was told by another process is asked for by `PRAGMA data_version`.
+fn statements(tables: &Tables) -> Arc<Statements> {
+    Arc::new(Statements::new(&dialect::SQLITE, tables, |_| String::new()))
+}
+
 impl Sqlite {
     /// By the connect options of a pool.
     #[must_use]
@@ -67,7 +72,7 @@ impl Sqlite {
         let tables = Tables::default();
         Self {
             options: Arc::new(options),
-            statements: Arc::new(Statements::new(&dialect::SQLITE, &tables)),
+            statements: statements(&tables),
             tables,
             busy_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(10),
@@ -79,7 +84,7 @@ impl Sqlite {
     #[must_use]
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.tables.prefix = prefix.into();
-        self.statements = Arc::new(Statements::new(&dialect::SQLITE, &self.tables));
+        self.statements = statements(&self.tables);
         self
     }
 

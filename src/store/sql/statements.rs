@@ -48,7 +48,12 @@ pub(super) struct Statements {
 }
 
 impl Statements {
-    pub(super) fn new(dialect: &'static Dialect, tables: &Tables) -> Self {
+    /// `tells`: what is told of in a commit that writes rows into a table; empty where nothing is.
+    pub(super) fn new(
+        dialect: &'static Dialect,
+        tables: &Tables,
+        tells: impl Fn(&str) -> String,
+    ) -> Self {
         let sql = |text: &str| -> Arc<str> { tables.fill(text).into() };
         let put = |piece: &str, what: &str| piece.replace('$', what);
         let after = |what: &str| put(dialect.after, what);
@@ -142,21 +147,23 @@ impl Statements {
             dialect,
             insert: sql(&format!(
                 "INSERT INTO {{outbox}} (id, kind, address, key, lane, correlation, causation, headers, traceparent, \
-                 body, status, expires_at, due_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, {}, {})",
+                 body, status, expires_at, due_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, {}, {}){}",
                 when("$12"),
                 when("$13"),
+                tells("outbox"),
             )),
             // One that is there already, since it is not known whether it was written, is left as it is.
             delay: sql(&format!(
                 "INSERT INTO {{outbox}} (id, kind, address, key, correlation, causation, headers, traceparent, body, lane, \
                  status, expires_at, due_at) SELECT {}, {}, 'scheduled', {}, {} FROM {} WHERE {} IS NOT NULL \
-                 ON CONFLICT DO NOTHING",
+                 ON CONFLICT DO NOTHING{}",
                 (0..=8).map(&word).collect::<Vec<_>>().join(", "),
                 number(9),
                 when(&number(10)),
                 after(&number(11)),
                 elements("$1"),
                 word(0),
+                tells("outbox"),
             )),
             begin_due: sql(&format!(
                 "UPDATE {{outbox}} SET status = 'waiting' WHERE status = 'scheduled' AND position IN ({}) \
@@ -241,7 +248,7 @@ impl Statements {
                  WHERE status = 'dead' AND id = $1",
             ),
             discard: sql("DELETE FROM {outbox} WHERE status = 'dead' AND id = $1"),
-            queues: QueueStatements::new(dialect, tables),
+            queues: QueueStatements::new(dialect, tables, &tells("queue")),
             lanes: sql("SELECT CAST(lane AS BIGINT), fence, holder FROM {lanes} ORDER BY 1"),
             schema_table: sql(dialect.schema_table),
             has_schema: sql(dialect.has_table),

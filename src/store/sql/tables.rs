@@ -62,6 +62,19 @@ impl Tables {
         Ok(())
     }
 
+    /// The channel on which it is told of new rows of a table. Of two stores in schemas that are found by their search path
+    /// it is the same: then some hear too much.
+    #[cfg(feature = "postgres")]
+    pub(super) fn channel(&self, table: &str) -> String {
+        let schema = self.schema.as_deref().unwrap_or_default();
+        let name = format!("{schema}.{}", self.prefix);
+        // A channel's name is shorter than a schema's and a prefix's together.
+        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        format!("postroom_{hash:016x}_{table}")
+    }
+
     /// Puts the tables' names into a statement: `{outbox}` is the table, `{outbox_}` the beginning of its indexes'
     /// names.
     pub(super) fn fill(&self, sql: &str) -> String {
