@@ -76,7 +76,7 @@ impl Subscriber<Placed> for Log {
 }
 
 fn is_delayed(order: u64) -> bool {
-    order % 3 == 0
+    order.is_multiple_of(3)
 }
 
 async fn bus(world: &World, service: &str, handled: &str) -> Bus {

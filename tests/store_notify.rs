@@ -49,16 +49,14 @@ async fn rows_of_lanes_that_another_process_holds_are_relayed_at_once() {
     // Of ids that fall into lanes of both.
     publish(&world, &second, 0..64).await;
     let held = first.snapshot().outbox.unwrap().lanes;
-    let mine = format!(
-        "SELECT count(*) FROM postroom_outbox AS o JOIN postroom_lanes AS l ON l.lane = o.lane \
-         WHERE o.status = 'waiting' AND l.holder LIKE 'first/%'"
-    );
+    let mine = "SELECT count(*) FROM postroom_outbox AS o JOIN postroom_lanes AS l ON l.lane = o.lane \
+        WHERE o.status = 'waiting' AND l.holder LIKE 'first/%'";
     assert!(held > 0);
-    world.until(&mine, 0).await;
+    world.until(mine, 0).await;
     assert!(!seen.orders().is_empty());
     cut_off_who_listens(&world).await;
     publish(&world, &second, 64..128).await;
-    world.until(&mine, 0).await;
+    world.until(mine, 0).await;
     // Delayed ones too: who relays it has to know when.
     let before = seen.len();
     for order in 128..192 {

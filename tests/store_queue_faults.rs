@@ -445,7 +445,9 @@ async fn a_shutdown_with_a_database_that_does_not_answer_ends_in_time() {
         "{took:?}, {report:?}"
     );
     for published in published {
-        let refused = published.await.unwrap().unwrap_err();
+        // At once, and not only at its own deadline.
+        let refused = tokio::time::timeout(Duration::from_secs(10), published).await;
+        let refused = refused.unwrap().unwrap().unwrap_err();
         assert_eq!(refused.into_message().unwrap().order, 99);
     }
     run("thaw").await;

@@ -278,7 +278,8 @@ impl Settlement {
     }
 }
 
-/// What one transaction writes. Dropped before its end, it goes back to where it was taken from.
+/// What one transaction writes. Dropped before its end, it goes back to where it was taken from, or is refused after the
+/// end of that.
 pub(super) struct Batch<'a> {
     writes: &'a Writes,
     pub(super) write: QueueWrite,
@@ -289,6 +290,12 @@ pub(super) struct Batch<'a> {
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
         let mut state = self.writes.state.lock();
+        if state.is_closed {
+            drop(state);
+            self.writes
+                .give_up(self.new.drain(..), self.settled.drain(..));
+            return;
+        }
         for publication in self.new.drain(..).rev() {
             state.new.push_front(publication);
         }
@@ -475,6 +482,14 @@ impl Writes {
                 std::mem::take(&mut state.settled),
             )
         };
+        self.give_up(new.into_iter(), settled.into_iter());
+    }
+
+    fn give_up(
+        &self,
+        new: impl Iterator<Item = Arc<Publication>>,
+        settled: impl ExactSizeIterator<Item = Settlement>,
+    ) {
         for publication in new {
             let answer = match publication.withdraw() {
                 true => Refusal::Closed,
@@ -485,6 +500,6 @@ impl Writes {
             publication.answer(Err(answer));
         }
         self.count_lost(settled.len() as u64);
-        settled.into_iter().for_each(Settlement::lose);
+        settled.for_each(Settlement::lose);
     }
 }
