@@ -35,7 +35,8 @@ pub struct Snapshot {
     pub queues: Vec<QueueSnapshot>,
     /// The dead letters' own ledger.
     pub dead_letters: DeadLetterLedger,
-    /// Messages that wait for their time, or are due and wait for room.
+    /// Messages that wait in memory for their time, or are due and wait for room. With a store they wait there:
+    /// [`Schedules::len`](crate::Schedules::len) asks.
     pub scheduled: u64,
     /// The delayed messages' own ledger.
     pub schedules: ScheduleLedger,

@@ -5,7 +5,7 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct OutboxSnapshot {
-    /// Rows written into transactions. Whether those committed is not known here.
+    /// Rows written into transactions, and delayed messages. Whether the transactions committed is not known here.
     pub written: u64,
     /// Rows that were read to be published.
     pub taken: u64,
