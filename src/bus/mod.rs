@@ -5,27 +5,35 @@ mod dead_letters;
 mod handle;
 mod health;
 mod publish;
+mod receipt;
 mod request;
 mod schedules;
 mod settle;
 mod shutdown;
+mod start;
 mod subscribe;
+mod subscribe_error;
+mod subscribing;
 mod subscription;
 mod supervise;
+mod system_events;
 mod threads;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod transaction;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod transactional;
 
-pub use builder::{Builder, Escalation, StartError};
+pub use builder::{Builder, Escalation};
 pub use dead_letters::{DeadLetters, ReplayError};
 pub use handle::Bus;
-pub use publish::{Local, Publish, PublishAllError, PublishError, Receipt};
+pub use publish::Publish;
+pub use receipt::{Local, PublishAllError, PublishError, Receipt};
 pub use request::Request;
 pub use schedules::Schedules;
 pub use shutdown::{Abandoned, ShutdownReport};
-pub use subscribe::{SubscribeError, SubscriberBuilder};
+pub use start::StartError;
+pub use subscribe::SubscriberBuilder;
+pub use subscribe_error::SubscribeError;
 pub use subscription::{StopReport, Subscription};
 pub use supervise::{Supervisor, SupervisorBuilder};
 pub use threads::Threads;

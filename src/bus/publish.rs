@@ -7,88 +7,14 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::Bus;
-use crate::broker::{Accepted, Gate, Schedule, Stop, accept_everywhere};
+use super::receipt::{Local, PublishError, Receipt, receipt};
+use crate::broker::{Accepted, Gate, Stop, accept_everywhere};
 use crate::message::{
-    Address, AddressKind, CorrelationId, Envelope, MessageId, Metadata, Name, Parcel, Plain,
-    Recoverable, parcel,
+    Address, AddressKind, CorrelationId, Envelope, Metadata, Name, Parcel, Plain, Recoverable,
+    parcel,
 };
 use crate::ports::{BoxFuture, Bridged, Refusal};
 use crate::queue::QueueCore;
-
-/// What became of an accepted message.
-#[derive(Clone, Debug)]
-pub struct Receipt {
-    /// The message's id.
-    pub id: MessageId,
-    /// Over the queues of this process.
-    pub local: Local,
-    /// Over RabbitMQ.
-    pub bridged: Bridged,
-    /// For a delayed message: the handle to take it back. Nothing is accepted until it is due.
-    pub schedule: Option<Schedule>,
-}
-
-/// How many local queues took a message.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Local {
-    /// Queues that hold it now.
-    pub accepted: u32,
-    /// Full queues that applied their drop policy, to this message or to their oldest.
-    pub dropped: u32,
-}
-
-/// A message that was not accepted, given back with the reason.
-#[derive(Clone)]
-pub struct PublishError<M>(Box<(Refusal, Option<M>)>);
-
-impl<M> PublishError<M> {
-    fn new(why: Refusal, message: Option<M>) -> Self {
-        Self(Box::new((why, message)))
-    }
-
-    /// Why.
-    #[must_use]
-    pub fn kind(&self) -> &Refusal {
-        &self.0.0
-    }
-
-    /// The message. None only if it is shared by then, which no refusal of ours leaves it.
-    #[must_use]
-    pub fn into_message(self) -> Option<M> {
-        self.0.1
-    }
-
-    /// Both.
-    #[must_use]
-    pub fn into_parts(self) -> (Refusal, Option<M>) {
-        *self.0
-    }
-}
-
-impl<M> std::fmt::Debug for PublishError<M> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("PublishError").field(self.kind()).finish()
-    }
-}
-
-impl<M> std::fmt::Display for PublishError<M> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.kind().fmt(f)
-    }
-}
-
-impl<M> std::error::Error for PublishError<M> {}
-
-/// Some of many messages were accepted.
-#[derive(Debug)]
-pub struct PublishAllError<E> {
-    /// For those that were.
-    pub receipts: Vec<Receipt>,
-    /// Why the next was not.
-    pub why: Refusal,
-    /// Those that were not, the refused one first.
-    pub rest: Vec<E>,
-}
 
 /// A message about to be published: add options, then await it.
 ///
@@ -224,7 +150,7 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
     /// Publishes it only after `delay`; the receipt then has a handle to take it back. Without a delay it is published
     /// now, and there is none.
     ///
-    /// With a store it is written there, which takes a commit; see [`Schedule`].
+    /// With a store it is written there, which takes a commit; see [`Schedule`](crate::Schedule).
     pub fn delay(mut self, delay: Duration) -> Self {
         self.rare().delay = Some(delay).filter(|delay| !delay.is_zero());
         self
@@ -499,19 +425,6 @@ fn nobody(kind: AddressKind, address: &str) -> Result<Accepted, Refusal> {
             crate::message::validate_topic(address)?;
             Ok(Accepted::default())
         }
-    }
-}
-
-#[inline]
-fn receipt(id: MessageId, accepted: Accepted) -> Receipt {
-    Receipt {
-        id,
-        local: Local {
-            accepted: accepted.accepted,
-            dropped: accepted.dropped,
-        },
-        bridged: accepted.bridged,
-        schedule: None,
     }
 }
 

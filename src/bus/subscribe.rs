@@ -1,123 +1,18 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix::{Actor, Addr, Handler};
 
-use super::subscription::{Home, abandon};
-use super::{Bus, Subscription, Supervisor, threads};
-use crate::broker::{Gate, SubscribeRefusal};
-use crate::delivery::{
-    Breaker, BreakerError, Failure, Order, Outcome, Overflow, Restart, Retry, RetryError,
-};
-use crate::message::{Command, Event, Name, NameError, Pattern, validate_queue};
-use crate::queue::{Foundation, QueueSpec};
+use super::{Bus, Supervisor};
+use crate::delivery::{Breaker, Failure, Order, Outcome, Overflow, Restart, Retry};
+use crate::message::{Command, Event, Name, NameError, Pattern};
 use crate::subscriber::{
     ActorSubscriber, Chain, CommandFn, CommandHandler, Context, Delivery, Dispatch, Empty, EventFn,
-    Factory, Fallible, Infallible, Member, MemberChild, OnCommand, OnEvent, OnPattern,
-    RawSubscriber, Subscriber, WorkerThread,
+    Factory, Fallible, Infallible, OnCommand, OnEvent, OnPattern, RawSubscriber, Subscriber,
 };
-use crate::supervisor::{AddChild, ChildSpec};
-
-/// The longest that a lane of a keyed queue may wait over all retries of one message (contract, rule 7).
-const LONGEST_HOLD: Duration = Duration::from_secs(300);
-
-/// Why a subscriber could not be started.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SubscribeError {
-    /// The name, a topic or a queue is not a valid name.
-    #[error(transparent)]
-    Name(#[from] NameError),
-    /// The retry policy cannot be followed.
-    #[error(transparent)]
-    Retry(#[from] RetryError),
-    /// The breaker cannot work.
-    #[error(transparent)]
-    Breaker(#[from] BreakerError),
-    /// It subscribes to nothing.
-    #[error("the subscriber `{0}` handles nothing: add `.on`, `.command` or `.pattern`")]
-    HandlesNothing(String),
-    /// A mailbox, or a number of workers or lanes, of zero.
-    #[error("the {what} of `{name}` must be at least 1")]
-    Zero {
-        /// The subscriber.
-        name: String,
-        /// What is zero.
-        what: &'static str,
-    },
-    /// In keyed order a message that is retried holds up its key: for no longer than 5 minutes.
-    #[error("the retries of `{name}` may hold a key for {hold:?}, the most is {most:?}")]
-    HoldsTooLong {
-        /// The subscriber.
-        name: String,
-        /// The longest hold of its policy.
-        hold: Duration,
-        /// The longest that is allowed.
-        most: Duration,
-    },
-    /// A group of this name runs with other settings.
-    #[error("the group `{name}` runs with another {what}")]
-    GroupMismatch {
-        /// The group.
-        name: String,
-        /// The first setting that differs.
-        what: &'static str,
-    },
-    /// A command has one queue, and another subscriber has it.
-    #[error("the command queue `{queue}` belongs to `{owner}`")]
-    CommandTaken {
-        /// The command's queue.
-        queue: String,
-        /// The subscriber that has it.
-        owner: String,
-    },
-    /// Of what it wants one part is imported by the bridge and another is not: messages would come by two ways,
-    /// in no order. Import all of it, or make two subscribers.
-    #[error("`{name}` wants `{imported}`, which is imported, and `{local}`, which is not")]
-    MixedBacking {
-        /// The subscriber.
-        name: String,
-        /// A pattern or queue that is imported.
-        imported: String,
-        /// One that is not, or not wholly.
-        local: String,
-    },
-    /// A handler is transactional, and the bus was built without a store.
-    #[cfg(any(feature = "sqlite", feature = "postgres"))]
-    #[error("`{0}` is transactional, and the bus has no store: build it with `Builder::store`")]
-    NoStore(String),
-    /// A handler is transactional over another database than the bus's store.
-    #[cfg(any(feature = "sqlite", feature = "postgres"))]
-    #[error("the bus's store is {store}, and `{name}` is transactional over another")]
-    OtherDatabase {
-        /// The subscriber.
-        name: String,
-        /// The database of the store.
-        store: &'static str,
-    },
-    /// It is to be kept in the store, and cannot be.
-    #[error("the queue of `{name}` cannot be durable: {why}")]
-    NotDurable {
-        /// The subscriber.
-        name: String,
-        /// Why not.
-        why: &'static str,
-    },
-    /// No thread could be had for `own_thread`.
-    #[error("no thread for `{name}`: {why}")]
-    Thread {
-        /// The subscriber.
-        name: String,
-        /// What the operating system said.
-        why: String,
-    },
-    /// The bus is shut down, or the supervisor is stopped.
-    #[error("the bus is shut down, or the supervisor is stopped")]
-    Closed,
-}
+use crate::supervisor::ChildSpec;
 
 /// A subscriber about to be started. Made by [`Bus::subscriber`] and its siblings.
 ///
@@ -163,22 +58,22 @@ pub enum SubscribeError {
 pub struct SubscriberBuilder<H, F, D> {
     pub(super) bus: Bus,
     pub(super) name: String,
-    factory: F,
+    pub(super) factory: F,
     pub(super) dispatch: D,
     pub(super) patterns: Vec<Result<Pattern, NameError>>,
     pub(super) commands: Vec<Name>,
-    order: Order,
-    retry: Arc<Retry>,
-    depth: usize,
-    overflow: Overflow,
-    timeout: Option<Duration>,
-    breaker: Option<Breaker>,
-    child: Arc<ChildSpec>,
-    supervisor: Option<Supervisor>,
-    own_thread: bool,
-    shares: bool,
-    durable: bool,
-    handler: PhantomData<fn() -> H>,
+    pub(super) order: Order,
+    pub(super) retry: Arc<Retry>,
+    pub(super) depth: usize,
+    pub(super) overflow: Overflow,
+    pub(super) timeout: Option<Duration>,
+    pub(super) breaker: Option<Breaker>,
+    pub(super) child: Arc<ChildSpec>,
+    pub(super) supervisor: Option<Supervisor>,
+    pub(super) own_thread: bool,
+    pub(super) shares: bool,
+    pub(super) durable: bool,
+    pub(super) handler: PhantomData<fn() -> H>,
 }
 
 #[expect(
@@ -521,211 +416,5 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
     /// The default is shared until something is changed.
     fn child(&mut self) -> &mut ChildSpec {
         Arc::make_mut(&mut self.child)
-    }
-
-    fn spec(&mut self) -> Result<QueueSpec, SubscribeError> {
-        validate_queue(&self.name)?;
-        self.retry.validate()?;
-        if let Some(breaker) = &self.breaker {
-            breaker.validate()?;
-        }
-        let patterns: Box<[Pattern]> = self.patterns.drain(..).collect::<Result<_, _>>()?;
-        for command in &self.commands {
-            validate_queue(command.as_str())?;
-        }
-        if patterns.is_empty() && self.commands.is_empty() {
-            return Err(SubscribeError::HandlesNothing(self.name.clone()));
-        }
-        let zeros = [
-            (self.depth, "mailbox"),
-            (self.order.workers(), "number of workers"),
-        ];
-        if let Some((_, what)) = zeros.into_iter().find(|(number, _)| *number == 0) {
-            return Err(SubscribeError::Zero {
-                name: self.name.clone(),
-                what,
-            });
-        }
-        let hold = self.retry.longest_hold();
-        if matches!(self.order, Order::Keyed { .. }) && hold > LONGEST_HOLD {
-            let name = self.name.clone();
-            return Err(SubscribeError::HoldsTooLong {
-                name,
-                hold,
-                most: LONGEST_HOLD,
-            });
-        }
-        Ok(QueueSpec {
-            patterns,
-            commands: std::mem::take(&mut self.commands).into(),
-            order: self.order,
-            retry: Arc::clone(&self.retry),
-            depth: self.depth,
-            overflow: self.overflow,
-            timeout: self.timeout,
-            release_timeout: self.bus.0.defaults.release_timeout,
-            breaker: self.breaker.clone().map(Box::new),
-            shares: self.shares,
-            transactional: D::TRANSACTIONAL,
-            durable: false,
-        })
-    }
-
-    /// What the queue will stand on: RabbitMQ where all of it is imported, this process's memory or the store where none
-    /// is.
-    fn foundation(&self, spec: &QueueSpec) -> Result<Arc<Foundation>, SubscribeError> {
-        let broker = &self.bus.0.broker;
-        let Some(bridge) = &broker.bridge else {
-            return self.local_foundation(spec);
-        };
-        match bridge.home(&spec.patterns, &spec.commands) {
-            crate::broker::Home::Local => self.local_foundation(spec),
-            crate::broker::Home::Bridged if self.durable => {
-                Err(self.not_durable("what it wants is imported, so that RabbitMQ keeps it"))
-            }
-            crate::broker::Home::Bridged => Ok(bridge.foundation(&self.name)?),
-            crate::broker::Home::Mixed { imported, local } => Err(SubscribeError::MixedBacking {
-                name: self.name.clone(),
-                imported,
-                local,
-            }),
-        }
-    }
-
-    fn not_durable(&self, why: &'static str) -> SubscribeError {
-        SubscribeError::NotDurable {
-            name: self.name.clone(),
-            why,
-        }
-    }
-
-    fn local_foundation(&self, spec: &QueueSpec) -> Result<Arc<Foundation>, SubscribeError> {
-        let broker = &self.bus.0.broker;
-        let is_wanted = self.durable || self.bus.0.defaults.durable;
-        let mut patterns = spec.patterns.iter();
-        let only_in_memory = if patterns.any(|own| own.as_str().starts_with("postroom.")) {
-            Some("events of the bus itself are only in memory")
-        } else if self.overflow == Overflow::DropOldest {
-            Some("a queue that drops its oldest message is only in memory")
-        } else {
-            None
-        };
-        match (&broker.stored, only_in_memory) {
-            (_, Some(why)) if self.durable => Err(self.not_durable(why)),
-            (None, None) if is_wanted => {
-                Err(self.not_durable("the bus has no store: build it with `Builder::store`"))
-            }
-            (Some(stored), None) if is_wanted => Ok(stored.foundation(&self.name)),
-            (Some(stored), None) => Ok(stored.memory_foundation()),
-            _ => Ok(Arc::clone(&broker.services.memory)),
-        }
-    }
-
-    /// Subscribes: from here on the queue accepts. The workers begin to start, and are kept running; that the
-    /// factory fails is not seen here but in the [lifecycle](crate::Lifecycle).
-    ///
-    /// # Errors
-    /// When a setting makes no sense, the group runs with others, or the bus or the supervisor is stopped.
-    ///
-    /// # Cancel safety
-    /// Not safe: dropped while it waits, the queue may exist and accept without a worker.
-    pub async fn start(mut self) -> Result<Subscription, SubscribeError> {
-        #[cfg(any(feature = "sqlite", feature = "postgres"))]
-        self.check_store()?;
-        let mut spec = self.spec()?;
-        let bus = self.bus.clone();
-        let inner = &bus.0;
-        if !inner.broker.admits(Gate::Open) {
-            return Err(SubscribeError::Closed);
-        }
-        let mut thread = None;
-        let placement = if self.own_thread {
-            let own = threads::spawn(self.name.clone()).await.map_err(|error| {
-                SubscribeError::Thread {
-                    name: self.name.clone(),
-                    why: error.to_string(),
-                }
-            })?;
-            thread = Some(own.clone());
-            let mut threads = inner.subscriber_threads.lock();
-            threads.retain(|thread| thread.spawn_fn(|| {}));
-            threads.push(own.clone());
-            drop(threads);
-            let own = WorkerThread::new(self.name.clone(), own);
-            inner.watchdog.watch(&own);
-            vec![own]
-        } else {
-            let mut placement = inner.workers.clone();
-            let first = inner
-                .next_worker
-                .fetch_add(spec.order.workers(), Ordering::Relaxed);
-            placement.rotate_left(first % inner.workers.len());
-            placement
-        };
-        let services = &inner.broker.services;
-        let foundation = self.foundation(&spec)?;
-        spec.durable = foundation.backing.is_stored();
-        let queue = inner
-            .broker
-            .table
-            .join(&self.name, spec, services, foundation)
-            .map_err(|refusal| {
-                let name = self.name.clone();
-                match refusal {
-                    SubscribeRefusal::Mismatch { what } => {
-                        SubscribeError::GroupMismatch { name, what }
-                    }
-                    SubscribeRefusal::CommandTaken { queue, by } => {
-                        SubscribeError::CommandTaken { queue, owner: by }
-                    }
-                }
-            })?;
-        let member = Arc::new(Member {
-            queue: Arc::clone(&queue),
-            factory: self.factory,
-            dispatch: self.dispatch,
-            handler: PhantomData,
-        });
-        let supervisor = self
-            .supervisor
-            .as_ref()
-            .map_or_else(|| Arc::clone(&inner.root), Supervisor::address);
-        let add = AddChild {
-            child: Box::new(MemberChild::new(member, &placement)),
-            spec: self.child,
-        };
-        match supervisor.send(add).await {
-            Ok(Some(child)) => {
-                if let Some(bridge) = &inner.broker.bridge
-                    && queue.backing().is_bridged()
-                {
-                    bridge.attach(&queue).await;
-                }
-                if let Some(stored) = &inner.broker.stored
-                    && queue.backing().is_stored()
-                {
-                    stored.attach(&queue).await;
-                }
-                Ok(Subscription::new(
-                    bus,
-                    queue,
-                    Home {
-                        supervisor,
-                        child,
-                        thread,
-                    },
-                ))
-            }
-            Ok(None) | Err(_) => {
-                if inner.broker.table.leave(&queue) {
-                    // It may have accepted something since it joined.
-                    abandon(&queue).await;
-                }
-                if let Some(thread) = &thread {
-                    threads::end(thread);
-                }
-                Err(SubscribeError::Closed)
-            }
-        }
     }
 }

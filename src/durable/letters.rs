@@ -5,9 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 
+use super::publication::{Content, Publication};
 use super::queue::failures_of;
 use super::shared::Shared;
-use super::writes::{Content, Publication};
 use crate::delivery::Reason;
 use crate::message::MessageId;
 use crate::ports::{

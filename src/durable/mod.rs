@@ -6,14 +6,18 @@
 //! where the database tells of what is written. They start with
 //! the first durable queue or delayed message.
 
+mod backing;
 mod config;
 mod consumer;
 mod hand;
 mod lease;
 mod letters;
 mod listener;
+mod publication;
 mod queue;
+mod replies;
 mod schedules;
+mod settlement;
 mod shared;
 mod stored;
 mod writer;

@@ -1,4 +1,3 @@
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
@@ -7,45 +6,19 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::hand::{Delivery, Hand};
-use super::writes::{Settlement, What, Writes};
-use crate::delivery::{Order, Reason};
-use crate::mailbox::{Ending, History, Slot};
-use crate::message::{MessageId, ReplyPort};
+use super::replies::Replies;
+use super::settlement::{Settlement, What};
+use super::writes::Writes;
+use crate::mailbox::{Ending, Slot};
+use crate::message::MessageId;
 use crate::ports::DeadLetter;
-use crate::queue::{Backing, QueueCore};
+use crate::queue::QueueCore;
 use crate::store::{Failures, TakeQueued};
 
-/// How long a message that no handler takes waits once for a deploy that brings one.
-const UNKNOWN_TYPE_DELAY: Duration = Duration::from_secs(600);
 /// How often rows are counted.
 const COUNT: Duration = Duration::from_secs(30);
 /// The most rows that are read at once.
 const MOST_AT_ONCE: usize = 512;
-/// From so many on, replies that nobody waits for any more are looked for.
-const MANY_REPLIES: usize = 1024;
-
-/// Where replies of this process's requests go, by the ids of their messages.
-#[derive(Default)]
-pub(super) struct Replies(Mutex<HashMap<MessageId, Arc<dyn ReplyPort>>>);
-
-impl Replies {
-    pub(super) fn of(&self, message: MessageId) -> Option<Arc<dyn ReplyPort>> {
-        self.0.lock().get(&message).cloned()
-    }
-
-    pub(super) fn expect(&self, message: MessageId, port: &Arc<dyn ReplyPort>) {
-        let mut replies = self.0.lock();
-        if replies.len() >= MANY_REPLIES && replies.len().is_power_of_two() {
-            // Of messages that another process has handled.
-            replies.retain(|_, port| port.is_awaited());
-        }
-        replies.insert(message, Arc::clone(port));
-    }
-
-    pub(super) fn forget(&self, message: MessageId) {
-        self.0.lock().remove(&message);
-    }
-}
 
 /// A durable queue, as workers settle and as the parts see it. Outlives every connection.
 pub(super) struct StoreQueue {
@@ -329,7 +302,11 @@ impl StoreQueue {
         }
     }
 
-    fn give_back(&self, token: u64) {
+    pub(super) fn is_live(&self, token: u64) -> bool {
+        self.state.lock().hand.is_live(token, Instant::now())
+    }
+
+    pub(super) fn give_back(&self, token: u64) {
         let was_there = {
             let mut state = self.state.lock();
             let was_there = state.hand.give_back(token);
@@ -342,7 +319,7 @@ impl StoreQueue {
     }
 
     /// Writes what became of a delivery. None: it is not in hand any more, and comes again.
-    fn settle(
+    pub(super) fn settle(
         self: &Arc<Self>,
         token: u64,
         what: impl FnOnce(&Delivery) -> Option<What>,
@@ -377,6 +354,20 @@ impl StoreQueue {
         Some(())
     }
 
+    /// Writes how a message has failed that stays in hand, so that its attempts outlive a crash.
+    pub(super) fn note(self: &Arc<Self>, token: u64, failures: Failures) {
+        let row = self.state.lock().hand.row(token);
+        if let Some(row) = row {
+            let settlement = Settlement {
+                queue: Arc::clone(self),
+                position: row.position,
+                fence: row.fence,
+                what: What::Noted { failures },
+            };
+            self.writes.settle(settlement, false);
+        }
+    }
+
     /// Stores a dead letter in place of its row. False: the row is another process's by now.
     pub(super) fn bury(self: &Arc<Self>, letter: &DeadLetter) -> Option<oneshot::Receiver<bool>> {
         let row = self.state.lock().hand.row(letter.token)?;
@@ -407,7 +398,7 @@ impl StoreQueue {
     }
 }
 
-fn millis(time: SystemTime) -> u64 {
+pub(super) fn millis(time: SystemTime) -> u64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH);
     since.map_or(0, |since| {
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
@@ -422,101 +413,5 @@ pub(super) fn failures_of(letter: &DeadLetter) -> Failures {
         first_failed_ms: millis(letter.first_failed_at),
         last_failed_ms: millis(letter.last_failed_at),
         awaited_handler: false,
-    }
-}
-
-/// How a message failed so far, as its row keeps it.
-fn failures(slot: &Slot, history: Option<&History>) -> Failures {
-    let history = history.cloned();
-    let history = history.unwrap_or_else(|| History::new(Vec::new(), SystemTime::UNIX_EPOCH));
-    Failures {
-        attempts: slot.attempts,
-        errors: history.errors,
-        first_failed_ms: millis(history.first_failed_at),
-        last_failed_ms: millis(history.last_failed_at),
-        awaited_handler: history.awaited_handler,
-    }
-}
-
-/// A durable queue's settle interface; a type of its own, since settlements hold their queue.
-pub(super) struct StoreBacking(pub(super) Arc<StoreQueue>);
-
-impl Backing for StoreBacking {
-    fn acked(&self, token: u64) {
-        let settled = self.0.settle(token, |delivery| {
-            (!delivery.is_buried).then_some(What::Done)
-        });
-        if settled.is_none() {
-            self.0.writes.count_lost(1);
-        }
-    }
-
-    fn is_live(&self, token: u64) -> bool {
-        self.0.state.lock().hand.is_live(token, Instant::now())
-    }
-
-    fn retry_after(&self, queue: &QueueCore, slot: Slot, delay: Duration) {
-        let failures = failures(&slot, slot.history.as_deref());
-        // The lane waits in place, or its successors would overtake it. Its attempts outlive a crash.
-        if matches!(queue.spec.order, Order::Keyed { .. }) {
-            let row = self.0.state.lock().hand.row(slot.token);
-            if let Some(row) = row {
-                let settlement = Settlement {
-                    queue: Arc::clone(&self.0),
-                    position: row.position,
-                    fence: row.fence,
-                    what: What::Noted { failures },
-                };
-                self.0.writes.settle(settlement, false);
-            }
-            queue.wait_in_memory(slot, delay);
-            return;
-        }
-        queue.mailbox.start_waiting(slot.key());
-        let core = queue.shared();
-        let settled = self.0.settle(slot.token, |_| {
-            Some(What::Retried {
-                failures,
-                delay,
-                core,
-                key: slot.key(),
-            })
-        });
-        if settled.is_none() {
-            self.0.writes.count_lost(1);
-            queue.mailbox.end_waiting_as(Ending::Returned, slot.key());
-        }
-    }
-
-    fn retry_now(&self, queue: &QueueCore, slot: Slot) {
-        queue.mailbox.retry_now(slot);
-    }
-
-    fn dead_letter(&self, queue: &QueueCore, slot: Slot, reason: Reason) {
-        queue.bury(slot, reason);
-    }
-
-    fn end(&self, queue: &QueueCore, slot: Slot, ending: Ending) {
-        match ending {
-            Ending::Returned => self.0.give_back(slot.token),
-            _ => self.acked(slot.token),
-        }
-        queue.end_in_flight(&slot, ending);
-    }
-
-    fn unknown_type_delay(&self) -> Option<Duration> {
-        Some(UNKNOWN_TYPE_DELAY)
-    }
-
-    fn is_bridged(&self) -> bool {
-        false
-    }
-
-    fn is_stored(&self) -> bool {
-        true
-    }
-
-    fn is_connected(&self) -> bool {
-        true
     }
 }

@@ -7,7 +7,8 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::config::Durable;
 use super::letters::{Ledger, MemoryLetters, StoreDeadLetters};
-use super::queue::{Replies, StoreQueue};
+use super::queue::StoreQueue;
+use super::replies::Replies;
 use super::writes::Writes;
 use super::{consumer, lease, listener, writer};
 use crate::database::{Tree, Wiring};

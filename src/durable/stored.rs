@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::backing::StoreBacking;
 use super::letters::StoreDeadLetters;
-use super::queue::{Replies, StoreBacking, StoreQueue};
+use super::publication::{Content, Publication};
+use super::queue::StoreQueue;
+use super::replies::Replies;
 use super::schedules::StoreSchedules;
 use super::shared::Shared;
-use super::writes::{Content, Publication};
 use crate::broker::{Stored, StoredReceipt};
 use crate::delivery::Overflow;
 use crate::mailbox::halt;
