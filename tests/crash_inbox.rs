@@ -11,7 +11,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::inbox::{Db, duplicates, take};
-use common::process::{dies_at, rounds, task};
+use common::process::{Cell, dies_at, rounds, task};
 use common::rabbit::Rabbit;
 use common::store::{Placed, World};
 use common::{end, eventually};
@@ -100,8 +100,16 @@ async fn cell<S: Db>(world: World, rabbit: &Rabbit, point: &str, passing: u64) {
     let mut records: Vec<u64> = records.iter().map(|id| ids[id]).collect();
     records.sort_unstable();
     assert_eq!(records, all, "{what}: records");
-    let database = world.database();
-    println!("{database:<10} {what:<22} {before:>4} committed before, {repeated:>3} came again");
+    let effects = world.sorted_effects().await;
+    Cell {
+        what: "inbox",
+        database: world.database(),
+        died_at: &what,
+        kept: all.len(),
+        lost: all.iter().filter(|order| !effects.contains(order)).count(),
+        repeated: usize::try_from(repeated).unwrap(),
+    }
+    .record();
 }
 
 async fn rabbit() -> Rabbit {

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::end;
-use common::process::{Notes, dies_at, rounds, task};
+use common::process::{Cell, Notes, dies_at, rounds, task};
 use common::store::{Placed, Pool, Seen, Tx, World};
 use postroom::{Bus, Interceptor, RawMessage, Relay};
 
@@ -129,11 +129,8 @@ async fn cell(world: World, point: &str, passing: u64) {
     .collect();
     let published = Notes::read(&log);
     assert!(!committed.is_empty(), "{what}");
-    assert_eq!(
-        published.keys().copied().collect::<BTreeSet<_>>(),
-        committed,
-        "{what}"
-    );
+    let published_orders: BTreeSet<u64> = published.keys().copied().collect();
+    assert_eq!(published_orders, committed, "{what}");
     let mut repeated = 0;
     for (order, ids) in &published {
         assert!(
@@ -147,11 +144,15 @@ async fn cell(world: World, point: &str, passing: u64) {
         repeated <= WINDOW as usize,
         "{what}: {repeated} published twice"
     );
-    let database = world.database();
-    println!(
-        "{database:<10} {what:<20} {:>5} committed, {repeated:>3} repeated",
-        committed.len()
-    );
+    Cell {
+        what: "outbox",
+        database: world.database(),
+        died_at: &what,
+        kept: committed.len(),
+        lost: committed.difference(&published_orders).count(),
+        repeated,
+    }
+    .record();
     std::fs::remove_file(log).unwrap();
 }
 

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::end;
-use common::process::{Notes, dies_at, rounds, task};
+use common::process::{Cell, Notes, dies_at, rounds, task};
 use common::store::{Placed, World};
 use postroom::{Bus, Context, Durable, Failure, Outcome, Retry, Subscriber};
 
@@ -173,16 +173,15 @@ async fn cell(world: World, point: &str, passing: u64) {
             "{what}: two dead letters of {body}"
         );
     }
-    for (order, ids) in &accepted_ids {
-        let id = &ids[0];
-        match order % 11 {
-            5 => assert!(known.contains(id), "{what}: {order} is lost"),
-            _ => {
-                let seen = handled_ids.get(order).is_some_and(|ids| ids.contains(id));
-                assert!(seen, "{what}: {order} is lost");
-            }
-        }
-    }
+    let is_lost = |(order, ids): &(&u64, &Vec<String>)| match **order % 11 {
+        5 => !known.contains(&ids[0]),
+        _ => !handled_ids
+            .get(*order)
+            .is_some_and(|handled| handled.contains(&ids[0])),
+    };
+    let lost: Vec<_> = accepted_ids.iter().filter(is_lost).collect();
+    assert!(lost.is_empty(), "{what}: lost {lost:?}");
+    let lost = lost.len();
     let mut repeated = 0;
     for (order, ids) in &handled_ids {
         let is_one = ids.iter().all(|id| *id == ids[0]);
@@ -193,12 +192,15 @@ async fn cell(world: World, point: &str, passing: u64) {
         repeated <= MAILBOX + WINDOW,
         "{what}: {repeated} handled twice"
     );
-    let database = world.database();
-    println!(
-        "{database:<10} {what:<22} {:>5} accepted, {:>3} dead, {repeated:>3} repeated",
-        accepted_ids.len(),
-        dead.len()
-    );
+    Cell {
+        what: "queues",
+        database: world.database(),
+        died_at: &what,
+        kept: accepted_ids.len(),
+        lost,
+        repeated,
+    }
+    .record();
     for file in [accepted, handled] {
         if Path::new(&file).exists() {
             std::fs::remove_file(file).unwrap();

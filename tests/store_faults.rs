@@ -115,6 +115,8 @@ async fn a_server_that_does_not_answer_is_not_waited_for_and_comes_back() {
         Seen::default(),
     );
     seen.subscribe(&bus).await;
+    // A start does not wait for ever for its tables.
+    eventually("its tables are there", || trouble(&bus).is_none()).await;
     let mut tx = world.begin().await;
     for order in 0..100 {
         tx.place(&bus, order).await;

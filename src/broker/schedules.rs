@@ -129,7 +129,8 @@ impl ScheduleStore for MemorySchedules {
 
     fn count(&self) -> BoxFuture<'static, Result<u64, StoreError>> {
         let broker = self.0.upgrade();
-        let count = broker.map_or(0, |broker| broker.schedules.waiting());
+        // Those that are being published cannot be taken back any more.
+        let count = broker.map_or(0, |broker| broker.schedules.waiting.lock().len() as u64);
         Box::pin(std::future::ready(Ok(count)))
     }
 

@@ -74,6 +74,40 @@ pub(crate) fn rounds() -> u64 {
     rounds.and_then(|rounds| rounds.parse().ok()).unwrap_or(1)
 }
 
+/// What came of one cell of a crash matrix.
+pub(crate) struct Cell<'a> {
+    /// Outbox, inbox or queues.
+    pub(crate) what: &'a str,
+    pub(crate) database: &'a str,
+    /// The point, and at which passing of it the process died.
+    pub(crate) died_at: &'a str,
+    /// Messages that must not be lost: what was committed or accepted before, and for all in all.
+    pub(crate) kept: usize,
+    pub(crate) lost: usize,
+    /// Published or handled again.
+    pub(crate) repeated: usize,
+}
+
+impl Cell<'_> {
+    /// Prints it, and appends it to the file that `POSTROOM_CRASH_MATRIX` names, for `scripts/crash-matrix`.
+    pub(crate) fn record(&self) {
+        let line = format!(
+            "{} {} {} {} {} {}\n",
+            self.what,
+            self.database,
+            self.died_at.replace(':', " "),
+            self.kept,
+            self.lost,
+            self.repeated
+        );
+        print!("{line}");
+        if let Some(path) = std::env::var_os("POSTROOM_CRASH_MATRIX") {
+            let file = File::options().append(true).create(true).open(path);
+            file.unwrap().write_all(line.as_bytes()).unwrap();
+        }
+    }
+}
+
 /// Lines of orders and ids. Written down at the very moment: what is in memory when a process dies is gone.
 #[derive(Clone)]
 pub(crate) struct Notes(Arc<File>);
