@@ -18,7 +18,8 @@ pub(super) struct Flights<F: Future> {
 }
 
 struct Seat<F> {
-    flight: Option<Pin<Box<F>>>,
+    /// Its room is kept for the next one.
+    flight: Pin<Box<Option<F>>>,
     waker: Waker,
 }
 
@@ -79,12 +80,12 @@ impl<F: Future> Flights<F> {
                 ready: Arc::clone(&self.ready),
             };
             self.seats.push(Seat {
-                flight: None,
+                flight: Box::pin(None),
                 waker: Arc::new(bell).into(),
             });
             seat
         });
-        self.seats[seat].flight = Some(Box::pin(flight));
+        self.seats[seat].flight.set(Some(flight));
         self.len += 1;
         self.ready.state.lock().woken.push(seat);
     }
@@ -98,10 +99,11 @@ impl<F: Future> Flights<F> {
             for seat in taken.drain(..) {
                 let Seat { flight, waker } = &mut self.seats[seat];
                 // A seat may be woken late, by a future that has left it.
-                let Some(running) = flight else { continue };
-                if let Poll::Ready(output) = running.as_mut().poll(&mut Context::from_waker(waker))
-                {
-                    *flight = None;
+                let Some(running) = flight.as_mut().as_pin_mut() else {
+                    continue;
+                };
+                if let Poll::Ready(output) = running.poll(&mut Context::from_waker(waker)) {
+                    flight.set(None);
                     self.free.push(seat);
                     self.len -= 1;
                     ended(output);

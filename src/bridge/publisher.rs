@@ -131,9 +131,18 @@ impl Publisher {
     /// Publishes, and resolves with RabbitMQ's answer.
     ///
     /// Dropped before the message was written, nothing is published.
-    pub(super) async fn publish(
+    pub(super) fn publish(
         &self,
         publication: Publication,
+        patience: Duration,
+    ) -> impl Future<Output = Result<Confirmed, Refusal>> {
+        // At once: it is large, and would be moved with every future that awaits this one.
+        self.publish_shared(Arc::new(publication), patience)
+    }
+
+    async fn publish_shared(
+        &self,
+        publication: Arc<Publication>,
         patience: Duration,
     ) -> Result<Confirmed, Refusal> {
         let mut deadline = Deadline::new(Arc::clone(&self.timers), patience);
@@ -146,7 +155,7 @@ impl Publisher {
         let (done, answer) = oneshot::channel();
         let claim = Claim(Arc::new(AtomicU8::new(stage::WAITS)));
         self.waiting.lock().push_back(Job {
-            publication: Arc::new(publication),
+            publication,
             stage: Arc::clone(&claim.0),
             done,
             _place: place,
@@ -267,7 +276,24 @@ impl<F: Future> Drop for Sky<'_, F> {
 /// How one publication ended on its channel.
 struct Landed {
     seat: usize,
-    answer: lapin::Result<Confirmation>,
+    answer: lapin::Result<Answer>,
+}
+
+/// What lapin answered for one: the returned message may be another's.
+struct Answer {
+    is_ack: bool,
+    returned: Option<Box<Route>>,
+}
+
+impl From<Confirmation> for Answer {
+    fn from(confirmation: Confirmation) -> Self {
+        let is_ack = !confirmation.is_nack();
+        let returned = confirmation.take_message().map(|message| {
+            let (exchange, key) = (message.exchange.as_str(), message.routing_key.as_str());
+            Box::new(route_of(&message.properties, exchange, key))
+        });
+        Self { is_ack, returned }
+    }
 }
 
 /// Names a publication in a return: the id alone may be on its way several times.
@@ -333,7 +359,6 @@ async fn fly(
         };
         while !is_blocked && let Some(job) = publisher.take(sky.flights.len(), &mut most) {
             let flight = {
-                let channel = channel.clone();
                 let publication = Arc::clone(&job.publication);
                 let seat = sky.free.pop().unwrap_or(sky.jobs.len());
                 if seat == sky.jobs.len() {
@@ -341,7 +366,7 @@ async fn fly(
                 }
                 sky.jobs[seat] = Some(job);
                 async move {
-                    let answer = write(&channel, &publication).await;
+                    let answer = write(channel, &publication).await;
                     Landed { seat, answer }
                 }
             };
@@ -381,7 +406,7 @@ async fn open(connection: &lapin::Connection) -> lapin::Result<Channel> {
     Ok(channel)
 }
 
-async fn write(channel: &Channel, publication: &Publication) -> lapin::Result<Confirmation> {
+async fn write(channel: &Channel, publication: &Publication) -> lapin::Result<Answer> {
     let confirm = channel
         .basic_publish(
             publication.exchange.clone(),
@@ -394,7 +419,7 @@ async fn write(channel: &Channel, publication: &Publication) -> lapin::Result<Co
             publication.properties.clone(),
         )
         .await?;
-    confirm.await
+    Ok(confirm.await?.into())
 }
 
 /// Answers those who wait, and tells of the channel's failure. lapin hands a returned message to whichever confirm
@@ -406,19 +431,18 @@ fn settle(
     landed: &mut Vec<Landed>,
     returned: &mut HashSet<Route>,
 ) -> Option<lapin::Error> {
-    for one in landed.iter() {
-        if let Ok(Confirmation::Ack(Some(message)) | Confirmation::Nack(Some(message))) =
-            &one.answer
+    for one in landed.iter_mut() {
+        if let Ok(answer) = &mut one.answer
+            && let Some(route) = answer.returned.take()
         {
-            let (exchange, key) = (message.exchange.as_str(), message.routing_key.as_str());
-            returned.insert(route_of(&message.properties, exchange, key));
+            returned.insert(*route);
         }
     }
     let counts = &publisher.counts;
     let mut failed = None;
     for Landed { seat, answer } in landed.drain(..) {
         let confirmed = match answer {
-            Ok(Confirmation::Nack(_)) => Confirmed::Nacked,
+            Ok(Answer { is_ack: false, .. }) => Confirmed::Nacked,
             Ok(_) => Confirmed::Routed,
             Err(error) => {
                 // It keeps its seat, and goes back in the end. Why the channel was closed is told to one of them.

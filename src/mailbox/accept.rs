@@ -30,9 +30,9 @@ impl State {
 
     /// Accepts a message whose credit is taken. The waker is of a worker that idles.
     #[inline(always)]
-    fn put(&mut self, slot: Slot, key: Option<u64>) -> Option<std::task::Waker> {
+    fn put(&mut self, key: Option<u64>, make: impl FnOnce() -> Slot) -> Option<std::task::Waker> {
         self.books.accepted += 1;
-        self.store.push_back(slot, key);
+        self.store.push_back(key, make);
         self.seats.wake_one()
     }
 }
@@ -74,7 +74,7 @@ impl Mailbox {
                 drop(slot);
                 return false;
             }
-            state.put(slot, key)
+            state.put(key, || slot)
         };
         if let Some(waker) = waker {
             waker.wake();
@@ -96,7 +96,7 @@ impl Mailbox {
                 .drain(..)
                 .filter_map(|slot| {
                     let key = slot.key();
-                    state.put(slot, key)
+                    state.put(key, || slot)
                 })
                 .collect()
         };
@@ -157,7 +157,7 @@ where
             make().own(|| state.store.spent())
         };
         state.used += 1;
-        state.put(slot(first, parcel), lane_here)
+        state.put(lane_here, || slot(first, parcel))
     };
     if let Some(waker) = waker {
         waker.wake();
@@ -183,8 +183,10 @@ fn lock_all<'a, Q: AsRef<Mailbox>, P: Payload>(
         }
         let parcel = lock_all(others, lane, slot, make)?;
         state.used += 1;
-        let copy = Held::Shared(SharedParcel::clone(&parcel));
-        (parcel, state.put(slot(target, copy), lane_here))
+        let waker = state.put(lane_here, || {
+            slot(target, Held::Shared(SharedParcel::clone(&parcel)))
+        });
+        (parcel, waker)
     };
     if let Some(waker) = waker {
         waker.wake();

@@ -19,11 +19,12 @@ impl Store {
         }
     }
 
+    /// `make` makes the message where it will stand.
     #[inline(always)]
-    pub(super) fn push_back(&mut self, slot: Slot, key: Option<u64>) {
+    pub(super) fn push_back(&mut self, key: Option<u64>, make: impl FnOnce() -> Slot) {
         match self {
-            Self::Line(line) => line.push_back(slot),
-            Self::Lanes(lanes) => lanes.push(key, slot),
+            Self::Line(line) => line.push_back(make),
+            Self::Lanes(lanes) => lanes.push(key, make()),
         }
     }
 
@@ -37,7 +38,7 @@ impl Store {
     /// A retry whose wait is over: behind the line, or at the head of its lane.
     pub(super) fn retry(&mut self, slot: Slot) {
         match self {
-            Self::Line(line) => line.push_back(slot),
+            Self::Line(line) => line.push_back(|| slot),
             Self::Lanes(lanes) => lanes.retry(slot.key(), slot),
         }
     }

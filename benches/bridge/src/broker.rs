@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use futures::StreamExt;
@@ -19,6 +20,10 @@ use crate::case::{Arrivals, OrderPlaced, Queue, RUN_AT_MOST, TOPIC, WINDOW, body
 pub const PREFIX: &str = "bridge-bench";
 /// The exchange that everybody publishes to.
 pub const EVENTS: &str = "bridge-bench.events";
+
+/// How long RabbitMQ may take to see that everything was acknowledged, and how often it is asked.
+const SETTLED_AT_MOST: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(20);
 
 pub struct Broker {
     pub url: String,
@@ -102,19 +107,28 @@ impl Broker {
     }
 
     /// Every delivery was acknowledged: nothing comes back when its channel has gone.
+    ///
+    /// RabbitMQ may still be busy with the last acknowledgements, and with the end of the channel that sent them:
+    /// it is asked again until the queue is empty, for a while.
     pub async fn check_empty(&self, name: &str) -> anyhow::Result<()> {
-        // A queue learns of the end of a channel a moment later: a consumer of its own sees what is left.
-        let channel = self.channel().await?;
-        let left = channel
-            .basic_get(name.into(), lapin::options::BasicGetOptions::default())
-            .await?;
-        channel.close(200, "done".into()).await?;
-        let ready = self.ready(name).await?;
-        ensure!(
-            left.is_none() && ready == 0,
-            "`{name}` still has messages: some were not acknowledged"
-        );
-        Ok(())
+        let end = Instant::now() + SETTLED_AT_MOST;
+        loop {
+            // A queue learns of the end of a channel a moment later: a consumer of its own sees what is left.
+            let channel = self.channel().await?;
+            let left = channel
+                .basic_get(name.into(), lapin::options::BasicGetOptions::default())
+                .await?;
+            channel.close(200, "done".into()).await?;
+            let ready = self.ready(name).await?;
+            if left.is_none() && ready == 0 {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < end,
+                "`{name}` still has {ready} messages: some were not acknowledged"
+            );
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Publishes numbered messages to whatever is bound, as fast as can be.

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use crate::broker::{EVENTS, connect};
 use crate::case::{
     Arrivals, Measured, OrderPlaced, Outcome, PREFETCH, QUESTION, RELAYED,
-    TOPIC, WINDOW, Work, body,
+    RUN_AT_MOST, TOPIC, WINDOW, Work, body,
 };
 use crate::requests::at_their_times;
 use crate::run::Run;
@@ -128,11 +128,36 @@ async fn consume(run: Run, every: u64) -> Outcome {
     }
     let elapsed = arrivals.all().await?;
     arrivals.check()?;
+    settled(&channel, &mut consumer, &run.queue).await?;
     // Before the consumer is dropped, which would cancel it once more.
     channel.close(200, "done".into()).await?;
     connection.close(200, "done".into()).await?;
     drop(consumer);
     Ok(Some(Measured::Whole(elapsed)))
+}
+
+/// Waits until the queue knows of every acknowledgement.
+///
+/// Of a quorum queue, RabbitMQ's channel holds acknowledgements back while too many are on their way, and forgets them
+/// where it is closed then: so they came again, though all were sent. That the queue knows is seen by what it
+/// delivers: a whole prefetch, unsettled, only once nothing else is.
+async fn settled(channel: &Channel, consumer: &mut Consumer, queue: &str) -> anyhow::Result<()> {
+    for _ in 0..PREFETCH {
+        let (exchange, key) = ("".into(), queue.into());
+        let _unconfirmed = channel
+            .basic_publish(exchange, key, MANDATORY, b"fence", properties())
+            .await?;
+    }
+    let mut last = 0;
+    for _ in 0..PREFETCH {
+        let next = tokio::time::timeout(RUN_AT_MOST, consumer.next()).await;
+        let next = next.context("some messages were not acknowledged")?;
+        let delivery = next.context("no more messages")??;
+        ensure!(delivery.data == b"fence", "a message came twice");
+        last = delivery.delivery_tag;
+    }
+    let all = BasicAckOptions { multiple: true };
+    Ok(channel.basic_ack(last, all).await?)
 }
 
 /// Each worker handles one message at a time: publishes, awaits the confirm, acknowledges.
@@ -172,6 +197,7 @@ async fn relay(run: &Run, workers: usize) -> anyhow::Result<Measured> {
         // Aborted, or failed, which is then missing above.
         let _ = task.await;
     }
+    settled(&channel, &mut *consumer.lock().await, &run.queue).await?;
     channel.close(200, "done".into()).await?;
     incoming.close(200, "done".into()).await?;
     outgoing.close(200, "done".into()).await?;

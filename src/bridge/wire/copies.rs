@@ -105,7 +105,7 @@ fn copy(parcel: &Parcel) -> Result<(BasicProperties, FieldTable), Refusal> {
     properties = match original.message_id() {
         Some(id) => properties.with_message_id(id.clone()),
         // From now on it has one.
-        None => properties.with_message_id(short("message id", &id)?),
+        None => properties.with_message_id(short("message id", id)?),
     };
     if let Some(text) = original.content_type() {
         properties = properties.with_content_type(text.clone());

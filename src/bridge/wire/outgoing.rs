@@ -2,7 +2,7 @@ use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use lapin::BasicProperties;
-use lapin::types::{FieldTable, ShortString};
+use lapin::types::{FieldTable, MAX_SHORT_STRING_LENGTH, ShortString};
 
 use super::format::{OutgoingMessage, Properties, WireFormat};
 use super::plain::PlainJson;
@@ -49,17 +49,18 @@ pub(in crate::bridge) fn outgoing<'a>(
         .map_err(|_| Refusal::Codec("the wire format panicked".to_owned()))?
         .map_err(|error| Refusal::Codec(error.to_string()))?;
     let mut neutral = wire.properties;
-    let id = envelope.id().to_string();
+    let id = || envelope.id().to_string();
     let mut conversation = None;
     if reply_to.is_some() {
         // A requester's correlation_id names the request; the conversation stands beside it.
-        conversation = neutral.correlation_id.replace(id.clone());
+        conversation = neutral.correlation_id.replace(id());
     }
-    neutral.message_id.get_or_insert(id);
-    let mut properties = basic(&neutral)?.with_delivery_mode(PERSISTENT);
+    neutral.message_id.get_or_insert_with(id);
+    let texts = std::mem::take(&mut neutral.headers);
+    let mut properties = basic(neutral)?.with_delivery_mode(PERSISTENT);
     let mut headers = FieldTable::default();
-    for (name, value) in &neutral.headers {
-        let name = short("header", name)?;
+    for (name, value) in &texts {
+        let name = short("header", name.as_str())?;
         // The first of a name counts, as in the envelope.
         if !headers.contains_key(name.as_str()) {
             headers.insert(name, string(value));
@@ -68,7 +69,7 @@ pub(in crate::bridge) fn outgoing<'a>(
     if let Some(reply_to) = reply_to {
         properties = properties.with_reply_to(short("reply queue", reply_to)?);
         if let Some(conversation) = conversation {
-            short("correlation id", &conversation)?;
+            short("correlation id", conversation.as_str())?;
             insert(&mut headers, names::CONVERSATION, string(&conversation));
         }
     }
@@ -82,24 +83,24 @@ pub(in crate::bridge) fn outgoing<'a>(
     ))
 }
 
-pub(super) fn basic(neutral: &Properties) -> Result<BasicProperties, Refusal> {
+pub(super) fn basic(neutral: Properties) -> Result<BasicProperties, Refusal> {
     let mut properties = BasicProperties::default();
-    if let Some(text) = &neutral.content_type {
+    if let Some(text) = neutral.content_type {
         properties = properties.with_content_type(short("content type", text)?);
     }
-    if let Some(text) = &neutral.content_encoding {
+    if let Some(text) = neutral.content_encoding {
         properties = properties.with_content_encoding(short("content encoding", text)?);
     }
-    if let Some(text) = &neutral.message_id {
+    if let Some(text) = neutral.message_id {
         properties = properties.with_message_id(short("message id", text)?);
     }
-    if let Some(text) = &neutral.correlation_id {
+    if let Some(text) = neutral.correlation_id {
         properties = properties.with_correlation_id(short("correlation id", text)?);
     }
-    if let Some(text) = &neutral.message_type {
+    if let Some(text) = neutral.message_type {
         properties = properties.with_type(short("type", text)?);
     }
-    if let Some(text) = &neutral.app_id {
+    if let Some(text) = neutral.app_id {
         properties = properties.with_app_id(short("service", text)?);
     }
     if let Some(seconds) = neutral.timestamp {
@@ -112,11 +113,15 @@ pub(super) fn basic(neutral: &Properties) -> Result<BasicProperties, Refusal> {
 }
 
 /// A text of at most 255 bytes.
-pub(super) fn short(what: &'static str, text: &str) -> Result<ShortString, NameError> {
-    ShortString::try_new(text).map_err(|_| NameError::TooLong {
-        what,
-        length: text.len(),
-        most: 255,
-        name: size::cut(text, 40).to_owned(),
-    })
+pub(super) fn short(what: &'static str, text: impl Into<String>) -> Result<ShortString, NameError> {
+    let text = text.into();
+    if text.len() > MAX_SHORT_STRING_LENGTH {
+        return Err(NameError::TooLong {
+            what,
+            length: text.len(),
+            most: MAX_SHORT_STRING_LENGTH,
+            name: size::cut(&text, 40).to_owned(),
+        });
+    }
+    Ok(ShortString::from(text))
 }

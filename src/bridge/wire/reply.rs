@@ -28,7 +28,7 @@ pub(in crate::bridge) fn reply(
         app_id: Some(service.to_owned()),
         ..Properties::default()
     };
-    let properties = basic(&neutral)?.with_delivery_mode(1);
+    let properties = basic(neutral)?.with_delivery_mode(1);
     check(&properties, frame_max, Way::Queue)?;
     Ok(properties)
 }
