@@ -4,7 +4,6 @@
 //!
 //! `POSTROOM_CRASH_ROUNDS` is how often each cell runs (1), each time at another passing of its point.
 #![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
-#![allow(clippy::print_stdout, reason = "the matrix is printed as a table")]
 
 mod common;
 

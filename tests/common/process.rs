@@ -90,6 +90,10 @@ pub(crate) struct Cell<'a> {
 
 impl Cell<'_> {
     /// Prints it, and appends it to the file that `POSTROOM_CRASH_MATRIX` names, for `scripts/crash-matrix`.
+    #[allow(
+        clippy::print_stdout,
+        reason = "the matrix is read in the test's output"
+    )]
     pub(crate) fn record(&self) {
         let line = format!(
             "{} {} {} {} {} {}\n",
