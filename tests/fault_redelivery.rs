@@ -87,10 +87,6 @@ async fn copies_are_on_their_way_when_connections_are_cut() {
             starts.iter().all(|attempt| *attempt <= ATTEMPTS),
             "{id}: {starts:?}"
         );
-        // A cut may lose the settlement of an attempt that finished, or the confirm of its copy: then the
-        // message goes on from there twice.
-        let most = ATTEMPTS as usize * (1 + cuts);
-        assert!(starts.len() <= most, "{id}: {starts:?}");
         if !fails(*id, 1) {
             assert!(
                 starts.iter().all(|attempt| *attempt == 1),
@@ -101,6 +97,19 @@ async fn copies_are_on_their_way_when_connections_are_cut() {
             assert!(starts.contains(&ATTEMPTS), "{id}: {starts:?}");
         }
     }
+    // A cut hits at most what a consumer holds. Of each of these RabbitMQ may have the copy without our knowing: then the
+    // copy is published again, and the original, not settled, is handed out again. Each of the three goes on, and may be hit
+    // by the next cut: of one message there is no bound but this one of all.
+    let starts = starts.lock().unwrap().clone();
+    let needed = |id: &u64| match (fails(*id, 1), fails(*id, 2)) {
+        (false, _) => 1,
+        (true, false) => 2,
+        (true, true) => ATTEMPTS as usize,
+    };
+    let all: usize = starts.values().map(Vec::len).sum();
+    let repeated = all - starts.keys().map(needed).sum::<usize>();
+    let most = cuts * 2 * PREFETCH * ATTEMPTS as usize;
+    assert!(repeated <= most, "{repeated} starts are repeated");
     load.end().await;
     delete_queue(rabbit.url(), &queue).await;
     delete_queue(rabbit.url(), &dead).await;
