@@ -11,7 +11,7 @@ use crate::delivery::{Restart, Strategy};
 use crate::message::MessageId;
 use crate::ports::{Condition, HealthSource, LifecycleKind, LocalBoxFuture, Problem};
 use crate::queue::Services;
-use crate::store::{DatabaseError, DatabaseProblem, Migrations, StoreLink, StoreSession};
+use crate::store::{DatabaseError, DatabaseProblem, Migrations, StoreLink, StoreSession, Told};
 use crate::supervisor::{
     AddChild, ChildSpec, Life, OnExceeded, PartChild, Stop, StopAll, SupervisorActor,
     SupervisorSpec,
@@ -193,6 +193,34 @@ impl Tree {
         let troubles = self.troubles.lock();
         let (error, _) = troubles.values().next()?;
         Some(error.to_string())
+    }
+
+    /// Whether the database tells of what is written, so that there is a part to be for [`listen`](Self::listen).
+    pub(crate) fn is_told(&self, to: Told) -> bool {
+        self.link.store.listen(to).is_some()
+    }
+
+    /// The life of a part that listens: `heard` at its beginning, for what was written before, and for what is written from
+    /// then on, also by other processes.
+    pub(crate) async fn listen(
+        &self,
+        to: Told,
+        mut stop: Stop,
+        heard: impl Fn(),
+    ) -> Result<(), DatabaseError> {
+        let Some(listening) = self.link.store.listen(to) else {
+            stop.asked().await;
+            return Ok(());
+        };
+        let mut listener = listening.await?;
+        self.works("listener");
+        loop {
+            heard();
+            tokio::select! {
+                told = listener.heard() => told?,
+                () = stop.asked() => return Ok(()),
+            }
+        }
     }
 
     /// Stops the parts, last first.

@@ -74,7 +74,7 @@ impl Shared {
             self.tree.add(self, "lease", lease::live).await;
             self.tree.add(self, "writer", writer::live).await;
             self.tree.add(self, "consumer", consumer::live).await;
-            if self.tree.link.store.listen(Told::Queues).is_some() {
+            if self.tree.is_told(Told::Queues) {
                 self.tree.add(self, "listener", listener::live).await;
             }
         }

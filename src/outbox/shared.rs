@@ -66,7 +66,7 @@ pub(crate) async fn start(
     tree.add(&shared, "lease", lease::live).await;
     tree.add(&shared, "relay", relay::live).await;
     tree.add(&shared, "keeper", keeper::live).await;
-    if tree.link.store.listen(Told::Outbox).is_some() {
+    if tree.is_told(Told::Outbox) {
         tree.add(&shared, "listener", listener::live).await;
     }
     let known = tokio::time::timeout(FIRST_LOOK, tree.known()).await;
