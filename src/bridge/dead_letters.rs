@@ -12,8 +12,8 @@ use super::topology::{self, GroupNames, TopologyMode};
 use super::{FRAME_MAX, Shared, wire};
 use crate::message::{MessageId, SharedParcel};
 use crate::ports::{
-    BoxFuture, Claim, Claims, DeadLetter, DeadLetterLedger, DeadLetterStore, Filter, Refusal,
-    StoreError, Wanted,
+    BoxFuture, Claim, Claims, DeadLetter, DeadLetterLedger, DeadLetterSink, DeadLetterStore,
+    Filter, Refusal, StoreError, Wanted,
 };
 
 /// How long one try to store a dead letter may take.
@@ -137,7 +137,7 @@ async fn declare(shared: &Shared, letters: &Letters) -> Result<(), String> {
     declared.await?
 }
 
-impl DeadLetterStore for AmqpDeadLetters {
+impl DeadLetterSink for AmqpDeadLetters {
     fn add(&self, letter: DeadLetter) -> BoxFuture<'static, Result<(), StoreError>> {
         let letters = Arc::clone(&self.0);
         Box::pin(async move {
@@ -148,7 +148,9 @@ impl DeadLetterStore for AmqpDeadLetters {
             Ok(())
         })
     }
+}
 
+impl DeadLetterStore for AmqpDeadLetters {
     fn list(&self, filter: &Filter) -> BoxFuture<'static, Result<Vec<DeadLetter>, StoreError>> {
         let most = match filter.most() {
             usize::MAX => LISTED,

@@ -35,7 +35,7 @@ impl Broker {
             })
         };
         let mut sources = vec![DeadLetterSource {
-            store: Arc::clone(&self.services.dead_letters),
+            store: Arc::clone(&self.dead_letters),
             way_back: WayBack::Mailbox,
         }];
         if let Some(stored) = &self.stored

@@ -25,6 +25,7 @@ pub(crate) use stored::{Stored, StoredReceipt};
 pub(crate) use table::{RoutingTable, SubscribeRefusal};
 
 use crate::message::{Address, AddressKind, Envelope, Event, Name, parcel};
+use crate::ports::DeadLetterStore;
 use crate::queue::{QueueCore, Services};
 use schedules::Schedules;
 
@@ -54,6 +55,8 @@ pub(crate) struct Broker {
     pub(crate) table: RoutingTable,
     pub(crate) bridge: Option<Arc<dyn Bridge>>,
     pub(crate) stored: Option<Arc<dyn Stored>>,
+    /// Those in memory.
+    dead_letters: Arc<dyn DeadLetterStore>,
     pub(crate) limits: Limits,
     pub(crate) schedules: Schedules,
     /// System events that a full subscriber missed.
@@ -68,6 +71,7 @@ impl Broker {
         limits: Limits,
         bridge: Option<Arc<dyn Bridge>>,
         stored: Option<Arc<dyn Stored>>,
+        dead_letters: Arc<dyn DeadLetterStore>,
     ) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Arc::new_cyclic(|this| Self {
@@ -77,6 +81,7 @@ impl Broker {
             table: RoutingTable::new(bridge.clone()),
             bridge,
             stored,
+            dead_letters,
             schedules: Schedules::default(),
             limits,
             missed_events: AtomicU64::new(0),

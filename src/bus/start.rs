@@ -11,7 +11,7 @@ use crate::broker::Broker;
 use crate::delivery::{RetryError, Strategy};
 use crate::message::{NameError, validate_queue};
 use crate::observe::Watchdog;
-use crate::ports::{DeadLetterStore, LifecycleSink, Outgoing, Timers};
+use crate::ports::{DeadLetterSink, LifecycleSink, Outgoing, Timers};
 use crate::queue::{Foundation, Memory, Services};
 use crate::store::MemoryDeadLetters;
 use crate::subscriber::WorkerThread;
@@ -113,17 +113,15 @@ impl Builder {
             }
             None => None,
         };
-        let dead_letters: Arc<dyn DeadLetterStore> =
-            Arc::new(MemoryDeadLetters::new(self.dead_letter_capacity));
+        let dead_letters = Arc::new(MemoryDeadLetters::new(self.dead_letter_capacity));
         let services = Arc::new(Services {
             clock: self.clock,
             timers: Arc::clone(&timers) as Arc<dyn Timers>,
             control: control.clone(),
             memory: Arc::new(Foundation {
                 backing: Arc::new(Memory),
-                dead_letters: Arc::clone(&dead_letters),
+                dead_letters: Arc::clone(&dead_letters) as Arc<dyn DeadLetterSink>,
             }),
-            dead_letters,
             lifecycle: Arc::clone(&events) as Arc<dyn LifecycleSink>,
             interceptors: self.interceptors.into(),
             outgoing: OnceLock::new(),
@@ -158,7 +156,13 @@ impl Builder {
         });
         #[cfg(not(any(feature = "sqlite", feature = "postgres")))]
         let stored = None;
-        let broker = Broker::new(Arc::clone(&services), self.limits, bridge, stored);
+        let broker = Broker::new(
+            Arc::clone(&services),
+            self.limits,
+            bridge,
+            stored,
+            dead_letters,
+        );
         let outgoing: Weak<dyn Outgoing> =
             Arc::downgrade(&(Arc::clone(&broker) as Arc<dyn Outgoing>));
         let wired = services.outgoing.set(outgoing).is_ok() && events.set(&broker);

@@ -8,11 +8,12 @@ use parking_lot::Mutex;
 use super::publication::{Content, Publication};
 use super::queue::failures_of;
 use super::shared::Shared;
+use super::stored::body_of;
 use crate::delivery::Reason;
 use crate::message::MessageId;
 use crate::ports::{
-    BoxFuture, Claim, Claims, DeadLetter, DeadLetterLedger, DeadLetterStore, Filter, StoreError,
-    Wanted,
+    BoxFuture, Claim, Claims, DeadLetter, DeadLetterLedger, DeadLetterSink, DeadLetterStore,
+    Filter, StoreError, Wanted,
 };
 use crate::store::{LetterFilter, LetterRow, NewLetter, parcel_of, row_of, unreadable};
 
@@ -60,7 +61,7 @@ impl StoreDeadLetters {
             let rows = shared
                 .tree
                 .with_session(async move |session| session.letters(&filter).await);
-            rows.await.map_err(|error| StoreError(error.to_string()))
+            Ok(rows.await?)
         })
     }
 }
@@ -100,7 +101,7 @@ fn reason_from(text: &str) -> Reason {
     serde_json::from_value(text.into()).unwrap_or(Reason::Rejected)
 }
 
-impl DeadLetterStore for StoreDeadLetters {
+impl DeadLetterSink for StoreDeadLetters {
     /// Stored, the row of its message is gone.
     fn add(&self, letter: DeadLetter) -> BoxFuture<'static, Result<(), StoreError>> {
         let shared = self.shared();
@@ -118,7 +119,9 @@ impl DeadLetterStore for StoreDeadLetters {
             Ok(())
         })
     }
+}
 
+impl DeadLetterStore for StoreDeadLetters {
     fn list(&self, filter: &Filter) -> BoxFuture<'static, Result<Vec<DeadLetter>, StoreError>> {
         let this = self.clone();
         let mut filter = wanted(filter);
@@ -162,9 +165,7 @@ impl DeadLetterStore for StoreDeadLetters {
             let counted = shared
                 .tree
                 .with_session(async |session| session.count_letters().await);
-            let (count, _) = counted
-                .await
-                .map_err(|error| StoreError(error.to_string()))?;
+            let (count, _) = counted.await?;
             Ok(count)
         })
     }
@@ -188,7 +189,7 @@ impl DeadLetterStore for StoreDeadLetters {
             let gone = shared
                 .tree
                 .with_session(async move |session| session.discard_letter(&id).await);
-            let was_there = gone.await.map_err(|error| StoreError(error.to_string()))?;
+            let was_there = gone.await?;
             let discarded = u64::from(was_there);
             shared
                 .letters
@@ -221,17 +222,16 @@ impl DeadLetterStore for StoreDeadLetters {
 }
 
 /// Those of queues in memory: there is no row of a message to take their place.
-pub(super) struct MemoryLetters(pub(super) StoreDeadLetters);
+pub(super) struct MemoryLetters(pub(super) Weak<Shared>);
 
-impl DeadLetterStore for MemoryLetters {
+impl DeadLetterSink for MemoryLetters {
     fn add(&self, letter: DeadLetter) -> BoxFuture<'static, Result<(), StoreError>> {
-        let shared = self.0.shared();
+        let shared = self.0.upgrade();
         Box::pin(async move {
-            let shared = shared?;
+            let shared = shared.ok_or_else(closed)?;
+            let body = body_of(&letter.parcel);
+            let body = body.map_err(|refusal| StoreError(refusal.to_string()))?;
             shared.start().await;
-            let told = |error: &dyn std::error::Error| StoreError(error.to_string());
-            let body = letter.json().map_err(|error| told(&error))?;
-            let body = String::from_utf8(body.to_vec()).map_err(|error| told(&error))?;
             let now_ms = shared.tree.services.clock.wall_ms();
             let row = row_of(letter.envelope(), body, None, now_ms);
             let (id, queue) = (letter.id.to_string(), letter.queue.to_string());
@@ -247,30 +247,6 @@ impl DeadLetterStore for MemoryLetters {
             shared.letters.made.fetch_add(1, Ordering::Relaxed);
             Ok(())
         })
-    }
-
-    fn list(&self, filter: &Filter) -> BoxFuture<'static, Result<Vec<DeadLetter>, StoreError>> {
-        self.0.list(filter)
-    }
-
-    fn get(&self, id: MessageId) -> BoxFuture<'static, Result<Option<DeadLetter>, StoreError>> {
-        self.0.get(id)
-    }
-
-    fn count(&self) -> BoxFuture<'static, Result<u64, StoreError>> {
-        self.0.count()
-    }
-
-    fn claim(&self, wanted: Wanted) -> Box<dyn Claims> {
-        self.0.claim(wanted)
-    }
-
-    fn discard(&self, id: MessageId) -> BoxFuture<'static, Result<bool, StoreError>> {
-        self.0.discard(id)
-    }
-
-    fn ledger(&self) -> DeadLetterLedger {
-        self.0.ledger()
     }
 }
 
@@ -307,9 +283,7 @@ impl Reading {
                 let newest = shared
                     .tree
                     .with_session(async |session| session.count_letters().await);
-                let (_, newest) = newest
-                    .await
-                    .map_err(|error| StoreError(error.to_string()))?;
+                let (_, newest) = newest.await?;
                 self.newest = newest;
                 filter.most as usize
             }
@@ -386,7 +360,7 @@ impl Claim for Read {
                 .shared
                 .tree
                 .with_session(async move |session| session.discard_letter(&id).await);
-            if gone.await.map_err(|error| StoreError(error.to_string()))? {
+            if gone.await? {
                 self.shared.letters.count_replayed();
             }
             Ok(())

@@ -17,8 +17,7 @@ impl StoreSchedules {
         let shared = self.0.upgrade();
         Box::pin(async move {
             let shared = shared.ok_or_else(|| StoreError("the bus is shut down".to_owned()))?;
-            let answer = shared.tree.with_session(work).await;
-            answer.map_err(|error| StoreError(error.to_string()))
+            Ok(shared.tree.with_session(work).await?)
         })
     }
 }

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
 use super::config::Durable;
-use super::letters::{Ledger, MemoryLetters, StoreDeadLetters};
+use super::letters::{Ledger, MemoryLetters};
 use super::queue::StoreQueue;
 use super::replies::Replies;
 use super::writes::Writes;
@@ -59,7 +59,7 @@ impl Shared {
             letters: Ledger::default(),
             memory: Arc::new(Foundation {
                 backing: Arc::new(Memory),
-                dead_letters: Arc::new(MemoryLetters(StoreDeadLetters(this.clone()))),
+                dead_letters: Arc::new(MemoryLetters(this.clone())),
             }),
             is_started: tokio::sync::Mutex::new(false),
             this: this.clone(),

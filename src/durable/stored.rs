@@ -49,7 +49,7 @@ impl Waiting {
     }
 }
 
-fn body_of(parcel: &SharedParcel) -> Result<String, Refusal> {
+pub(super) fn body_of(parcel: &SharedParcel) -> Result<String, Refusal> {
     let codec = |error: &dyn std::error::Error| Refusal::Codec(error.to_string());
     let body = parcel.json().map_err(|error| codec(&error))?;
     String::from_utf8(body.to_vec()).map_err(|error| codec(&error))
@@ -237,7 +237,7 @@ impl Stored for Shared {
         let queue = self.found_queue(group);
         Arc::new(Foundation {
             backing: Arc::new(StoreBacking(queue)),
-            dead_letters: self.dead_letters(),
+            dead_letters: Arc::new(StoreDeadLetters(self.this.clone())),
         })
     }
 

@@ -33,10 +33,14 @@ impl std::ops::AddAssign for DeadLetterLedger {
     }
 }
 
-/// Keeps dead letters. What it is asked for may take a way outside of the process.
-pub(crate) trait DeadLetterStore: Send + Sync {
+/// Where a queue puts its dead letters, which may take a way outside of the process.
+pub(crate) trait DeadLetterSink: Send + Sync {
     /// An answered `Ok` means kept: the original is settled after it.
     fn add(&self, letter: DeadLetter) -> BoxFuture<'static, Result<(), StoreError>>;
+}
+
+/// Keeps dead letters. What it is asked for may take a way outside of the process.
+pub(crate) trait DeadLetterStore: Send + Sync {
     /// Oldest first.
     fn list(&self, filter: &Filter) -> BoxFuture<'static, Result<Vec<DeadLetter>, StoreError>>;
     fn get(&self, id: MessageId) -> BoxFuture<'static, Result<Option<DeadLetter>, StoreError>>;

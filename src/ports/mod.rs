@@ -28,7 +28,7 @@ pub(crate) use child::{
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) use crash::crash_point;
 pub use dead_letter::{DeadLetter, DeadLettered, Filter};
-pub(crate) use dead_letter_store::{Claim, Claims, DeadLetterStore, Wanted};
+pub(crate) use dead_letter_store::{Claim, Claims, DeadLetterSink, DeadLetterStore, Wanted};
 pub use dead_letter_store::{DeadLetterLedger, StoreError};
 pub(crate) use deadline::Deadline;
 pub use durable_snapshot::DurableSnapshot;

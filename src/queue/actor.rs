@@ -205,8 +205,8 @@ mod tests {
     use crate::mailbox::{Demand, Take};
     use crate::message::{Address, AddressKind, Envelope, Held, Name, Payload, RawBody, parcel};
     use crate::ports::{
-        BoxFuture, Claims, DeadLetter, DeadLetterLedger, DeadLetterStore, DeadLettered, Filter,
-        HealthSource, Lifecycle, LifecycleSink, Outgoing, Problem, StoreError, Wanted,
+        BoxFuture, DeadLetter, DeadLetterSink, DeadLettered, HealthSource, Lifecycle,
+        LifecycleSink, Outgoing, Problem, StoreError,
     };
     use crate::queue::{QueueSpec, Services};
     use crate::time::{Clock, ManualClock, TimerService};
@@ -217,31 +217,13 @@ mod tests {
         mended: AtomicBool,
     }
 
-    impl DeadLetterStore for Broken {
+    impl DeadLetterSink for Broken {
         fn add(&self, _: DeadLetter) -> BoxFuture<'static, Result<(), StoreError>> {
             let stored = match self.mended.load(Ordering::Relaxed) {
                 true => Ok(()),
                 false => Err(StoreError("no space left".to_owned())),
             };
             Box::pin(std::future::ready(stored))
-        }
-        fn list(&self, _: &Filter) -> BoxFuture<'static, Result<Vec<DeadLetter>, StoreError>> {
-            Box::pin(std::future::ready(Ok(Vec::new())))
-        }
-        fn get(&self, _: MessageId) -> BoxFuture<'static, Result<Option<DeadLetter>, StoreError>> {
-            Box::pin(std::future::ready(Ok(None)))
-        }
-        fn count(&self) -> BoxFuture<'static, Result<u64, StoreError>> {
-            Box::pin(std::future::ready(Ok(0)))
-        }
-        fn claim(&self, _: Wanted) -> Box<dyn Claims> {
-            unreachable!("nothing is replayed here")
-        }
-        fn discard(&self, _: MessageId) -> BoxFuture<'static, Result<bool, StoreError>> {
-            Box::pin(std::future::ready(Ok(false)))
-        }
-        fn ledger(&self) -> DeadLetterLedger {
-            DeadLetterLedger::default()
         }
     }
 
@@ -258,10 +240,9 @@ mod tests {
             timers: TimerService::new(clock.clone()),
             clock,
             control: actix::Arbiter::current(),
-            dead_letters: Arc::clone(store) as Arc<dyn DeadLetterStore>,
             memory: Arc::new(crate::queue::Foundation {
                 backing: Arc::new(crate::queue::Memory),
-                dead_letters: Arc::clone(store) as Arc<dyn DeadLetterStore>,
+                dead_letters: Arc::clone(store) as Arc<dyn DeadLetterSink>,
             }),
             lifecycle: Arc::new(Nobody),
             interceptors: Arc::new([]),

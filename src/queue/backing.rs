@@ -4,7 +4,7 @@ use std::time::Duration;
 use super::QueueCore;
 use crate::delivery::Reason;
 use crate::mailbox::{Ending, Slot};
-use crate::ports::DeadLetterStore;
+use crate::ports::DeadLetterSink;
 
 /// How a delivery is settled, whatever its queue stands on: memory, a store, RabbitMQ.
 ///
@@ -47,7 +47,7 @@ pub(crate) trait Backing: Send + Sync {
 pub(crate) struct Foundation {
     pub(crate) backing: Arc<dyn Backing>,
     /// Where its dead letters are kept.
-    pub(crate) dead_letters: Arc<dyn DeadLetterStore>,
+    pub(crate) dead_letters: Arc<dyn DeadLetterSink>,
 }
 
 /// A queue in this process's memory.

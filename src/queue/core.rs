@@ -11,8 +11,7 @@ use crate::delivery::{Failure, NextStep, Reason};
 use crate::mailbox::{Ending, History, Mailbox, Slot, lane_of};
 use crate::message::{Held, ReplyRefusal, SharedParcel};
 use crate::ports::{
-    DeadLetter, DeadLetterStore, Interceptor, Lifecycle, LifecycleKind, LifecycleSink, Outgoing,
-    Timers,
+    DeadLetter, Interceptor, Lifecycle, LifecycleKind, LifecycleSink, Outgoing, Timers,
 };
 use crate::time::Clock;
 
@@ -21,7 +20,6 @@ pub(crate) struct Services {
     pub(crate) clock: Clock,
     pub(crate) timers: Arc<dyn Timers>,
     pub(crate) control: ArbiterHandle,
-    pub(crate) dead_letters: Arc<dyn DeadLetterStore>,
     /// What the queues of this process alone stand on.
     pub(crate) memory: Arc<Foundation>,
     pub(crate) lifecycle: Arc<dyn LifecycleSink>,

@@ -1,5 +1,7 @@
 use std::fmt;
 
+use crate::ports::StoreError;
+
 /// What kind of trouble a database had: what to do about it depends on this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -35,6 +37,13 @@ pub struct DatabaseError {
     problem: DatabaseProblem,
     during: &'static str,
     text: String,
+}
+
+/// For who asked for messages, and not for a database.
+impl From<DatabaseError> for StoreError {
+    fn from(error: DatabaseError) -> Self {
+        Self(error.to_string())
+    }
 }
 
 impl DatabaseError {

@@ -5,8 +5,8 @@ use parking_lot::Mutex;
 
 use crate::message::MessageId;
 use crate::ports::{
-    BoxFuture, Claim, Claims, DeadLetter, DeadLetterLedger, DeadLetterStore, Filter, StoreError,
-    Wanted,
+    BoxFuture, Claim, Claims, DeadLetter, DeadLetterLedger, DeadLetterSink, DeadLetterStore,
+    Filter, StoreError, Wanted,
 };
 
 /// Dead letters in this process's memory: bounded, the oldest evicted and counted when full.
@@ -83,7 +83,7 @@ fn answered<T: Send + 'static>(answer: T) -> BoxFuture<'static, Result<T, StoreE
     Box::pin(std::future::ready(Ok(answer)))
 }
 
-impl DeadLetterStore for MemoryDeadLetters {
+impl DeadLetterSink for MemoryDeadLetters {
     fn add(&self, letter: DeadLetter) -> BoxFuture<'static, Result<(), StoreError>> {
         let evicted = {
             let mut state = self.0.state.lock();
@@ -96,7 +96,9 @@ impl DeadLetterStore for MemoryDeadLetters {
         drop(evicted);
         answered(())
     }
+}
 
+impl DeadLetterStore for MemoryDeadLetters {
     fn list(&self, filter: &Filter) -> BoxFuture<'static, Result<Vec<DeadLetter>, StoreError>> {
         answered(self.0.list(filter))
     }
