@@ -14,19 +14,6 @@ use postroom::{
 };
 
 /// A private server, started beside the test's runtime.
-async fn private() -> PrivatePostgres {
-    tokio::task::spawn_blocking(PrivatePostgres::start)
-        .await
-        .unwrap()
-}
-
-async fn run(server: &std::sync::Arc<PrivatePostgres>, command: &'static str) {
-    let server = std::sync::Arc::clone(server);
-    tokio::task::spawn_blocking(move || server.run(command))
-        .await
-        .unwrap();
-}
-
 fn trouble(bus: &Bus) -> Option<String> {
     let health = bus.health();
     let mut conditions = health.conditions().iter();
@@ -42,7 +29,7 @@ fn impatient(pool: &sqlx::PgPool) -> Postgres {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_killed_and_started_again_loses_and_repeats_nothing() {
-    let server = std::sync::Arc::new(private().await);
+    let server = PrivatePostgres::begin().await;
     let world = server.world().await;
     let Pool::Postgres(pool) = world.pool() else {
         return;
@@ -74,12 +61,12 @@ async fn a_server_killed_and_started_again_loses_and_repeats_nothing() {
         tx.place(&bus, order).await;
         tx.commit().await;
     }
-    run(&server, "kill").await;
+    server.told("kill").await;
     eventually("its health says so", || trouble(&bus).is_some()).await;
     assert!(!bus.health().is_ready());
     assert!(bus.health().is_live());
     let begun = Instant::now();
-    run(&server, "start").await;
+    server.told("start").await;
     eventually("it is well again", || trouble(&bus).is_none()).await;
     assert!(begun.elapsed() < Duration::from_secs(15));
     let mut tx = loop {
@@ -100,7 +87,7 @@ async fn a_server_killed_and_started_again_loses_and_repeats_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_does_not_answer_is_not_waited_for_and_comes_back() {
-    let server = std::sync::Arc::new(private().await);
+    let server = PrivatePostgres::begin().await;
     let world = server.world().await;
     let Pool::Postgres(pool) = world.pool() else {
         return;
@@ -122,12 +109,12 @@ async fn a_server_that_does_not_answer_is_not_waited_for_and_comes_back() {
         tx.place(&bus, order).await;
     }
     tx.commit().await;
-    run(&server, "freeze").await;
+    server.told("freeze").await;
     eventually("its health says so", || {
         trouble(&bus).is_some_and(|text| text.contains("did not answer in time"))
     })
     .await;
-    run(&server, "thaw").await;
+    server.told("thaw").await;
     world.until_rows("published", 100).await;
     eventually("it is well again", || trouble(&bus).is_none()).await;
     assert_eq!(seen.sorted(), (0..100).collect::<Vec<_>>());
@@ -136,10 +123,10 @@ async fn a_server_that_does_not_answer_is_not_waited_for_and_comes_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bus_is_started_while_its_database_is_down() {
-    let server = std::sync::Arc::new(private().await);
+    let server = PrivatePostgres::begin().await;
     let url = server.url.replace("postroom@", "postroom:hunter2@");
     let options: sqlx::postgres::PgConnectOptions = url.parse().unwrap();
-    run(&server, "kill").await;
+    server.told("kill").await;
     let store =
         || Postgres::with_options(options.clone()).statement_timeout(Duration::from_secs(1));
     let failed = Bus::builder("shop")
@@ -162,7 +149,7 @@ async fn a_bus_is_started_while_its_database_is_down() {
         .unwrap();
     assert!(trouble(&bus).is_some_and(|text| text.contains("cannot be reached")));
     assert!(!trouble(&bus).unwrap().contains("hunter2"));
-    run(&server, "start").await;
+    server.told("start").await;
     eventually("it is well again", || trouble(&bus).is_none()).await;
     let (world, seen) = (server.world().await, Seen::default());
     seen.subscribe(&bus).await;
@@ -175,7 +162,7 @@ async fn a_bus_is_started_while_its_database_is_down() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shutdown_does_not_wait_for_a_database_that_is_down() {
-    let server = std::sync::Arc::new(private().await);
+    let server = PrivatePostgres::begin().await;
     let world = server.world().await;
     let Pool::Postgres(pool) = world.pool() else {
         return;
@@ -189,16 +176,16 @@ async fn a_shutdown_does_not_wait_for_a_database_that_is_down() {
         Seen::default(),
     );
     seen.subscribe(&bus).await;
-    run(&server, "freeze").await;
+    server.told("freeze").await;
     let begun = Instant::now();
     let report = bus.shutdown(Duration::from_secs(3)).await;
     assert!(begun.elapsed() < Duration::from_secs(5), "{report:?}");
-    run(&server, "thaw").await;
+    server.told("thaw").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn serializable_transactions_of_the_application_do_not_fail_for_the_relay() {
-    let server = std::sync::Arc::new(private().await);
+    let server = PrivatePostgres::begin().await;
     let world = server.world().await;
     world
         .run("ALTER DATABASE postroom SET default_transaction_isolation = 'serializable'")
@@ -241,7 +228,7 @@ async fn serializable_transactions_of_the_application_do_not_fail_for_the_relay(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_becomes_read_only_is_told_of_and_comes_back() {
-    let server = std::sync::Arc::new(private().await);
+    let server = PrivatePostgres::begin().await;
     let world = server.world().await;
     let Pool::Postgres(pool) = world.pool() else {
         return;

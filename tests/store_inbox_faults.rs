@@ -13,17 +13,6 @@ use common::{Door, Log, end, eventually, queue};
 use postroom::{Bus, Failure, Postgres, Problem, Retry, Sqlite};
 
 /// A private server, started beside the test's runtime.
-async fn private() -> Arc<PrivatePostgres> {
-    let started = tokio::task::spawn_blocking(PrivatePostgres::start);
-    Arc::new(started.await.unwrap())
-}
-
-async fn run(server: &Arc<PrivatePostgres>, command: &'static str) {
-    let server = Arc::clone(server);
-    let running = tokio::task::spawn_blocking(move || server.run(command));
-    running.await.unwrap();
-}
-
 /// What is wrong with a queue because of its database.
 fn trouble(bus: &Bus, queue: &str) -> Option<String> {
     let health = bus.health();
@@ -62,7 +51,7 @@ fn quick() -> Retry {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_wait_for_a_database_that_is_down_and_spend_no_attempt() {
-    let server = private().await;
+    let server = PrivatePostgres::begin().await;
     let world = server.world().await;
     world.make_effects().await;
     let bus = bus(&world).await;
@@ -79,7 +68,7 @@ async fn messages_wait_for_a_database_that_is_down_and_spend_no_attempt() {
     // Its connection is one that was used, and is lost.
     bus.publish(Placed { order: 0 }).await.unwrap();
     eventually("the first is handled", || queue(&bus, "stock").acked == 1).await;
-    run(&server, "kill").await;
+    server.told("kill").await;
     for order in 1..10 {
         bus.publish(Placed { order }).await.unwrap();
     }
@@ -90,7 +79,7 @@ async fn messages_wait_for_a_database_that_is_down_and_spend_no_attempt() {
     assert!(!bus.health().is_ready() && bus.health().is_live());
     // Long enough for more tries than there are attempts.
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    run(&server, "start").await;
+    server.told("start").await;
     eventually("all are handled", || queue(&bus, "stock").acked == 10).await;
     assert!(trouble(&bus, "stock").is_none());
     let wanted: Vec<_> = (0..10).map(|order| (order, 1)).collect();
@@ -101,7 +90,7 @@ async fn messages_wait_for_a_database_that_is_down_and_spend_no_attempt() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_lost_in_the_middle_fails_the_attempt_and_the_next_one_succeeds() {
-    let server = private().await;
+    let server = PrivatePostgres::begin().await;
     let world = server.world().await;
     world.make_effects().await;
     let bus = bus(&world).await;
@@ -119,13 +108,13 @@ async fn a_database_lost_in_the_middle_fails_the_attempt_and_the_next_one_succee
     .unwrap();
     bus.publish(Placed { order: 7 }).await.unwrap();
     eventually("it is in the middle", || inside.len() == 1).await;
-    run(&server, "kill").await;
+    server.told("kill").await;
     door.open();
     eventually("the attempt has failed, and the next waits", || {
         trouble(&bus, "stock").is_some()
     })
     .await;
-    run(&server, "start").await;
+    server.told("start").await;
     eventually("it is handled", || queue(&bus, "stock").acked == 1).await;
     assert_eq!(inside.all(), [1, 2]);
     assert_eq!(effects_of(&server).await, [7]);
@@ -134,7 +123,7 @@ async fn a_database_lost_in_the_middle_fails_the_attempt_and_the_next_one_succee
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_whose_answer_is_lost_is_found_out_by_the_next_attempt() {
-    let server = private().await;
+    let server = PrivatePostgres::begin().await;
     let world = server.world().await;
     world.make_effects().await;
     let port = server.url.rsplit(':').next().unwrap();
@@ -171,20 +160,20 @@ async fn a_commit_whose_answer_is_lost_is_found_out_by_the_next_attempt() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_does_not_answer_holds_messages_in_bounds() {
-    let server = private().await;
+    let server = PrivatePostgres::begin().await;
     let world = server.world().await;
     world.make_effects().await;
     let bus = bus(&world).await;
     stock::<Postgres>(&bus).await;
     bus.publish(Placed { order: 0 }).await.unwrap();
     world.until_effects(1).await;
-    run(&server, "freeze").await;
+    server.told("freeze").await;
     bus.publish(Placed { order: 1 }).await.unwrap();
     eventually("its health says so", || {
         trouble(&bus, "stock").is_some_and(|text| text.contains("did not answer in time"))
     })
     .await;
-    run(&server, "thaw").await;
+    server.told("thaw").await;
     world.until_effects(2).await;
     eventually("it is well again", || trouble(&bus, "stock").is_none()).await;
     end(&bus).await;
@@ -193,7 +182,7 @@ async fn a_server_that_does_not_answer_holds_messages_in_bounds() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn serializable_transactions_count_each_message_once() {
-    let server = private().await;
+    let server = PrivatePostgres::begin().await;
     let world = server.world().await;
     world
         .run("ALTER DATABASE postroom SET default_transaction_isolation = 'serializable'")

@@ -72,24 +72,14 @@ async fn rows_of_lanes_that_another_process_holds_are_relayed_at_once() {
     end(&first).await;
 }
 
-async fn consume(bus: &Bus, seen: &Seen) {
-    let seen = seen.clone();
-    bus.subscriber("seen", move || seen.clone())
-        .on::<Placed>()
-        .durable()
-        .start()
-        .await
-        .unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_for_a_queue_that_another_process_consumes_are_handed_out_at_once() {
     let world = World::postgres().await;
     let (first, second) = (bus(&world, "first").await, bus(&world, "second").await);
     let (handled, standing_by) = (Seen::default(), Seen::default());
-    consume(&first, &handled).await;
+    handled.subscribe_durable(&first).await;
     eventually("it is held", || first.snapshot().durable.unwrap().held == 1).await;
-    consume(&second, &standing_by).await;
+    standing_by.subscribe_durable(&second).await;
     for order in 0..20 {
         second.publish(Placed { order }).await.unwrap();
         let count = usize::try_from(order).unwrap() + 1;

@@ -5,7 +5,6 @@
 mod common;
 
 use std::io::Write;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::process::{Process, task};
@@ -14,9 +13,7 @@ use common::{end, eventually};
 use postroom::parts::{
     BuriedRow, Failures, QueueWrite, RetriedRow, StoreSession, TakeQueued, TakenRow,
 };
-use postroom::{
-    Bus, Context, Durable, Failure, Postgres, Problem, Refusal, Sqlite, Store, Subscription,
-};
+use postroom::{Bus, Context, Durable, Failure, Postgres, Problem, Refusal, Sqlite, Store};
 
 over_both!(
     the_settlement_of_a_process_that_lost_its_queue_is_refused,
@@ -30,16 +27,6 @@ fn durable() -> Durable {
     Durable::new()
         .lease(Duration::from_secs(1))
         .slow_poll(Duration::from_millis(200))
-}
-
-async fn subscribe(bus: &Bus, seen: &Seen) -> Subscription {
-    let seen = seen.clone();
-    bus.subscriber("seen", move || seen.clone())
-        .on::<Placed>()
-        .durable()
-        .start()
-        .await
-        .unwrap()
 }
 
 fn trouble(bus: &Bus) -> bool {
@@ -59,7 +46,7 @@ async fn session(world: &World) -> Box<dyn StoreSession> {
 
 async fn the_settlement_of_a_process_that_lost_its_queue_is_refused(world: World) {
     let bus = world.builder().durable(durable()).start().await.unwrap();
-    let subscription = subscribe(&bus, &Seen::default()).await;
+    let subscription = Seen::default().subscribe_durable(&bus).await;
     subscription.pause();
     for order in 0..3 {
         bus.publish(Placed { order }).await.unwrap();
@@ -197,7 +184,7 @@ async fn a_process_stopped_beyond_its_lease_cannot_settle_what_its_successor_has
         .await;
     world.until(held, 1).await;
     let seen = Seen::default();
-    let subscription = subscribe(&bus, &seen).await;
+    let subscription = seen.subscribe_durable(&bus).await;
     subscription.pause();
     for order in 0..30 {
         bus.publish(Placed { order }).await.unwrap();
@@ -241,7 +228,7 @@ async fn a_process_stopped_beyond_its_lease_cannot_settle_what_its_successor_has
 async fn a_message_that_the_database_does_not_take_is_refused_alone(world: World) {
     let bus = world.builder().durable(durable()).start().await.unwrap();
     let seen = Seen::default();
-    subscribe(&bus, &seen).await;
+    seen.subscribe_durable(&bus).await;
     // PostgreSQL has no text with a NUL in it; SQLite has.
     let is_taken = world.is_sqlite();
     let mut publishers = Vec::new();
@@ -280,13 +267,7 @@ async fn a_message_that_the_database_does_not_take_is_refused_alone(world: World
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_killed_and_started_again_loses_nothing() {
-    let server = tokio::task::spawn_blocking(PrivatePostgres::start);
-    let server = Arc::new(server.await.unwrap());
-    let run = async |command: &'static str| {
-        let server = Arc::clone(&server);
-        let running = tokio::task::spawn_blocking(move || server.run(command));
-        running.await.unwrap();
-    };
+    let server = PrivatePostgres::begin().await;
     let world = server.world().await;
     let Pool::Postgres(pool) = world.pool() else {
         return;
@@ -297,12 +278,12 @@ async fn a_server_killed_and_started_again_loses_nothing() {
     let builder = Bus::builder("shop").store(store).durable(durable());
     let bus = builder.start().await.unwrap();
     let seen = Seen::default();
-    let subscription = subscribe(&bus, &seen).await;
+    let subscription = seen.subscribe_durable(&bus).await;
     subscription.pause();
     for order in 0..20 {
         bus.publish(Placed { order }).await.unwrap();
     }
-    run("kill").await;
+    server.told("kill").await;
     subscription.resume().await;
     let begun = Instant::now();
     let late = bus
@@ -328,7 +309,7 @@ async fn a_server_killed_and_started_again_loses_nothing() {
             tokio::spawn(async move { bus.publish(Placed { order }).await.map(drop) })
         })
         .collect();
-    run("start").await;
+    server.told("start").await;
     for waiting in waiting {
         waiting.await.unwrap().unwrap();
     }
@@ -359,7 +340,7 @@ async fn a_locked_file_is_waited_for_and_gives_the_message_back() {
     let builder = Bus::builder("shop").store(store).durable(durable());
     let bus = builder.start().await.unwrap();
     let seen = Seen::default();
-    subscribe(&bus, &seen).await;
+    seen.subscribe_durable(&bus).await;
     bus.publish(Placed { order: 0 }).await.unwrap();
     world.until(ROWS, 0).await;
     let lock = world.begin().await;
@@ -395,17 +376,11 @@ async fn a_locked_file_is_waited_for_and_gives_the_message_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shutdown_with_a_database_that_does_not_answer_ends_in_time() {
     const DEADLINE: Duration = Duration::from_secs(2);
-    let server = tokio::task::spawn_blocking(PrivatePostgres::start);
-    let server = Arc::new(server.await.unwrap());
-    let run = async |command: &'static str| {
-        let server = Arc::clone(&server);
-        let running = tokio::task::spawn_blocking(move || server.run(command));
-        running.await.unwrap();
-    };
+    let server = PrivatePostgres::begin().await;
     let world = server.world().await;
     let bus = world.builder().durable(durable()).start().await.unwrap();
     let seen = Seen::default();
-    let kept = subscribe(&bus, &seen).await;
+    let kept = seen.subscribe_durable(&bus).await;
     // Gives up what it is sent, so that its dead letter has to be stored.
     bus.subscribe_fn::<Placed, _>("in-memory", async |_: &Placed, _: &mut Context<'_>| {
         Err(Failure::reject(std::io::Error::other("no")))
@@ -421,7 +396,7 @@ async fn a_shutdown_with_a_database_that_does_not_answer_ends_in_time() {
         bus.snapshot().queue("in-memory").unwrap().dead_lettered == 20
     })
     .await;
-    run("freeze").await;
+    server.told("freeze").await;
     kept.resume().await;
     // Handled, and not settled; and what is published meanwhile is not stored.
     eventually("all are handled", || seen.len() == 20).await;
@@ -450,11 +425,11 @@ async fn a_shutdown_with_a_database_that_does_not_answer_ends_in_time() {
         let refused = refused.unwrap().unwrap().unwrap_err();
         assert_eq!(refused.into_message().unwrap().order, 99);
     }
-    run("thaw").await;
+    server.told("thaw").await;
     // What was not known to be settled is handled once more, and nothing is lost.
     let heir = world.builder().durable(durable()).start().await.unwrap();
     let again = Seen::default();
-    subscribe(&heir, &again).await;
+    again.subscribe_durable(&heir).await;
     world
         .until(
             "SELECT count(*) FROM postroom_queue WHERE queue = 'seen'",

@@ -45,16 +45,6 @@ async fn bus(world: &World) -> Bus {
     world.builder().durable(durable()).start().await.unwrap()
 }
 
-async fn seen(bus: &Bus, seen: &Seen) -> Subscription {
-    let seen = seen.clone();
-    bus.subscriber("seen", move || seen.clone())
-        .on::<Placed>()
-        .durable()
-        .start()
-        .await
-        .unwrap()
-}
-
 async fn publish(bus: &Bus, orders: std::ops::Range<u64>) {
     for order in orders {
         let receipt = bus.publish(Placed { order }).await.unwrap();
@@ -73,7 +63,7 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 async fn a_message_is_a_row_until_it_is_handled(world: World) {
     let bus = bus(&world).await;
     let handled = Seen::default();
-    let subscription = seen(&bus, &handled).await;
+    let subscription = handled.subscribe_durable(&bus).await;
     subscription.pause();
     bus.publish(Placed { order: 7 })
         .key("k")
@@ -99,7 +89,7 @@ async fn a_message_is_a_row_until_it_is_handled(world: World) {
 async fn what_was_accepted_is_handled_after_a_restart(world: World) {
     let handled = Seen::default();
     let first = bus(&world).await;
-    let subscription = seen(&first, &handled).await;
+    let subscription = handled.subscribe_durable(&first).await;
     subscription.pause();
     publish(&first, 0..50).await;
     let report = first.shutdown(Duration::from_secs(5)).await;
@@ -107,7 +97,7 @@ async fn what_was_accepted_is_handled_after_a_restart(world: World) {
     assert!(first.snapshot().books_balance());
     assert_eq!(world.number(ROWS).await, 50);
     let second = bus(&world).await;
-    seen(&second, &handled).await;
+    handled.subscribe_durable(&second).await;
     world.until(ROWS, 0).await;
     assert_eq!(handled.orders(), (0..50).collect::<Vec<_>>());
     end(&second).await;
@@ -116,7 +106,7 @@ async fn what_was_accepted_is_handled_after_a_restart(world: World) {
 async fn many_publishers_share_commits_and_none_is_lost(world: World) {
     let bus = bus(&world).await;
     let handled = Seen::default();
-    let subscription = seen(&bus, &handled).await;
+    let subscription = handled.subscribe_durable(&bus).await;
     let mut publishers = Vec::new();
     for publisher in 0..64 {
         let bus = bus.clone();
@@ -138,7 +128,7 @@ async fn many_publishers_share_commits_and_none_is_lost(world: World) {
 async fn an_event_goes_to_durable_queues_and_to_those_in_memory(world: World) {
     let bus = bus(&world).await;
     let (kept, other, fleeting) = (Seen::default(), Seen::default(), Seen::default());
-    seen(&bus, &kept).await;
+    kept.subscribe_durable(&bus).await;
     for (name, seen, is_durable) in [("other", &other, true), ("fleeting", &fleeting, false)] {
         let seen = seen.clone();
         let subscriber = bus.subscriber(name, move || seen.clone()).on::<Placed>();
@@ -422,11 +412,11 @@ async fn a_full_queue_follows_its_policy(world: World) {
 async fn another_process_takes_over(world: World) {
     let (here, there) = (Seen::default(), Seen::default());
     let first = bus(&world).await;
-    let subscription = seen(&first, &here).await;
+    let subscription = here.subscribe_durable(&first).await;
     publish(&first, 0..10).await;
     world.until(ROWS, 0).await;
     let second = bus(&world).await;
-    seen(&second, &there).await;
+    there.subscribe_durable(&second).await;
     // Both publish, and one consumes.
     publish(&second, 10..20).await;
     publish(&first, 20..30).await;
@@ -443,7 +433,7 @@ async fn another_process_takes_over(world: World) {
 async fn the_outbox_publishes_into_a_durable_queue(world: World) {
     let bus = bus(&world).await;
     let handled = Seen::default();
-    seen(&bus, &handled).await;
+    handled.subscribe_durable(&bus).await;
     bus.outbox().unwrap().start_relay();
     for order in 0..20 {
         let mut tx = world.begin().await;
@@ -459,7 +449,7 @@ async fn the_outbox_publishes_into_a_durable_queue(world: World) {
 async fn a_group_is_subscribed_again_while_its_former_one_ends(world: World) {
     let bus = bus(&world).await;
     let handled = Seen::default();
-    let mut subscription = seen(&bus, &handled).await;
+    let mut subscription = handled.subscribe_durable(&bus).await;
     let publisher = tokio::spawn({
         let bus = bus.clone();
         async move {
@@ -481,7 +471,7 @@ async fn a_group_is_subscribed_again_while_its_former_one_ends(world: World) {
         let start = async {
             // It is a member of the former group, or begins a new one.
             tokio::task::yield_now().await;
-            seen(&bus, &handled).await
+            handled.subscribe_durable(&bus).await
         };
         (_, subscription) = tokio::join!(stop, start);
     }
@@ -515,7 +505,7 @@ async fn what_cannot_be_durable_says_so(world: World) {
         .await;
     assert!(matches!(drops, Err(SubscribeError::NotDurable { .. })));
     let handled = Seen::default();
-    seen(&bus, &handled).await;
+    handled.subscribe_durable(&bus).await;
     let member = bus
         .subscriber("seen", move || handled.clone())
         .on::<Placed>()

@@ -232,9 +232,7 @@ async fn a_delay_counts_from_where_it_is_written(world: World) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_is_down_gives_the_message_back() {
-    let server = tokio::task::spawn_blocking(PrivatePostgres::start)
-        .await
-        .unwrap();
+    let server = PrivatePostgres::begin().await;
     let world = server.world().await;
     let bus = world.bus().await;
     let seen = Seen::default();
@@ -245,7 +243,7 @@ async fn a_database_that_is_down_gives_the_message_back() {
     };
     // Its parts are there, and lose their connections.
     delayed(1, HOUR).await.unwrap();
-    let server = stopped(server).await;
+    server.told("kill").await;
     let refused = delayed(2, HOUR).await.unwrap_err();
     let is_told = matches!(
         refused.kind(),
@@ -254,11 +252,7 @@ async fn a_database_that_is_down_gives_the_message_back() {
     assert!(is_told, "{:?}", refused.kind());
     assert_eq!(refused.into_message().unwrap().order, 2);
     assert!(bus.schedules().list(None, 9).await.is_err());
-    let server = tokio::task::spawn_blocking(move || {
-        server.run("start");
-        server
-    });
-    let server = server.await.unwrap();
+    server.told("start").await;
     let until = std::time::Instant::now() + common::PATIENCE;
     while let Err(refused) = delayed(3, Duration::from_millis(1)).await {
         assert!(std::time::Instant::now() < until, "{refused}");
@@ -266,16 +260,4 @@ async fn a_database_that_is_down_gives_the_message_back() {
     eventually("the one after it", || seen.len() > 0).await;
     assert!(seen.orders().iter().all(|order| *order == 3));
     end(&bus).await;
-    drop(world);
-    tokio::task::spawn_blocking(move || drop(server))
-        .await
-        .unwrap();
-}
-
-async fn stopped(server: PrivatePostgres) -> PrivatePostgres {
-    let stopping = tokio::task::spawn_blocking(move || {
-        server.run("kill");
-        server
-    });
-    stopping.await.unwrap()
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use postroom::{Builder, Bus, Context, Event, Outcome, Postgres, Relay, Sqlite};
-use postroom::{Recorded, Subscriber, TransactionRefusal};
+use postroom::{Recorded, Subscriber, Subscription, TransactionRefusal};
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions};
@@ -105,7 +105,20 @@ impl PrivatePostgres {
         }
     }
 
-    pub(crate) fn run(&self, command: &str) {
+    /// As [`start`](Self::start), off the test's own threads.
+    pub(crate) async fn begin() -> Arc<Self> {
+        let starting = tokio::task::spawn_blocking(Self::start);
+        Arc::new(starting.await.unwrap())
+    }
+
+    /// As [`run`](Self::run), off the test's own threads.
+    pub(crate) async fn told(self: &Arc<Self>, command: &'static str) {
+        let server = Arc::clone(self);
+        let running = tokio::task::spawn_blocking(move || server.run(command));
+        running.await.unwrap();
+    }
+
+    fn run(&self, command: &str) {
         match command {
             "start" => drop(script(&["start", "--dir", &self.directory])),
             command => drop(script(&[command, &self.directory])),
@@ -386,6 +399,17 @@ impl Seen {
 
     pub(crate) fn note(&self, order: u64) {
         self.0.lock().unwrap().push(order);
+    }
+
+    /// Subscribes by a durable queue.
+    pub(crate) async fn subscribe_durable(&self, bus: &Bus) -> Subscription {
+        let seen = self.clone();
+        bus.subscriber("seen", move || seen.clone())
+            .on::<Placed>()
+            .durable()
+            .start()
+            .await
+            .unwrap()
     }
 
     /// Subscribes, and then starts the relay.
