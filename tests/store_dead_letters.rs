@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::store::{Placed, Seen, World, over_both};
+use common::store::{Placed, PrivatePostgres, Seen, World, over_both};
 use common::{end, eventually};
 use postroom::{
-    Bus, Context, Failure, Filter, Overflow, Reason, Refusal, ReplayError, Retry, Subscription,
+    Bus, Context, Event, Failure, Filter, Overflow, Problem, Reason, Refusal, ReplayError, Retry,
+    Subscription,
 };
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 over_both!(
     a_dead_letter_survives_a_restart_and_goes_back,
@@ -20,6 +22,7 @@ over_both!(
     what_no_queue_takes_is_kept,
     it_is_found_by_its_reason_and_discarded,
     an_event_given_up_by_two_queues_is_two_letters,
+    what_cannot_be_encoded_is_kept_in_memory,
 );
 
 const LETTERS: &str = "SELECT count(*) FROM postroom_dead_letters";
@@ -176,5 +179,72 @@ async fn an_event_given_up_by_two_queues_is_two_letters(world: World) {
         world.texts("SELECT queue FROM postroom_dead_letters").await,
         ["one"]
     );
+    end(&bus).await;
+}
+
+/// Never leaves its process.
+struct Handle;
+
+impl Event for Handle {
+    const TOPIC: &'static str = "shop.handle";
+}
+
+impl Serialize for Handle {
+    fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom("a handle is of this process"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Handle {
+    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        Err(serde::de::Error::custom("a handle is of this process"))
+    }
+}
+
+async fn what_cannot_be_encoded_is_kept_in_memory(world: World) {
+    let bus = world.bus().await;
+    let queue = bus
+        .subscribe_fn::<Handle, _>("handles", async |_: &Handle, _: &mut Context<'_>| {
+            Err(Failure::reject(std::io::Error::other("no")))
+        })
+        .start()
+        .await
+        .unwrap();
+    let id = bus.publish(Handle).await.unwrap().id;
+    eventually("settled", || queue.snapshot().dead_lettered == 1).await;
+    let letters = bus.dead_letters();
+    let listed = letters.list(&Filter::all()).await.unwrap();
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].envelope().id(), id);
+    assert_eq!(world.number(LETTERS).await, 0);
+    letters.replay(listed[0].id).await.unwrap();
+    eventually("given up again", || queue.snapshot().dead_lettered == 2).await;
+    assert_eq!(
+        (letters.ledger().made, letters.len().await.unwrap()),
+        (2, 1)
+    );
+    end(&bus).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_given_up_stays_until_its_dead_letter_is_stored() {
+    let server = PrivatePostgres::begin().await;
+    let world = server.world().await;
+    let bus = world.bus().await;
+    let (works, seen) = (Arc::new(AtomicBool::new(false)), Seen::default());
+    let queue = subscribe(&bus, "mailer", &works, &seen).await;
+    server.told("kill").await;
+    bus.publish(Placed { order: 7 }).await.unwrap();
+    eventually("its health says so", || {
+        let health = bus.health();
+        let mut conditions = health.conditions().iter();
+        conditions.any(|condition| condition.problem == Problem::Database)
+    })
+    .await;
+    let books = queue.snapshot();
+    assert_eq!((books.in_flight, books.dead_lettered), (1, 0));
+    server.told("start").await;
+    eventually("settled", || queue.snapshot().dead_lettered == 1).await;
+    assert_eq!(world.number(LETTERS).await, 1);
     end(&bus).await;
 }

@@ -229,8 +229,10 @@ impl DeadLetterSink for MemoryLetters {
         let shared = self.0.upgrade();
         Box::pin(async move {
             let shared = shared.ok_or_else(closed)?;
-            let body = body_of(&letter.parcel);
-            let body = body.map_err(|refusal| StoreError(refusal.to_string()))?;
+            let Ok(body) = body_of(&letter.parcel) else {
+                // No database can keep what cannot be encoded, and a queue in memory has never asked for that.
+                return shared.tree.services.memory.dead_letters.add(letter).await;
+            };
             shared.start().await;
             let now_ms = shared.tree.services.clock.wall_ms();
             let row = row_of(letter.envelope(), body, None, now_ms);
