@@ -1,8 +1,7 @@
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::Broker;
-use super::schedules::MemorySchedules;
 use crate::message::{Envelope, MessageId, SharedParcel};
 use crate::ports::{Refusal, ScheduleStore, StoreError};
 
@@ -26,24 +25,12 @@ pub struct Schedule(Box<Scheduled>);
 struct Scheduled {
     id: MessageId,
     due: SystemTime,
-    place: Place,
-}
-
-#[derive(Clone)]
-enum Place {
-    Memory(Weak<Broker>),
-    Store(Arc<dyn ScheduleStore>),
+    store: Arc<dyn ScheduleStore>,
 }
 
 impl Schedule {
-    pub(super) fn in_memory(id: MessageId, due: SystemTime, broker: Weak<Broker>) -> Self {
-        let place = Place::Memory(broker);
-        Self(Box::new(Scheduled { id, due, place }))
-    }
-
-    fn stored(id: MessageId, due: SystemTime, store: Arc<dyn ScheduleStore>) -> Self {
-        let place = Place::Store(store);
-        Self(Box::new(Scheduled { id, due, place }))
+    pub(super) fn new(id: MessageId, due: SystemTime, store: Arc<dyn ScheduleStore>) -> Self {
+        Self(Box::new(Scheduled { id, due, store }))
     }
 
     /// The message's id.
@@ -67,13 +54,7 @@ impl Schedule {
     /// # Cancel safety
     /// Dropped before its end, the message may have been taken back or not; it can be asked again.
     pub async fn cancel(&self) -> Result<bool, StoreError> {
-        match &self.0.place {
-            Place::Memory(broker) => {
-                let memory = MemorySchedules(Weak::clone(broker));
-                Ok(memory.cancel_now(self.0.id).unwrap_or(true))
-            }
-            Place::Store(store) => store.cancel(self.0.id).await,
-        }
+        self.0.store.cancel(self.0.id).await
     }
 }
 
@@ -106,13 +87,12 @@ impl Broker {
         let due = self.due_after(delay);
         stored.delay(parcel, delay, patience).await?;
         let id = parcel.envelope().id;
-        Ok(Schedule::stored(id, due, stored.schedules()))
+        Ok(Schedule::new(id, due, stored.schedules()))
     }
 
     /// Where messages wait for their time.
     pub(crate) fn schedule_stores(&self) -> Vec<Arc<dyn ScheduleStore>> {
-        let mut stores: Vec<Arc<dyn ScheduleStore>> =
-            vec![Arc::new(MemorySchedules(Weak::clone(&self.this)))];
+        let mut stores = vec![self.memory_schedules()];
         stores.extend(self.stored.as_ref().map(|stored| stored.schedules()));
         stores
     }

@@ -92,21 +92,7 @@ impl Schedules {
 }
 
 /// Those of one bus, as a store of them.
-pub(crate) struct MemorySchedules(pub(super) Weak<Broker>);
-
-impl MemorySchedules {
-    /// Takes a message back. None: its bus is gone, and so is the message.
-    pub(super) fn cancel_now(&self, id: MessageId) -> Option<bool> {
-        let broker = self.0.upgrade()?;
-        let removed = broker.schedules.waiting.lock().remove(&id);
-        let Some(waiting) = removed else {
-            return Some(false);
-        };
-        broker.services.timers.cancel(waiting.timer);
-        broker.schedules.cancelled.fetch_add(1, Ordering::Relaxed);
-        Some(true)
-    }
-}
+struct MemorySchedules(Weak<Broker>);
 
 impl ScheduleStore for MemorySchedules {
     fn list(
@@ -135,7 +121,9 @@ impl ScheduleStore for MemorySchedules {
     }
 
     fn cancel(&self, id: MessageId) -> BoxFuture<'static, Result<bool, StoreError>> {
-        let cancelled = self.cancel_now(id).unwrap_or(false);
+        let broker = self.0.upgrade();
+        // With its bus the message is gone too.
+        let cancelled = broker.is_none_or(|broker| broker.cancel(id));
         Box::pin(std::future::ready(Ok(cancelled)))
     }
 }
@@ -147,6 +135,21 @@ impl Broker {
         // What no clock can express never comes due: 30 years stand for it, as in the timers.
         let never = Duration::from_secs(946_080_000);
         now.checked_add(delay).unwrap_or_else(|| now + never)
+    }
+
+    pub(super) fn memory_schedules(&self) -> Arc<dyn ScheduleStore> {
+        Arc::new(MemorySchedules(Weak::clone(&self.this)))
+    }
+
+    /// Takes a message back that waits in memory. Whether it was there.
+    fn cancel(&self, id: MessageId) -> bool {
+        let removed = self.schedules.waiting.lock().remove(&id);
+        let Some(waiting) = removed else {
+            return false;
+        };
+        self.services.timers.cancel(waiting.timer);
+        self.schedules.cancelled.fetch_add(1, Ordering::Relaxed);
+        true
     }
 
     /// Keeps a message until its time. On a refusal the parcel comes back.
@@ -170,7 +173,7 @@ impl Broker {
             return Err((Refusal::ScheduleFull { capacity }, parcel));
         }
         self.schedules.made.fetch_add(1, Ordering::Relaxed);
-        let handle = Schedule::in_memory(id, due, broker.clone());
+        let handle = Schedule::new(id, due, self.memory_schedules());
         let timer = self.services.timers.after(
             delay,
             Box::new(move || {
