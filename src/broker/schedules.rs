@@ -123,7 +123,7 @@ impl ScheduleStore for MemorySchedules {
     fn cancel(&self, id: MessageId) -> BoxFuture<'static, Result<bool, StoreError>> {
         let broker = self.0.upgrade();
         // With its bus the message is gone too.
-        let cancelled = broker.is_none_or(|broker| broker.cancel(id));
+        let cancelled = broker.is_none_or(|broker| broker.cancel_in_memory(id));
         Box::pin(std::future::ready(Ok(cancelled)))
     }
 }
@@ -142,7 +142,7 @@ impl Broker {
     }
 
     /// Takes a message back that waits in memory. Whether it was there.
-    fn cancel(&self, id: MessageId) -> bool {
+    fn cancel_in_memory(&self, id: MessageId) -> bool {
         let removed = self.schedules.waiting.lock().remove(&id);
         let Some(waiting) = removed else {
             return false;
@@ -250,16 +250,5 @@ impl Broker {
 }
 
 fn is_for_lack_of_room(refusal: &Refusal) -> bool {
-    matches!(
-        refusal,
-        Refusal::Timeout { .. }
-            | Refusal::Full { .. }
-            | Refusal::Suspended { .. }
-            | Refusal::Ended { .. }
-            | Refusal::MustWait { .. }
-            | Refusal::Unreachable { .. }
-            | Refusal::Unconfirmed { .. }
-            | Refusal::NotStored { .. }
-            | Refusal::Rejected { .. }
-    )
+    refusal.is_of_its_target() || matches!(refusal, Refusal::Rejected { .. })
 }

@@ -407,15 +407,7 @@ fn refused(refusal: &Refusal) -> Landing {
     let why = refusal.to_string();
     match refusal {
         Refusal::Closed => Landing::NotSent,
-        Refusal::Full { .. }
-        | Refusal::Timeout { .. }
-        | Refusal::Suspended { .. }
-        | Refusal::Ended { .. }
-        | Refusal::MustWait { .. }
-        | Refusal::Unreachable { .. }
-        | Refusal::Unconfirmed { .. }
-        | Refusal::NotStored { .. }
-        | Refusal::ScheduleFull { .. } => Landing::HeldBack { why },
+        refusal if refusal.is_of_its_target() => Landing::HeldBack { why },
         _ => Landing::Failed {
             why,
             is_final: false,

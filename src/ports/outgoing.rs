@@ -109,6 +109,23 @@ pub enum Refusal {
     },
 }
 
+impl Refusal {
+    /// Whether it says nothing of the message, but of where it goes now: it may be accepted when that has passed.
+    pub(crate) fn is_of_its_target(&self) -> bool {
+        matches!(
+            self,
+            Self::Full { .. }
+                | Self::Timeout { .. }
+                | Self::Suspended { .. }
+                | Self::Ended { .. }
+                | Self::MustWait { .. }
+                | Self::Unreachable { .. }
+                | Self::Unconfirmed { .. }
+                | Self::NotStored { .. }
+        )
+    }
+}
+
 /// Whether a message left the process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
