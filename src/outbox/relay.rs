@@ -509,3 +509,26 @@ impl Pace {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_due_and_not_for_us_is_looked_for_less_and_less() {
+        let slow = Duration::from_secs(1);
+        let mut pace = Pace::new(slow);
+        let due = || Some(Instant::now());
+        let waits = |pace: &Pace| pace.next.saturating_duration_since(pace.read_at);
+        pace.read(false, due());
+        assert!(waits(&pace) < Duration::from_millis(10));
+        for _ in 0..30 {
+            pace.read(false, due());
+        }
+        assert!(waits(&pace) >= slow);
+        // Ours again: at once.
+        pace.read(true, None);
+        pace.read(false, due());
+        assert!(waits(&pace) < Duration::from_millis(10));
+    }
+}
