@@ -37,6 +37,8 @@ pub use queue_record::{
     BuriedRow, Failures, HeldQueue, LetterFilter, LetterRow, NewLetter, NewQueued, QueueWrite,
     QueueWritten, QueuedRow, RetriedRow, TakeQueued, TakenRow,
 };
+#[cfg(feature = "postgres")]
+pub(crate) use record::number_of;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use record::{
     DeadRow, DelayedRow, FailedRow, HeldLane, LaneLease, NewRow, PublishedRow, StoredRow, TakeRows,

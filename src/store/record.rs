@@ -13,11 +13,16 @@ pub(crate) const LANES: u32 = 32;
 /// The longest delay that is stored: what no clock can express never comes due.
 const NEVER: Duration = Duration::from_secs(946_080_000);
 
-/// The lane of a key: the same in each process and version (FNV-1a, 64 bits, folded).
-pub(crate) fn lane_of(text: &str) -> u32 {
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+/// A number for a text, the same in each process and version (FNV-1a, 64 bits).
+pub(crate) fn number_of(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    })
+}
+
+/// The lane of a key: the same in each process and version (the number of its text, folded).
+pub(crate) fn lane_of(text: &str) -> u32 {
+    let hash = number_of(text);
     ((hash ^ (hash >> 32)) as u32) % LANES
 }
 
@@ -239,9 +244,7 @@ pub(crate) fn row_of(
         expires_in: envelope
             .expires_ms()
             .map(|at| Duration::from_millis(at.saturating_sub(now_ms)).min(NEVER)),
-        delay: delay
-            .filter(|delay| !delay.is_zero())
-            .map(|delay| delay.min(NEVER)),
+        delay: delay.map(|delay| delay.min(NEVER)),
         body,
     }
 }

@@ -1,3 +1,5 @@
+#[cfg(feature = "postgres")]
+use crate::store::number_of;
 use crate::store::{DatabaseError, DatabaseProblem};
 
 /// The longest prefix or schema; what is longer, PostgreSQL would cut off.
@@ -69,9 +71,7 @@ impl Tables {
         let schema = self.schema.as_deref().unwrap_or_default();
         let name = format!("{schema}.{}", self.prefix);
         // A channel's name is shorter than a schema's and a prefix's together.
-        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let hash = number_of(&name);
         format!("postroom_{hash:016x}_{table}")
     }
 
