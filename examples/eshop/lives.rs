@@ -27,21 +27,8 @@ pub async fn run(args: &Args, orders: usize) -> Result<bool, Box<dyn Error>> {
     // Orders come in during all of the lives.
     let whole = KILLS * (LIFE_MS.start + LIFE_MS.end) as u32 / 2;
     let pace = Duration::from_millis(whole.into()) / u32::try_from(orders.max(1))?;
-    let mut arguments = vec![
-        format!("--life={}", pace.as_micros()),
-        format!("--seed={}", args.seed),
-        format!("--faults={}", args.faults),
-        format!("--grace-ms={}", args.grace_ms),
-        format!("--limit={}", args.limit),
-        format!("--patience={}", args.patience),
-        format!("--orders={orders}"),
-    ];
-    arguments.extend(place.arguments());
-    arguments.extend(
-        args.input
-            .as_ref()
-            .map(|file| format!("--input={}", file.display())),
-    );
+    let mut arguments = args.handed_on(&place);
+    arguments.push(format!("--life={}", pace.as_micros()));
     let start = || -> io::Result<Life> {
         let child = Command::new(std::env::current_exe()?)
             .args(&arguments)

@@ -150,6 +150,23 @@ struct Args {
 }
 
 impl Args {
+    /// As the arguments of another process of the same run, but for what it is.
+    fn handed_on(&self, place: &Place) -> Vec<String> {
+        let orders = self.orders.map(|orders| format!("--orders={orders}"));
+        let input = self.input.as_ref();
+        let input = input.map(|file| format!("--input={}", file.display()));
+        let mut arguments = vec![
+            format!("--seed={}", self.seed),
+            format!("--faults={}", self.faults),
+            format!("--grace-ms={}", self.grace_ms),
+            format!("--limit={}", self.limit),
+            format!("--patience={}", self.patience),
+        ];
+        arguments.extend(place.arguments());
+        arguments.extend(orders.into_iter().chain(input));
+        arguments
+    }
+
     fn is_durable(&self) -> bool {
         self.durable || self.life.is_some()
     }

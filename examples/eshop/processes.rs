@@ -77,18 +77,8 @@ pub struct Processes {
 impl Processes {
     /// Starts every service but the storefront, which this process is.
     pub fn start(args: &Args, url: &str, place: Place) -> io::Result<Self> {
-        let orders = args.orders.map(|orders| format!("--orders={orders}"));
-        let input = args.input.as_ref();
-        let mut arguments = vec![
-            "--owned".to_owned(),
-            format!("--seed={}", args.seed),
-            format!("--faults={}", args.faults),
-            format!("--grace-ms={}", args.grace_ms),
-            format!("--limit={}", args.limit),
-        ];
-        arguments.extend(place.arguments());
-        arguments.extend(orders);
-        arguments.extend(input.map(|file| format!("--input={}", file.display())));
+        let mut arguments = args.handed_on(&place);
+        arguments.push("--owned".to_owned());
         let mut processes = Self {
             children: Vec::new(),
             arguments,
