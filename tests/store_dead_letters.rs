@@ -11,8 +11,8 @@ use std::time::Duration;
 use common::store::{Placed, PrivatePostgres, Seen, World, over_both};
 use common::{end, eventually};
 use postroom::{
-    Bus, Context, Event, Failure, Filter, Overflow, Problem, Reason, Refusal, ReplayError, Retry,
-    Subscription,
+    Bus, Context, Durable, Event, Failure, Filter, Overflow, Problem, Reason, Refusal, ReplayError,
+    Retry, Subscription,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -23,6 +23,7 @@ over_both!(
     it_is_found_by_its_reason_and_discarded,
     an_event_given_up_by_two_queues_is_two_letters,
     what_cannot_be_encoded_is_kept_in_memory,
+    the_oldest_beyond_the_bound_are_deleted_and_counted,
 );
 
 const LETTERS: &str = "SELECT count(*) FROM postroom_dead_letters";
@@ -179,6 +180,25 @@ async fn an_event_given_up_by_two_queues_is_two_letters(world: World) {
         world.texts("SELECT queue FROM postroom_dead_letters").await,
         ["one"]
     );
+    end(&bus).await;
+}
+
+async fn the_oldest_beyond_the_bound_are_deleted_and_counted(world: World) {
+    let (works, seen) = (Arc::new(AtomicBool::new(false)), Seen::default());
+    let bounded = world.builder().durable(Durable::new().dead_letters(3));
+    let bus = bounded.start().await.unwrap();
+    let queue = subscribe(&bus, "mailer", &works, &seen).await;
+    for order in 0..10 {
+        bus.publish(Placed { order }).await.unwrap();
+        let count = order + 1;
+        eventually("settled", || queue.snapshot().dead_lettered == count).await;
+    }
+    world.until(LETTERS, 3).await;
+    let bodies = "SELECT body FROM postroom_dead_letters ORDER BY position";
+    let newest = [7, 8, 9].map(|order| format!(r#"{{"order":{order}}}"#));
+    assert_eq!(world.texts(bodies).await, newest);
+    let ledger = || bus.dead_letters().ledger();
+    eventually("counted", || (ledger().evicted, ledger().kept) == (7, 3)).await;
     end(&bus).await;
 }
 

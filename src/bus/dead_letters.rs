@@ -13,7 +13,7 @@ use crate::ports::{Claim, DeadLetter, DeadLetterLedger, Filter, Refusal, StoreEr
 ///
 /// **With a store** those of all its queues, durable or in memory, are rows of one of its tables, whichever process made
 /// them, up to the bound of [`Durable::dead_letters`](crate::Durable::dead_letters). The message is settled when its row is
-/// committed. The database may be down, so all of it may fail. In memory stay those of subscribers to the bus's own events.
+/// committed. The database may be down, so all of it may fail. In memory stay those of subscribers to the bus's own events, and those whose message cannot be encoded.
 ///
 /// **A queue on RabbitMQ** keeps them there, in `{service}.{group}.dead`, until they are replayed or discarded:
 /// those of all replicas, those of earlier processes, and those that RabbitMQ gave up by itself. They are seen

@@ -31,8 +31,8 @@ const SLACK: Duration = Duration::from_secs(30);
 /// | `statement_timeout` | 10 s | longer than `lock_timeout` |
 /// | `notify` | off | on where several processes share the work, and a second is long |
 ///
-/// It opens connections of its own by the pool's options, and takes none of the pool's: two for the relay, and one
-/// for a moment to look at what was given up. For TLS to the server choose one of sqlx's features, as
+/// It opens connections of its own by the pool's options, and takes none of the pool's; how many is said in
+/// `docs/outbox.md`. For TLS to the server choose one of sqlx's features, as
 /// `tls-rustls-ring`.
 ///
 /// ```no_run
