@@ -72,6 +72,12 @@ async fn what_commits_is_published_and_what_rolls_back_is_not(world: World) {
     eventually("all are handled", || seen.len() >= committed.len()).await;
     world.until_rows("published", committed.len() as i64).await;
     assert_eq!(seen.sorted(), committed);
+    // The rows are seen here before the relay is told that they are marked.
+    let published = || bus.snapshot().outbox.unwrap().published;
+    eventually("the last are counted", || {
+        published() >= committed.len() as u64
+    })
+    .await;
     let outbox = bus.snapshot().outbox.unwrap();
     assert_eq!(
         (outbox.written, outbox.published),
