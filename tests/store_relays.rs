@@ -141,6 +141,8 @@ async fn the_mark_of_a_relay_that_lost_its_lane_is_refused(world: World) {
     let all = TakeRows {
         lanes: (0..32).collect(),
         most: 100,
+        most_of_lane: 100,
+        due: true,
         ..TakeRows::default()
     };
     let rows = old.take(&all).await.unwrap();
@@ -162,10 +164,12 @@ async fn the_mark_of_a_relay_that_lost_its_lane_is_refused(world: World) {
     };
     assert!(taken_over.held.iter().all(|lane| lane.fence == 2));
     let marks = |fence| -> Vec<PublishedRow> {
-        let position = rows.iter().map(|row| row.position);
-        position
-            .map(|position| PublishedRow { position, fence })
-            .collect()
+        let published = rows.iter().map(|row| PublishedRow {
+            position: row.position,
+            lane: row.lane,
+            fence,
+        });
+        published.collect()
     };
     assert_eq!(old.mark_published("old", &marks(1), true).await.unwrap(), 0);
     assert_eq!(

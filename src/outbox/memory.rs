@@ -141,11 +141,15 @@ impl Memory {
     ) -> Option<Launch> {
         self.in_flight = self.in_flight.saturating_sub(1);
         let tracked = self.rows.get(&position)?;
-        let (key, fence) = (tracked.key.clone(), tracked.fence);
+        let (key, lane, fence) = (tracked.key.clone(), tracked.lane, tracked.fence);
         match landing {
             Landing::Published => {
                 self.blocked.passed(&tracked.address);
-                self.published.push(PublishedRow { position, fence });
+                self.published.push(PublishedRow {
+                    position,
+                    lane,
+                    fence,
+                });
                 key.and_then(|key| self.next_of(key, lanes, now))
             }
             Landing::Failed { why, is_final } => {

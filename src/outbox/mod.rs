@@ -5,14 +5,17 @@
 
 mod blocked;
 mod config;
+mod flight;
 mod handle;
 mod keeper;
 mod lanes;
 mod lease;
 mod listener;
 mod memory;
+mod pace;
 mod relay;
 mod shared;
+mod spread;
 
 pub use config::Relay;
 pub use handle::Outbox;

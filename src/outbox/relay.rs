@@ -4,23 +4,21 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use super::flight::fly;
 use super::memory::{Landing, Launch};
+use super::pace::Pace;
 use super::shared::Shared;
-use crate::broker::Gate;
-use crate::ports::{Caught, LifecycleKind, Panicked, Refusal, crash_point};
-use crate::store::{DatabaseError, Ring, StoreSession, TakeRows, parcel_of};
+use super::spread::Spread;
+use crate::ports::{Caught, LifecycleKind, Panicked, crash_point};
+use crate::store::{DatabaseError, Ring, StoreSession, TakeRows};
 use crate::supervisor::Stop;
 
-/// The first interval at which an outbox is looked at that something was written into.
-const FAST: Duration = Duration::from_millis(1);
-/// How often it is looked at so fast, before the intervals double.
-const FAST_LOOKS: u32 = 8;
 /// How long marks are gathered.
 const GATHER: Duration = Duration::from_millis(5);
+/// How often a relay that has more waiting rows than it can take asks for those that are due as well.
+const DUE: Duration = Duration::from_millis(20);
 /// The wait of a database that is locked, before it is asked again.
 const LOCKED: Duration = Duration::from_millis(100);
-/// How long a full local queue is waited for.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A row whose way has ended.
 pub(super) struct Landed {
@@ -40,8 +38,10 @@ pub(super) async fn live(shared: Arc<Shared>, stop: Stop) -> Result<(), Database
         shared: &shared,
         session,
         pace: Pace::new(shared.settings.relay.slow_poll),
+        spread: Spread::default(),
         is_due: true,
         more: false,
+        due_at: Instant::now(),
     };
     relay.run(&mut landing, stop).await
 }
@@ -50,10 +50,13 @@ struct RelayLife<'a> {
     shared: &'a Arc<Shared>,
     session: Box<dyn StoreSession>,
     pace: Pace,
+    spread: Spread,
     /// It is to be looked whatever the database says of changes.
     is_due: bool,
     /// The last look was at as many rows as were asked for.
     more: bool,
+    /// When rows that are due are asked for again, at the latest.
+    due_at: Instant,
 }
 
 impl RelayLife<'_> {
@@ -69,11 +72,22 @@ impl RelayLife<'_> {
             while let Ok(landed) = landing.try_recv() {
                 self.land(landed);
             }
-            let (marks, in_flight, in_memory) = {
+            let (marks, in_flight, bodies) = {
                 let memory = self.shared.memory.lock();
-                (memory.marks(), memory.in_flight, memory.len())
+                let marks = memory.marks();
+                (marks, memory.in_flight, memory.len().saturating_sub(marks))
             };
             let window = self.shared.settings.relay.window as usize;
+            // A row that waits for its mark is a few numbers. Where marks cannot be written, no more is published.
+            let has_room = bodies <= window / 2 && marks <= window;
+            // Before the marks, so that there is something on its way while they are written.
+            if has_room && (self.more || self.pace.is_due()) {
+                if !self.take(window - bodies).await? {
+                    self.more = false;
+                    self.pace.wait(LOCKED);
+                }
+                continue;
+            }
             if marks > 0 {
                 let now = Instant::now();
                 let at = *marks_at.get_or_insert(now + GATHER);
@@ -83,14 +97,6 @@ impl RelayLife<'_> {
                     marks_at = is_locked.then(|| Instant::now() + LOCKED);
                     continue;
                 }
-            }
-            let has_room = in_memory <= window / 2;
-            if has_room && (self.more || self.pace.is_due()) {
-                if !self.take(window - in_memory).await? {
-                    self.more = false;
-                    self.pace.wait(LOCKED);
-                }
-                continue;
             }
             let looks = has_room.then_some(self.pace.next);
             let wakes = [marks_at, looks].into_iter().flatten().min();
@@ -138,11 +144,18 @@ impl RelayLife<'_> {
             self.pace.found_nothing();
             return Ok(true);
         }
+        let due = !self.more || now >= self.due_at;
+        if due {
+            self.due_at = now + DUE;
+        }
+        let most = u32::try_from(room).unwrap_or(u32::MAX);
         let wanted = {
             let memory = self.shared.memory.lock();
             TakeRows {
+                most,
+                most_of_lane: self.spread.most_of_lane(most, lanes.len()),
                 lanes,
-                most: u32::try_from(room).unwrap_or(u32::MAX),
+                due,
                 except: memory.positions(),
                 blocked: memory.blocked.closed(now),
             }
@@ -161,8 +174,11 @@ impl RelayLife<'_> {
         };
         crash_point("after-claim");
         let found = rows.len();
-        // A kind of rows, or a lane, gives a quarter of them at most.
-        self.more = found >= room.div_ceil(4);
+        // A kind of rows gives a quarter of them at most.
+        let has_more = self
+            .spread
+            .seen(rows.iter().map(|row| row.lane), wanted.most_of_lane);
+        self.more = has_more || found >= room.div_ceil(4);
         let now = Instant::now();
         let launches = {
             let mut memory = self.shared.memory.lock();
@@ -366,169 +382,9 @@ impl RelayLife<'_> {
     }
 }
 
-/// One row's way through the broker.
-async fn fly(shared: &Shared, row: crate::store::StoredRow, fence: i64) -> Landing {
-    let now_ms = shared.tree.services.clock.wall_ms();
-    let parcel = match parcel_of(&row, now_ms) {
-        Ok(parcel) => parcel,
-        Err(error) => {
-            return Landing::Failed {
-                why: error.to_string(),
-                is_final: true,
-            };
-        }
-    };
-    let broker = &shared.broker;
-    let envelope = parcel.envelope();
-    let route = broker.table.route(envelope.kind(), envelope.address());
-    let patience = if route.must_wait {
-        shared.settings.relay.publish_timeout
-    } else {
-        PATIENCE.min(shared.settings.relay.publish_timeout)
-    };
-    drop(route);
-    // The last moment: a process that was stopped for longer than its lease publishes nothing of its successor's.
-    if shared.lanes.lock().fence(row.lane, Instant::now()) != Some(fence) {
-        return Landing::NotSent;
-    }
-    crash_point("before-publish");
-    let accepted = broker
-        .accept_waiting(parcel, None, patience, Gate::Draining)
-        .await;
-    crash_point("after-publish");
-    match accepted {
-        Ok(_) => Landing::Published,
-        Err((refusal, _)) => refused(&refusal),
-    }
-}
-
-/// Whether a row is to blame, or where it goes.
-fn refused(refusal: &Refusal) -> Landing {
-    let why = refusal.to_string();
-    match refusal {
-        Refusal::Closed => Landing::NotSent,
-        refusal if refusal.is_of_its_target() => Landing::HeldBack { why },
-        _ => Landing::Failed {
-            why,
-            is_final: false,
-        },
-    }
-}
-
 async fn until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-/// When the outbox is looked at next. Pure, but for the present time.
-struct Pace {
-    next: Instant,
-    interval: Duration,
-    looks: u32,
-    slow: Duration,
-    /// When something is due that is known of.
-    due: Option<Instant>,
-    /// How often something was due, and not for us: of lanes that another one holds, or behind something else.
-    late: u32,
-    /// When rows were read last.
-    read_at: Instant,
-}
-
-impl Pace {
-    fn new(slow: Duration) -> Self {
-        let now = Instant::now();
-        Self {
-            next: now,
-            interval: FAST.min(slow),
-            looks: 0,
-            slow,
-            due: None,
-            late: 0,
-            read_at: now,
-        }
-    }
-
-    fn is_due(&self) -> bool {
-        Instant::now() >= self.next
-    }
-
-    /// Whether rows are to be read though nothing is heard of a change.
-    fn must_read(&self, now: Instant) -> bool {
-        now >= self.read_at + self.slow || self.due.is_some_and(|due| due <= now)
-    }
-
-    fn at_once(&mut self) {
-        self.next = Instant::now();
-    }
-
-    /// Something was written, and may be committed at any time.
-    fn fast(&mut self) {
-        self.interval = FAST.min(self.slow);
-        self.looks = 0;
-        self.next = self.next.min(Instant::now() + self.interval);
-    }
-
-    fn wait(&mut self, time: Duration) {
-        self.next = Instant::now() + time;
-    }
-
-    /// Rows were read.
-    fn read(&mut self, found: bool, due: Option<Instant>) {
-        self.read_at = Instant::now();
-        let is_late = !found && due.is_some_and(|due| due <= self.read_at);
-        self.late = if is_late { self.late + 1 } else { 0 };
-        self.due = match is_late {
-            true => Some(self.read_at + self.patience()),
-            false => due,
-        };
-        if found {
-            self.fast();
-            self.next = self.read_at + self.interval;
-        } else {
-            self.found_nothing();
-        }
-    }
-
-    /// For what is due and not for us: it may be by the time that we look again, or may not for long.
-    fn patience(&self) -> Duration {
-        let doublings = self.late.saturating_sub(FAST_LOOKS).min(16);
-        (FAST * 2_u32.pow(doublings)).min(self.slow)
-    }
-
-    fn found_nothing(&mut self) {
-        self.looks += 1;
-        if self.looks > FAST_LOOKS {
-            self.interval = (self.interval * 2).min(self.slow);
-        }
-        let now = Instant::now();
-        self.next = now + self.interval;
-        if let Some(due) = self.due {
-            self.next = self.next.min(due.max(now + FAST));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_due_and_not_for_us_is_looked_for_less_and_less() {
-        let slow = Duration::from_secs(1);
-        let mut pace = Pace::new(slow);
-        let due = || Some(Instant::now());
-        let waits = |pace: &Pace| pace.next.saturating_duration_since(pace.read_at);
-        pace.read(false, due());
-        assert!(waits(&pace) < Duration::from_millis(10));
-        for _ in 0..30 {
-            pace.read(false, due());
-        }
-        assert!(waits(&pace) >= slow);
-        // Ours again: at once.
-        pace.read(true, None);
-        pace.read(false, due());
-        assert!(waits(&pace) < Duration::from_millis(10));
     }
 }

@@ -124,8 +124,12 @@ pub struct DelayedRow {
 pub struct TakeRows {
     /// The lanes that it holds.
     pub lanes: Vec<u32>,
-    /// The most rows of those that wait; of one lane, of retries and of delayed ones it may be a quarter of it each.
+    /// The most rows of those that wait; of retries and of delayed ones it may be a quarter of it each.
     pub most: u32,
+    /// The most that are wanted of one lane: rows beyond it need not be looked at. They may be given all the same.
+    pub most_of_lane: u32,
+    /// Whether retries and delayed rows that are due are wanted too. They may be given all the same.
+    pub due: bool,
     /// Positions that it has already.
     pub except: Vec<i64>,
     /// Addresses that take nothing now: their rows, and those behind them of the same key, stay.
@@ -157,6 +161,8 @@ pub struct LaneLease {
 pub struct PublishedRow {
     /// Where it stands.
     pub position: i64,
+    /// Its lane.
+    pub lane: u32,
     /// The fence of its lane when it was taken.
     pub fence: i64,
 }

@@ -19,6 +19,12 @@ pub(super) struct Dialect {
     pub(super) elements: &'static str,
     pub(super) number_field: &'static str,
     pub(super) text_field: &'static str,
+    /// Of an element the array that is its field `#`, as rows `p`, and the number that one of them is.
+    pub(super) array_field: &'static str,
+    pub(super) array_number: &'static str,
+    /// That a number is one of those which the query `$` returns; the query is run once, and the number looked up by
+    /// its index, however many the planner thinks that they are.
+    pub(super) among: &'static str,
     /// Rows locked until the end of the transaction, for whoever changes them, and against who would.
     pub(super) skip_locked: &'static str,
     pub(super) share: &'static str,
@@ -32,8 +38,8 @@ pub(super) struct Dialect {
     pub(super) check_handling: &'static str,
     /// Makes that one process at a time migrates; with `#` for a number.
     pub(super) one_at_a_time: Option<&'static str>,
-    /// The positions of waiting rows whose turn it is, of lanes `$1`, not `$2`, at most `$4`; `{stays}` is true of
-    /// a row `q` that must stay.
+    /// The waiting rows whose turn it is, of lanes `$1`, not `$2`, at most `$4`, and `$5` of a lane where
+    /// that is less work; `{stays}` is true of a row `q` that must stay.
     pub(super) waiting: &'static str,
     /// The table of versions.
     pub(super) schema_table: &'static str,
@@ -57,6 +63,9 @@ pub(super) const SQLITE: Dialect = Dialect {
     elements: "json_each($) AS e",
     number_field: "json_extract(e.value, '$[#]')",
     text_field: "json_extract(e.value, '$[#]')",
+    array_field: "json_each(e.value, '$[#]') AS p",
+    array_number: "p.value",
+    among: "IN ($)",
     skip_locked: "",
     share: "",
     begin: "BEGIN IMMEDIATE",
@@ -65,7 +74,7 @@ pub(super) const SQLITE: Dialect = Dialect {
     mark_handling: "; SAVEPOINT postroom_handling",
     check_handling: "RELEASE postroom_handling",
     one_at_a_time: None,
-    waiting: "SELECT q.position FROM {outbox} AS q INDEXED BY {outbox_}waiting \
+    waiting: "SELECT q.* FROM {outbox} AS q INDEXED BY {outbox_}waiting \
         WHERE q.status = 'waiting' AND q.lane IN (SELECT value FROM json_each($1)) \
         AND q.position NOT IN (SELECT value FROM json_each($2)) AND NOT ({stays}) \
         ORDER BY q.position LIMIT $4",
@@ -99,6 +108,9 @@ pub(super) const POSTGRES: Dialect = Dialect {
     elements: "jsonb_array_elements($::jsonb) AS e(value)",
     number_field: "(e.value ->> #)::bigint",
     text_field: "(e.value ->> #)",
+    array_field: "jsonb_array_elements_text(e.value -> #) AS p(value)",
+    array_number: "p.value::bigint",
+    among: "= ANY (ARRAY($))",
     skip_locked: "FOR UPDATE SKIP LOCKED",
     share: "FOR SHARE",
     begin: "BEGIN",
@@ -110,8 +122,8 @@ pub(super) const POSTGRES: Dialect = Dialect {
         AND xmin::text = (txid_current() % 4294967296)::text",
     one_at_a_time: Some("SELECT pg_advisory_xact_lock(#)"),
     // By lane, so that rows of others are not read: the backlog of one that is stopped holds up nobody.
-    waiting: "SELECT w.position FROM (SELECT e::int AS lane FROM jsonb_array_elements_text($1::jsonb) AS e) AS mine \
-        CROSS JOIN LATERAL (SELECT q.position FROM {outbox} AS q WHERE q.status = 'waiting' AND q.lane = mine.lane \
+    waiting: "SELECT w.* FROM (SELECT e::int AS lane FROM jsonb_array_elements_text($1::jsonb) AS e) AS mine \
+        CROSS JOIN LATERAL (SELECT q.* FROM {outbox} AS q WHERE q.status = 'waiting' AND q.lane = mine.lane \
             AND q.position NOT IN (SELECT e::bigint FROM jsonb_array_elements_text($2::jsonb) AS e) \
             AND NOT ({stays}) ORDER BY q.position LIMIT $5) AS w ORDER BY w.position LIMIT $4",
     schema_table: "CREATE TABLE IF NOT EXISTS {schema} (version INTEGER PRIMARY KEY, name TEXT NOT NULL, \

@@ -1,5 +1,6 @@
 mod queues;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -360,14 +361,21 @@ impl<D: Driver> StoreSession for Session<D> {
     fn take<'a>(&'a mut self, wanted: &'a TakeRows) -> StoreFuture<'a, Vec<StoredRow>> {
         const DURING: &str = "read the outbox";
         Box::pin(async move {
-            let values = vec![
+            let mut values = vec![
                 Value::from(list(&wanted.lanes)),
                 Value::from(list(&wanted.except)),
                 Value::from(list(&wanted.blocked)),
                 Value::from(i64::from(wanted.most)),
-                Value::from(i64::from(wanted.most.div_ceil(4))),
+                Value::from(i64::from(wanted.most_of_lane)),
             ];
-            let rows = self.fetch(DURING, |all| &all.take, values).await?;
+            let sql: fn(&Statements) -> &Arc<str> = match wanted.due {
+                true => |all| &all.take_due,
+                false => |all| &all.take_waiting,
+            };
+            if wanted.due {
+                values.push(Value::from(i64::from(wanted.most.div_ceil(4))));
+            }
+            let rows = self.fetch(DURING, sql, values).await?;
             let told = |error: sqlx::Error| driver::error::<D>(DURING, &error);
             let mut taken = Vec::with_capacity(rows.len());
             let mut due = Vec::new();
@@ -403,8 +411,16 @@ impl<D: Driver> StoreSession for Session<D> {
         keep: bool,
     ) -> StoreFuture<'a, u64> {
         Box::pin(async move {
-            let pairs: Vec<_> = rows.iter().map(|row| (row.position, row.fence)).collect();
-            let values = vec![Value::from(list(&pairs)), Value::from(holder)];
+            let mut by_lane = BTreeMap::<_, Vec<i64>>::new();
+            for row in rows {
+                let of_lane = by_lane.entry((row.lane, row.fence)).or_default();
+                of_lane.push(row.position);
+            }
+            let groups = by_lane.into_iter();
+            let groups: Vec<_> = groups
+                .map(|((lane, fence), positions)| (lane, fence, positions))
+                .collect();
+            let values = vec![Value::from(list(&groups)), Value::from(holder)];
             let sql: fn(&Statements) -> &Arc<str> = match keep {
                 true => |all| &all.publish,
                 false => |all| &all.publish_and_delete,

@@ -14,7 +14,8 @@ pub(super) struct Statements {
     pub(super) record_handled: Arc<str>,
     pub(super) begin_handling: Template,
     pub(super) check_handling: Template,
-    pub(super) take: Arc<str>,
+    pub(super) take_due: Arc<str>,
+    pub(super) take_waiting: Arc<str>,
     pub(super) begin_due: Arc<str>,
     pub(super) delayed: Arc<str>,
     pub(super) count_delayed: Arc<str>,
@@ -81,44 +82,57 @@ impl Statements {
         );
         let due = |status: &str, time: &str| {
             format!(
-                "SELECT q.position FROM {{outbox}} AS q WHERE q.status = '{status}' AND q.{time} <= {now} \
+                "SELECT q.* FROM {{outbox}} AS q WHERE q.status = '{status}' AND q.{time} <= {now} \
                  AND q.lane IN ({lanes}) AND q.position NOT IN ({except}) AND NOT ({stays}) \
-                 ORDER BY q.{time} LIMIT $5",
+                 ORDER BY q.{time} LIMIT $6",
                 lanes = numbers("$1"),
                 except = numbers("$2"),
             )
         };
-        let take = format!(
-            "SELECT o.position, CAST(o.lane AS BIGINT), o.id, o.kind, o.address, o.key, o.correlation, o.causation, o.headers, \
-             o.traceparent, {left}, CAST(o.attempts AS BIGINT), o.body, \
-             CAST(CASE WHEN o.status = 'scheduled' THEN 1 ELSE 0 END AS BIGINT) \
-             FROM (SELECT * FROM ({waiting}) AS first UNION ALL SELECT * FROM ({retrying}) AS second \
-             UNION ALL SELECT * FROM ({scheduled}) AS third) AS chosen \
-             JOIN {{outbox}} AS o ON o.position = chosen.position ORDER BY o.position",
-            left = left("o.expires_at"),
-            waiting = dialect.waiting.replace("{stays}", &stays),
+        let waiting = dialect.waiting.replace("{stays}", &stays);
+        let take = |chosen: &str| {
+            format!(
+                "SELECT o.position, CAST(o.lane AS BIGINT), o.id, o.kind, o.address, o.key, o.correlation, \
+                 o.causation, o.headers, o.traceparent, {left}, CAST(o.attempts AS BIGINT), o.body, \
+                 CAST(CASE WHEN o.status = 'scheduled' THEN 1 ELSE 0 END AS BIGINT) \
+                 FROM ({chosen}) AS o ORDER BY o.position",
+                left = left("o.expires_at"),
+            )
+        };
+        let take_due = take(&format!(
+            "SELECT * FROM ({waiting}) AS first UNION ALL SELECT * FROM ({retrying}) AS second \
+             UNION ALL SELECT * FROM ({scheduled}) AS third",
             retrying = due("retrying", "retry_at"),
             scheduled = due("scheduled", "due_at"),
-        );
+        ));
+        let take_waiting = take(&waiting);
         // Only of lanes that are held by the same taking over. Shared, so that a successor waits for the mark.
         let held = format!(
             "WITH held AS MATERIALIZED (SELECT lane, fence FROM {{lanes}} WHERE holder = $2 {share})"
         );
         let fenced = "WHERE o.position = done.position AND o.status IN ('waiting', 'retrying') \
              AND done.fence = (SELECT held.fence FROM held WHERE held.lane = o.lane)";
-        let pairs = format!(
-            "(SELECT {} AS position, {} AS fence FROM {}) AS done",
-            number(0),
-            number(1),
-            elements("$1")
+        // By lane, so that a fence is compared once, and not for each row.
+        let published = format!(
+            "position {} AND status IN ('waiting', 'retrying')",
+            put(
+                dialect.among,
+                &format!(
+                    "SELECT {position} FROM {groups} JOIN held ON held.lane = {lane} AND held.fence = {fence} \
+                     CROSS JOIN {positions}",
+                    position = dialect.array_number,
+                    groups = elements("$1"),
+                    lane = number(0),
+                    fence = number(1),
+                    positions = dialect.array_field.replace('#', "2"),
+                )
+            )
         );
         let publish = format!(
-            "{held} UPDATE {{outbox}} AS o SET status = 'published', published_at = {now}, retry_at = NULL \
-             FROM {pairs} {fenced}"
+            "{held} UPDATE {{outbox}} SET status = 'published', published_at = {now}, retry_at = NULL \
+             WHERE {published}"
         );
-        let publish_and_delete = format!(
-            "{held} DELETE FROM {{outbox}} WHERE position IN (SELECT o.position FROM {{outbox}} AS o, {pairs} {fenced})"
-        );
+        let publish_and_delete = format!("{held} DELETE FROM {{outbox}} WHERE {published}");
         let fail = format!(
             "{held} UPDATE {{outbox}} AS o SET attempts = o.attempts + 1, last_error = done.error, \
              status = CASE WHEN done.delay IS NULL THEN 'dead' ELSE 'retrying' END, \
@@ -187,7 +201,8 @@ impl Statements {
                 dialect.begin, dialect.mark_handling
             ))),
             check_handling: Template::new(&tables.fill(dialect.check_handling)),
-            take: sql(&take),
+            take_due: sql(&take_due),
+            take_waiting: sql(&take_waiting),
             next_due: sql(&format!(
                 "SELECT min(left_ms) FROM (SELECT {} AS left_ms FROM (SELECT min(retry_at) AS at FROM {{outbox}} \
                  WHERE status = 'retrying') AS r UNION ALL SELECT {} FROM (SELECT min(due_at) AS at \
