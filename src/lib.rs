@@ -128,7 +128,7 @@ pub use store::{
 };
 pub use subscriber::{CommandHandler, Context, Delivery, RawSubscriber, Sending, Subscriber};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
-pub use subscriber::{TxCommandHandler, TxContext, TxSubscriber};
+pub use subscriber::{TxCommandHandler, TxContext, TxRawSubscriber, TxSubscriber};
 pub use time::{Clock, ManualClock};
 
 #[cfg(all(doctest, feature = "amqp"))]
@@ -155,5 +155,5 @@ pub mod parts {
         OnCommand, OnEvent, OnPattern,
     };
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
-    pub use crate::subscriber::{OnTxCommand, OnTxEvent, TxCommandFn, TxEventFn};
+    pub use crate::subscriber::{OnTxCommand, OnTxEvent, OnTxPattern, TxCommandFn, TxEventFn};
 }

@@ -12,8 +12,8 @@ use common::store::{Placed, Seen, World};
 use common::{Door, Log, dead_letters, end, eventually, queue};
 use postroom::{
     Bus, Command, Context, Event, Failure, Filter, Inbound, Interceptor, LocalBoxFuture, MessageId,
-    Next, Outbound, Outcome, Reason, Refused, Relay, RequestError, Retry, SubscribeError,
-    Subscriber, TxCommandHandler, TxContext, TxSubscriber,
+    Next, Outbound, Outcome, RawMessage, Reason, Refused, Relay, RequestError, Retry,
+    SubscribeError, Subscriber, TxCommandHandler, TxContext, TxRawSubscriber, TxSubscriber,
 };
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +28,7 @@ over_both_stores!(
     a_handler_that_an_interceptor_fails_is_rolled_back,
     messages_of_a_key_keep_their_order_over_failures,
     plain_and_transactional_handlers_mix,
+    what_a_pattern_matches_is_handled_in_transactions,
     a_command_is_answered_after_its_commit,
     a_stop_in_the_middle_rolls_back_and_counts_no_attempt,
     what_was_handled_long_ago_is_forgotten_in_batches,
@@ -477,6 +478,58 @@ async fn plain_and_transactional_handlers_mix<S: Db>(world: World) {
     assert_eq!(world.sorted_effects().await, all);
     assert_eq!((heard.sorted(), reminders.sorted()), (all.clone(), all));
     assert_eq!(world.records().await, 20, "plain ones are not recorded");
+    end(&bus).await;
+}
+
+/// Sees everything, and notes orders by a number of its own.
+struct Watch;
+
+impl<S: Db> TxRawSubscriber<S> for Watch {
+    async fn handle(&mut self, message: RawMessage<'_>, cx: &mut TxContext<'_, S>) -> Outcome {
+        let placed: Placed = message.decode()?;
+        S::run(cx.tx(), &effect(placed.order)).await?;
+        cx.publish(Reminder(placed.order));
+        match cx.attempt() {
+            1 => Err(Failure::retry("not yet")),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl<S: Db> TxSubscriber<Reminder, S> for Watch {
+    async fn handle(&mut self, reminder: &Reminder, cx: &mut TxContext<'_, S>) -> Outcome {
+        Ok(S::run(cx.tx(), &effect(100 + reminder.0)).await?)
+    }
+}
+
+async fn what_a_pattern_matches_is_handled_in_transactions<S: Db>(world: World) {
+    world.make_effects().await;
+    let bus = world.bus().await;
+    bus.subscriber("watch", || Watch)
+        .transactional_pattern::<S>("#")
+        .transactional::<Reminder, S>()
+        .retry(quick(3))
+        .start()
+        .await
+        .unwrap();
+    bus.outbox().unwrap().start_relay();
+    world.place(&bus, 0..10).await;
+    world.until_effects(20).await;
+    world.until_rows("published", 20).await;
+    world.publish_again(&bus).await;
+    eventually("they are known", || duplicates(&bus) == 10).await;
+    // A failed attempt has left nothing, and what its exact type is handled by is not seen by the pattern.
+    let wanted: Vec<u64> = (0..10).chain(100..110).collect();
+    assert_eq!(world.sorted_effects().await, wanted);
+    assert_eq!(world.records().await, 20);
+    let snapshot = queue(&bus, "watch");
+    assert_eq!((snapshot.retried, snapshot.dead_lettered), (10, 0));
+    let wrong = bus.subscriber("wrong", || Watch);
+    let wrong = wrong
+        .transactional_pattern::<S>("ordering.\n")
+        .start()
+        .await;
+    assert!(matches!(wrong.map(drop), Err(SubscribeError::Name(_))));
     end(&bus).await;
 }
 

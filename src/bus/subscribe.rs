@@ -293,11 +293,16 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
     where
         H: RawSubscriber,
     {
+        let matcher = self.add_pattern(pattern);
+        self.with(OnPattern(matcher))
+    }
+
+    /// An invalid one is kept as the error that `start` returns.
+    pub(super) fn add_pattern(&mut self, pattern: &str) -> Pattern {
         let parsed = Pattern::new(pattern);
-        // An invalid one is kept as the error that `start` returns.
         let matcher = parsed.clone().unwrap_or_else(|_| Pattern::nothing());
         self.patterns.push(parsed);
-        self.with(OnPattern(matcher))
+        matcher
     }
 
     /// How failed deliveries are redelivered. Default: the bus's policy.

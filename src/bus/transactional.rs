@@ -8,8 +8,8 @@ use crate::delivery::{Failure, Outcome};
 use crate::message::{Command, Event, Name, Pattern, validate_topic};
 use crate::store::TxStore;
 use crate::subscriber::{
-    Chain, Dispatch, Empty, Factory, Infallible, OnTxCommand, OnTxEvent, TxCommandFn,
-    TxCommandHandler, TxContext, TxEventFn, TxSubscriber,
+    Chain, Dispatch, Empty, Factory, Infallible, OnTxCommand, OnTxEvent, OnTxPattern, TxCommandFn,
+    TxCommandHandler, TxContext, TxEventFn, TxRawSubscriber, TxSubscriber,
 };
 
 #[expect(
@@ -100,6 +100,20 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
     {
         self.commands.push(Name::Static(C::QUEUE));
         self.with(OnTxCommand(PhantomData))
+    }
+
+    /// Also sees every event whose topic matches, whatever its type, each in a transaction of the bus's store: see
+    /// [`TxRawSubscriber`](crate::TxRawSubscriber). A message that another handler of this subscriber takes by its exact
+    /// type goes only there.
+    pub fn transactional_pattern<S: TxStore>(
+        mut self,
+        pattern: &str,
+    ) -> SubscriberBuilder<H, F, Chain<OnTxPattern<S>, D>>
+    where
+        H: TxRawSubscriber<S>,
+    {
+        let matcher = self.add_pattern(pattern);
+        self.with(OnTxPattern(matcher, PhantomData))
     }
 
     /// That the store of the bus is the one whose transactions the handlers want.

@@ -10,7 +10,7 @@ use std::time::Duration;
 /// | `attempts` | 10 | with the backoff, how long a row's own trouble may last: some 8 minutes by default |
 /// | `backoff` | 1 s to 5 min | |
 /// | `publish_timeout` | 10 s | longer than RabbitMQ takes to confirm when it is slow |
-/// | `keep_published` | 10 min | how far back you want to look; zero deletes a row as it is published |
+/// | `keep_published` | zero: a row is deleted as it is published | how far back you want to look with SQL; a row is written twice more then |
 /// | `keep_handled` | 7 days | longer than the longest retry, delay and replay of a message: what is older is not known as a duplicate |
 /// | `clean_batch` | 500 rows | the most that one deletion may lock |
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ impl Default for Relay {
             attempts: 10,
             backoff: (Duration::from_secs(1), Duration::from_secs(300)),
             publish_timeout: Duration::from_secs(10),
-            keep_published: Duration::from_secs(600),
+            keep_published: Duration::ZERO,
             keep_handled: Duration::from_secs(7 * 24 * 3600),
             clean_batch: 500,
             starts_with_bus: false,
@@ -87,7 +87,7 @@ impl Relay {
         self
     }
 
-    /// How long a published row stays to be looked at.
+    /// How long a published row stays to be looked at; zero: it is deleted as it is published.
     pub fn keep_published(mut self, time: Duration) -> Self {
         self.keep_published = time;
         self

@@ -24,7 +24,8 @@ pub use function::{CommandFn, EventFn};
 pub use handler::{CommandHandler, RawSubscriber, Subscriber};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use inbox::{
-    OnTxCommand, OnTxEvent, TxCommandFn, TxCommandHandler, TxContext, TxEventFn, TxSubscriber,
+    OnTxCommand, OnTxEvent, OnTxPattern, TxCommandFn, TxCommandHandler, TxContext, TxEventFn,
+    TxRawSubscriber, TxSubscriber,
 };
 pub(crate) use member::{Member, MemberChild};
 pub(crate) use pulse::{Pulse, Turn, WorkerThread};

@@ -240,10 +240,11 @@ impl World {
         }))
     }
 
-    /// A relay that does in a test's time what it does in minutes.
+    /// A relay that does in a test's time what it does in minutes, and keeps what was published, so that it can be seen.
     pub(crate) fn relay() -> Relay {
         Relay::new()
             .slow_poll(Duration::from_millis(200))
+            .keep_published(Duration::from_secs(600))
             .backoff(Duration::from_millis(100)..Duration::from_millis(400))
     }
 

@@ -146,26 +146,51 @@ impl Base {
         Ok(())
     }
 
-    /// Fills the outbox by one statement, as fast as can be.
+    /// Fills the outbox, with rows of any lane.
     pub async fn fill(&self, rows: u64) -> anyhow::Result<()> {
+        let more = [("lane", "n % 32"), ("status", "'waiting'")];
+        self.fill_table("postroom_outbox", &more, rows).await
+    }
+
+    /// Fills a durable queue.
+    pub async fn fill_queue(&self, queue: &str, rows: u64) -> anyhow::Result<()> {
+        let queue = format!("'{queue}'");
+        self.fill_table("postroom_queue", &[("queue", &queue)], rows)
+            .await
+    }
+
+    /// Fills a table of messages by one statement, as fast as can be: with these columns more.
+    async fn fill_table(
+        &self,
+        table: &str,
+        more: &[(&str, &str)],
+        rows: u64,
+    ) -> anyhow::Result<()> {
         let body = serde_json::to_string(&Numbered::new(0))?;
-        // Ids of version 7 that differ in their last digits; any lane.
-        let sql = match &self.pool {
-            Pool::Sqlite(_) => format!(
-                "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {rows}) \
-                 INSERT INTO postroom_outbox (id, kind, address, lane, body, status) \
-                 SELECT '01970000-0000-7000-8000-' || printf('%012d', n), 'event', 'load.numbered', n % 32, \
-                 '{body}', 'waiting' FROM n"
+        let (columns, values): (Vec<_>, Vec<_>) = more.iter().copied().unzip();
+        let (numbers, digits) = match &self.pool {
+            Pool::Sqlite(_) => (
+                format!(
+                    "(WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {rows}) \
+                     SELECT n FROM n)"
+                ),
+                "printf('%012d', n)",
             ),
-            Pool::Postgres(_) => format!(
-                "INSERT INTO postroom_outbox (id, kind, address, lane, body, status) \
-                 SELECT '01970000-0000-7000-8000-' || lpad(n::text, 12, '0'), 'event', 'load.numbered', n % 32, \
-                 '{body}', 'waiting' FROM generate_series(1, {rows}) AS n"
+            Pool::Postgres(_) => (
+                format!("generate_series(1, {rows}) AS n"),
+                "lpad(n::text, 12, '0')",
             ),
         };
+        // Ids of version 7 that differ in their last digits.
+        let sql = format!(
+            "INSERT INTO {table} (id, kind, address, body, {}) \
+             SELECT '01970000-0000-7000-8000-' || {digits}, 'event', 'load.numbered', '{body}', {} FROM {numbers}",
+            columns.join(", "),
+            values.join(", "),
+        );
         self.run(&sql).await?;
         if let Pool::Postgres(_) = &self.pool {
-            self.run("ANALYZE postroom_outbox").await?;
+            self.run(&format!("ANALYZE {table}")).await?;
         }
         Ok(())
     }

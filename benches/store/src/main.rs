@@ -5,6 +5,7 @@
 //! private ones, started for the run by `scripts/postgres` and `scripts/rabbitmq`. SQLite is a file in WAL mode in the
 //! directory for temporary files.
 
+mod backlog;
 mod base;
 mod idle;
 mod inbox;
@@ -108,6 +109,10 @@ async fn main() -> anyhow::Result<()> {
         let case = format!("backlog-{name}");
         if wanted(&case) {
             lines.extend(relay::backlog(&run, &case).await?);
+        }
+        let case = format!("queue-backlog-{name}");
+        if wanted(&case) {
+            lines.extend(queue::backlog(&run, &case).await?);
         }
     }
     for line in lines {

@@ -9,7 +9,7 @@ use anyhow::ensure;
 use postroom::Bus;
 
 use crate::base::{Base, Kind, Numbered, Pool};
-use crate::{Run, report};
+use crate::{Run, backlog as backlogs, report};
 
 /// Runs so many publishers, which share the messages.
 async fn by_publishers<F>(
@@ -40,6 +40,33 @@ where
     Ok(())
 }
 
+/// Waits until so many are handled.
+async fn until(handled: &AtomicU64, wanted: u64) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    while handled.load(Ordering::Relaxed) < wanted {
+        ensure!(
+            begun.elapsed() < Duration::from_secs(120),
+            "it stands still"
+        );
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    Ok(())
+}
+
+/// A durable queue that counts what it handles.
+async fn sink(bus: &Bus) -> anyhow::Result<Arc<AtomicU64>> {
+    let handled = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&handled);
+    bus.subscribe_fn::<Numbered, _>("sink", async move |_, _| {
+        count.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    })
+    .durable()
+    .start()
+    .await?;
+    Ok(handled)
+}
+
 async fn ours(
     bus: &Bus,
     handled: &Arc<AtomicU64>,
@@ -57,13 +84,7 @@ async fn ours(
         }
     })
     .await?;
-    while handled.load(Ordering::Relaxed) < wanted {
-        ensure!(
-            begun.elapsed() < Duration::from_secs(120),
-            "it stands still"
-        );
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until(handled, wanted).await?;
     Ok(messages as f64 / begun.elapsed().as_secs_f64())
 }
 
@@ -146,15 +167,7 @@ pub async fn measure(run: &Run<'_>, case: &str, publishers: u64) -> anyhow::Resu
     ))
     .await?;
     let bus = base.bus().start().await?;
-    let handled = Arc::new(AtomicU64::new(0));
-    let count = Arc::clone(&handled);
-    bus.subscribe_fn::<Numbered, _>("sink", async move |_, _| {
-        count.fetch_add(1, Ordering::Relaxed);
-        Ok(())
-    })
-    .durable()
-    .start()
-    .await?;
+    let handled = sink(&bus).await?;
     let messages = match publishers {
         1 => 1_000,
         _ => 5_000,
@@ -182,4 +195,21 @@ pub async fn measure(run: &Run<'_>, case: &str, publishers: u64) -> anyhow::Resu
         "messages/s",
         &[("postroom", durable), ("loop", loops)],
     ))
+}
+
+/// Whether a queue of a million rows is handled more slowly, or fills memory.
+pub async fn backlog(run: &Run<'_>, case: &str) -> anyhow::Result<Vec<String>> {
+    backlogs::measure(run, case, async |few, rows| {
+        let base = Base::make(run.kind, run.services).await?;
+        let bus = base.bus().start().await?;
+        base.fill_queue("sink", rows).await?;
+        let (before, begun) = (backlogs::resident(), Instant::now());
+        let handled = sink(&bus).await?;
+        until(&handled, few).await?;
+        let rate = handled.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64();
+        let grown = backlogs::resident().saturating_sub(before);
+        bus.shutdown(Duration::from_secs(5)).await;
+        Ok((rate, grown))
+    })
+    .await
 }

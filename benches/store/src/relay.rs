@@ -10,7 +10,7 @@ use futures::StreamExt;
 use postroom::{Amqp, Bus};
 
 use crate::base::{Base, Numbered, Pool};
-use crate::{Run, report};
+use crate::{Run, backlog, report};
 
 struct Stage {
     base: Base,
@@ -145,36 +145,14 @@ pub async fn measure(run: &Run<'_>, case: &str, bridged: bool) -> anyhow::Result
 
 /// Whether a backlog of a million rows slows the relay, or fills memory.
 pub async fn backlog(run: &Run<'_>, case: &str) -> anyhow::Result<Vec<String>> {
-    let (few, many) = if run.quick {
-        (5_000, 50_000)
-    } else {
-        (50_000, 1_000_000)
-    };
-    let mut rates = Vec::new();
-    let mut lines = Vec::new();
-    for rows in [few, many] {
+    backlog::measure(run, case, async |few, rows| {
         let stage = stage(run, false).await?;
         stage.base.fill(rows).await?;
-        let before = resident();
-        rates.push(stage.relay(few).await?);
-        let grown = resident().saturating_sub(before);
-        lines.push(format!(
-            "{case}: {rows} rows: {:.0} messages/s, {grown} kB more in memory",
-            rates[rates.len() - 1]
-        ));
+        let before = backlog::resident();
+        let rate = stage.relay(few).await?;
+        let grown = backlog::resident().saturating_sub(before);
         stage.end().await;
-    }
-    lines.push(format!(
-        "ratio {case} small-backlog {:.2}",
-        rates[1] / rates[0]
-    ));
-    Ok(lines)
-}
-
-/// The resident memory of this process, in kB.
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok())
-        .unwrap_or(0)
+        Ok((rate, grown))
+    })
+    .await
 }

@@ -1,8 +1,7 @@
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::store::{DatabaseError, DatabaseProblem, NewRow};
+use crate::store::{DatabaseError, DatabaseProblem};
 
 /// What a statement is given.
 pub(super) enum Value {
@@ -138,32 +137,6 @@ macro_rules! impl_driver {
 }
 pub(super) use impl_driver;
 
-/// The values of a new row, in the order of the statement.
-pub(super) fn values_of(row: &NewRow) -> Vec<Value> {
-    let millis = |time: Option<Duration>| {
-        Value::Number(time.map(|time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX)))
-    };
-    let status = match row.delay {
-        Some(_) => "scheduled",
-        None => "waiting",
-    };
-    vec![
-        Value::from(row.id.as_str()),
-        Value::from(row.kind),
-        Value::from(row.address.as_str()),
-        Value::Text(row.key.clone()),
-        Value::from(i64::from(row.lane)),
-        Value::Text(row.correlation.clone()),
-        Value::Text(row.causation.clone()),
-        Value::Text(row.headers.clone()),
-        Value::Text(row.traceparent.clone()),
-        Value::from(row.body.as_str()),
-        Value::from(status),
-        millis(row.expires_in),
-        millis(row.delay),
-    ]
-}
-
 macro_rules! impl_store_connection {
     ($store:ty, $database:ty, $connection:ty) => {
         impl crate::store::StoreConnection for $connection {
@@ -174,7 +147,7 @@ macro_rules! impl_store_connection {
                 store: &'a $store,
                 row: &'a crate::store::NewRow,
             ) -> Result<(), DatabaseError> {
-                let values = crate::store::sql::driver::values_of(row);
+                let values = crate::store::sql::rows::values_of(row);
                 let written = crate::store::sql::driver::Driver::execute(
                     self,
                     &store.statements.insert,

@@ -7,7 +7,8 @@
 
 use std::time::Duration;
 
-use super::driver::{self, Driver};
+use super::driver::Driver;
+use super::rows::{value_of_all, values_of};
 use super::session::bounded;
 use super::statements::Statements;
 use crate::store::{DatabaseError, DatabaseProblem, NewRow};
@@ -121,11 +122,11 @@ pub(super) async fn commit<D: Nesting>(
     if rows.is_empty() {
         return Ok(());
     }
-    for row in rows {
-        let values = driver::values_of(row);
-        let writing = connection.execute(&statements.insert, values);
-        bounded::<_, D>(WRITE, patience, writing).await?;
-    }
+    let (sql, values) = match rows {
+        [row] => (&statements.insert, values_of(row)),
+        rows => (&statements.insert_all, vec![value_of_all(rows.iter())]),
+    };
+    bounded::<_, D>(WRITE, patience, connection.execute(sql, values)).await?;
     bounded::<_, D>(COMMIT, patience, connection.run("COMMIT".to_owned())).await
 }
 

@@ -7,6 +7,7 @@ mod migration;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod queue_statements;
+mod rows;
 mod session;
 #[cfg(feature = "sqlite")]
 mod sqlite;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::driver::{self, Cells, Driver, Value};
+use super::rows::{list, millis};
 use super::statements::Statements;
 use crate::ports::crash_point;
 use crate::store::{
@@ -58,15 +59,6 @@ pub(super) async fn bounded<T, D: Driver>(
             format!("no answer within {patience:?}"),
         )),
     }
-}
-
-fn millis(time: Duration) -> i64 {
-    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
-}
-
-fn list<T: serde::Serialize>(items: &[T]) -> String {
-    // Numbers and texts can always be encoded.
-    serde_json::to_string(items).unwrap_or_else(|_| "[]".to_owned())
 }
 
 impl<D: Driver> Session<D> {

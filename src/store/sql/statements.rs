@@ -10,7 +10,7 @@ use super::tables::Tables;
 pub(super) struct Statements {
     pub(super) dialect: &'static Dialect,
     pub(super) insert: Arc<str>,
-    pub(super) delay: Arc<str>,
+    pub(super) insert_all: Arc<str>,
     pub(super) record_handled: Arc<str>,
     pub(super) begin_handling: Template,
     pub(super) check_handling: Template,
@@ -166,18 +166,20 @@ impl Statements {
                 when("$13"),
                 tells("outbox"),
             )),
-            // One that is there already, since it is not known whether it was written, is left as it is.
-            delay: sql(&format!(
+            // A delayed one that is there already, since it is not known whether it was written, is left as it is.
+            insert_all: sql(&format!(
                 "INSERT INTO {{outbox}} (id, kind, address, key, correlation, causation, headers, traceparent, body, lane, \
-                 status, expires_at, due_at) SELECT {}, {}, 'scheduled', {}, {} FROM {} WHERE {} IS NOT NULL \
-                 ON CONFLICT DO NOTHING{}",
-                (0..=8).map(&word).collect::<Vec<_>>().join(", "),
-                number(9),
-                when(&number(10)),
-                after(&number(11)),
-                elements("$1"),
-                word(0),
-                tells("outbox"),
+                 status, expires_at, due_at) SELECT {words}, {lane}, \
+                 CASE WHEN {delay} IS NULL THEN 'waiting' ELSE 'scheduled' END, {expires}, {due} \
+                 FROM {elements} WHERE {id} IS NOT NULL ON CONFLICT DO NOTHING{tells}",
+                words = (0..=8).map(&word).collect::<Vec<_>>().join(", "),
+                lane = number(9),
+                delay = number(11),
+                expires = when(&number(10)),
+                due = when(&number(11)),
+                elements = elements("$1"),
+                id = word(0),
+                tells = tells("outbox"),
             )),
             begin_due: sql(&format!(
                 "UPDATE {{outbox}} SET status = 'waiting' WHERE status = 'scheduled' AND position IN ({}) \

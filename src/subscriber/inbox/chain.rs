@@ -1,9 +1,9 @@
 use std::marker::PhantomData;
 
 use super::transactor::{Transactor, taken_away};
-use super::{TxCommandHandler, TxContext, TxSubscriber};
+use super::{TxCommandHandler, TxContext, TxRawSubscriber, TxSubscriber};
 use crate::delivery::Failure;
-use crate::message::{AddressKind, Command, Event};
+use crate::message::{AddressKind, Command, Event, Pattern, RawMessage};
 use crate::ports::crash_point;
 use crate::store::TxStore;
 use crate::subscriber::Context;
@@ -18,6 +18,10 @@ pub struct OnTxEvent<E, S>(pub(crate) PhantomData<fn(E, S)>);
 /// Handles commands of type `C` in transactions of `S`.
 #[doc(hidden)]
 pub struct OnTxCommand<C, S>(pub(crate) PhantomData<fn(C, S)>);
+
+/// Handles what a pattern matches in transactions of `S`.
+#[doc(hidden)]
+pub struct OnTxPattern<S>(pub(crate) Pattern, pub(crate) PhantomData<fn(S)>);
 
 /// Lends the attempt's transaction to a handler. Where that does not come to its end, the connection is dropped, and
 /// with it the transaction.
@@ -174,6 +178,58 @@ where
             Some(_) => Some(0),
             None => self.rest.typed_place(message).map(|place| place + 1),
         }
+    }
+
+    fn transactor_at(&self, place: usize) -> Option<Transactor> {
+        match place {
+            0 => Some(Transactor::over::<S>()),
+            place => self.rest.transactor_at(place - 1),
+        }
+    }
+}
+
+impl<H, S, Rest> Dispatch<H> for Chain<OnTxPattern<S>, Rest>
+where
+    S: TxStore,
+    H: TxRawSubscriber<S>,
+    Rest: Dispatch<H>,
+{
+    const TRANSACTIONAL: bool = true;
+
+    fn run_typed<'a>(
+        &'a self,
+        handler: &'a mut H,
+        message: Message<'a>,
+        cx: &'a mut Context<'_>,
+    ) -> impl Future<Output = Option<Result<(), DispatchFailure>>> {
+        self.rest.run_typed(handler, message, cx)
+    }
+
+    fn select(&self, message: Message<'_>) -> Option<Selected> {
+        let envelope = message.0.envelope();
+        let is_mine =
+            envelope.kind() == AddressKind::Topic && self.first.0.matches(envelope.address());
+        prefer(is_mine.then_some(false), || self.rest.select(message))
+    }
+
+    async fn run(
+        &self,
+        place: usize,
+        handler: &mut H,
+        message: Message<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), DispatchFailure> {
+        if place > 0 {
+            return self.rest.run(place - 1, handler, message, cx).await;
+        }
+        with_transaction(cx, async |cx: &mut TxContext<'_, S>| {
+            handler.handle(RawMessage::new(message.0), cx).await
+        })
+        .await
+    }
+
+    fn typed_place(&self, message: Message<'_>) -> Option<usize> {
+        self.rest.typed_place(message).map(|place| place + 1)
     }
 
     fn transactor_at(&self, place: usize) -> Option<Transactor> {

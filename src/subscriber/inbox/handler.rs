@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use super::TxContext;
 use crate::delivery::{Failure, Outcome};
-use crate::message::{Command, Event};
+use crate::message::{Command, Event, RawMessage};
 use crate::store::TxStore;
 
 /// Reacts to events of one type, each in a database transaction of its own; subscribed by
@@ -63,6 +63,39 @@ pub trait TxCommandHandler<C: Command, S: TxStore>: 'static {
         command: &C,
         cx: &mut TxContext<'_, S>,
     ) -> impl Future<Output = Result<C::Reply, Failure>>;
+}
+
+/// Reacts to every event that a topic pattern matches, whatever its type, each in a database transaction; subscribed by
+/// [`SubscriberBuilder::transactional_pattern`](crate::SubscriberBuilder::transactional_pattern). Under the same rules
+/// as [`TxSubscriber`].
+///
+/// ```
+/// # #[cfg(feature = "sqlite")] use postroom::{Outcome, RawMessage, Sqlite, TxContext, TxRawSubscriber};
+/// struct Audit;
+/// # #[cfg(feature = "sqlite")]
+/// impl TxRawSubscriber<Sqlite> for Audit {
+///     async fn handle(&mut self, message: RawMessage<'_>, cx: &mut TxContext<'_, Sqlite>) -> Outcome {
+///         sqlx::query("INSERT INTO audit (topic, body) VALUES ($1, $2)")
+///             .bind(message.address())
+///             .bind(std::str::from_utf8(message.json()?)?)
+///             .execute(cx.tx())
+///             .await?;
+///         Ok(())
+///     }
+/// }
+///
+/// # #[cfg(feature = "sqlite")]
+/// # async fn subscribe(bus: &postroom::Bus) -> Result<(), postroom::SubscribeError> {
+/// bus.subscriber("audit", || Audit).transactional_pattern::<Sqlite>("ordering.#").start().await?;
+/// # Ok(()) }
+/// ```
+pub trait TxRawSubscriber<S: TxStore>: 'static {
+    /// Handles one message.
+    fn handle(
+        &mut self,
+        message: RawMessage<'_>,
+        cx: &mut TxContext<'_, S>,
+    ) -> impl Future<Output = Outcome>;
 }
 
 /// A function as a transactional subscriber; made by

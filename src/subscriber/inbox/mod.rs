@@ -7,7 +7,7 @@ mod handler;
 mod transactor;
 
 pub(super) use attempt::{Delivered, Inbox, commit, deliver, roll_back};
-pub use chain::{OnTxCommand, OnTxEvent};
+pub use chain::{OnTxCommand, OnTxEvent, OnTxPattern};
 pub use context::TxContext;
-pub use handler::{TxCommandFn, TxCommandHandler, TxEventFn, TxSubscriber};
+pub use handler::{TxCommandFn, TxCommandHandler, TxEventFn, TxRawSubscriber, TxSubscriber};
 pub(super) use transactor::Transactor;

@@ -1,11 +1,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{
-    Cells, Driver, Session, Value, driver, list, millis, numbers_of, one_number, unexpected,
-};
+use super::{Cells, Driver, Session, Value, driver, numbers_of, one_number, unexpected};
+use crate::store::sql::rows::{list, millis, millis_up, value_of_all};
 use crate::store::{
-    DatabaseError, Failures, HeldQueue, LetterFilter, LetterRow, NewLetter, NewQueued, NewRow,
+    DatabaseError, Failures, HeldQueue, LetterFilter, LetterRow, NewLetter, NewQueued,
     QueueSession, QueueWrite, QueueWritten, QueuedRow, StoreFuture, StoredRow, TakeQueued,
     TakenRow,
 };
@@ -33,30 +32,6 @@ fn new_rows(new: &[Arc<NewQueued>]) -> String {
                 &row.traceparent,
                 &row.body,
                 row.expires_in.map(millis),
-            )
-        })
-        .collect();
-    list(&rows)
-}
-
-/// The rows of delayed messages, as the statement reads them.
-fn delayed_rows(delayed: &[Arc<NewRow>]) -> String {
-    let rows: Vec<_> = delayed
-        .iter()
-        .map(|row| {
-            (
-                &row.id,
-                row.kind,
-                &row.address,
-                &row.key,
-                &row.correlation,
-                &row.causation,
-                &row.headers,
-                &row.traceparent,
-                &row.body,
-                row.lane,
-                row.expires_in.map(millis),
-                row.delay.map_or(0, millis_up),
             )
         })
         .collect();
@@ -195,8 +170,8 @@ impl<D: Driver> Session<D> {
             written.new = self.execute(DURING, |all| &all.queues.insert, rows).await?;
         }
         if !write.delayed.is_empty() {
-            let rows = vec![Value::from(delayed_rows(&write.delayed))];
-            self.execute(DURING, |all| &all.delay, rows).await?;
+            let rows = vec![value_of_all(write.delayed.iter().map(|row| &**row))];
+            self.execute(DURING, |all| &all.insert_all, rows).await?;
         }
         if !write.done.is_empty() {
             let rows: Vec<_> = write.done.iter().map(pair).collect();
@@ -252,11 +227,6 @@ impl<D: Driver> Session<D> {
         }
         Ok(written)
     }
-}
-
-/// A wait must not be too short by what a millisecond is cut at.
-fn millis_up(time: Duration) -> i64 {
-    millis(time.saturating_add(Duration::from_nanos(999_999)))
 }
 
 impl<D: Driver> QueueSession for Session<D> {
