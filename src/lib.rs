@@ -152,7 +152,7 @@ pub mod parts {
     };
     pub use crate::subscriber::{
         ActorSubscriber, Chain, CommandFn, Dispatch, Empty, EventFn, Factory, Fallible, Infallible,
-        OnCommand, OnEvent, OnPattern,
+        Link, OnCommand, OnEvent, OnPattern,
     };
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
     pub use crate::subscriber::{OnTxCommand, OnTxEvent, OnTxPattern, TxCommandFn, TxEventFn};

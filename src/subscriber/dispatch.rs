@@ -1,13 +1,9 @@
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::Poll;
 
 use super::context::Context;
-use super::{CommandHandler, RawSubscriber, Subscriber};
 use crate::delivery::{Failure, Outcome, Reason};
-use crate::message::{
-    AddressKind, CodecError, Command, Event, Parcel, Pattern, RawMessage, TypedReply,
-};
+use crate::message::{CodecError, Parcel};
 
 /// Why a delivery did not succeed: the handler said so, or its body could not be read.
 pub struct DispatchFailure(pub(crate) Box<(Failure, Reason)>);
@@ -76,7 +72,7 @@ pub trait Dispatch<H>: Send + Sync + 'static {
 pin_project_lite::pin_project! {
     /// The handler at the head of a chain, or the rest of it.
     #[project = EitherPinned]
-    pub(super) enum Either<Head, Rest> {
+    enum Either<Head, Rest> {
         Head { #[pin] future: Head },
         Rest { #[pin] future: Rest },
     }
@@ -102,7 +98,8 @@ where
 }
 
 /// What the head of a chain ends with.
-pub(super) trait IntoDispatched {
+pub trait IntoDispatched {
+    #[doc(hidden)]
     fn into_dispatched(self) -> Result<(), DispatchFailure>;
 }
 
@@ -143,18 +140,6 @@ pub struct Chain<First, Rest> {
     pub(crate) rest: Rest,
 }
 
-/// Handles events of type `E`.
-#[doc(hidden)]
-pub struct OnEvent<E>(pub(crate) PhantomData<fn(E)>);
-
-/// Handles commands of type `C`.
-#[doc(hidden)]
-pub struct OnCommand<C>(pub(crate) PhantomData<fn(C)>);
-
-/// Handles what a pattern matches.
-#[doc(hidden)]
-pub struct OnPattern(pub(crate) Pattern);
-
 impl<H: 'static> Dispatch<H> for Empty {
     const TRANSACTIONAL: bool = false;
 
@@ -193,10 +178,7 @@ impl<H: 'static> Dispatch<H> for Empty {
 }
 
 /// Picks between the handler at the head of a chain and what the rest of it found.
-pub(super) fn prefer(
-    head: Option<bool>,
-    rest: impl FnOnce() -> Option<Selected>,
-) -> Option<Selected> {
+fn prefer(head: Option<bool>, rest: impl FnOnce() -> Option<Selected>) -> Option<Selected> {
     if head == Some(true) {
         return Some(Selected {
             place: 0,
@@ -217,13 +199,56 @@ pub(super) fn prefer(
     }
 }
 
-impl<H, E, Rest> Dispatch<H> for Chain<OnEvent<E>, Rest>
-where
-    E: Event,
-    H: Subscriber<E>,
-    Rest: Dispatch<H>,
-{
-    const TRANSACTIONAL: bool = Rest::TRANSACTIONAL;
+/// One handler of a chain.
+pub trait Link<H>: Send + Sync + 'static {
+    /// Whether it is transactional.
+    #[doc(hidden)]
+    const TRANSACTIONAL: bool;
+
+    /// The type whose own values it handles.
+    #[doc(hidden)]
+    type Body: 'static;
+
+    /// The message's body, if it is a value of that type.
+    #[doc(hidden)]
+    #[inline]
+    fn own<'a>(&self, message: Message<'a>) -> Option<&'a Self::Body> {
+        message.0.body_as()
+    }
+
+    /// Whether it takes the message by its address, and if so, by its exact one.
+    #[doc(hidden)]
+    fn claims(&self, message: Message<'_>) -> Option<bool>;
+
+    /// Handles a value of its type. A plain combinator too: see [`Dispatch::run_typed`].
+    #[doc(hidden)]
+    fn handle<'a>(
+        &'a self,
+        handler: &'a mut H,
+        body: &'a Self::Body,
+        message: Message<'a>,
+        cx: &'a mut Context<'_>,
+    ) -> impl Future<Output: IntoDispatched>;
+
+    /// Decodes the message and handles it.
+    #[doc(hidden)]
+    fn decode(
+        &self,
+        handler: &mut H,
+        message: Message<'_>,
+        cx: &mut Context<'_>,
+    ) -> impl Future<Output = Result<(), DispatchFailure>>;
+
+    /// How it gets its transaction; none: it has none.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    #[doc(hidden)]
+    fn transactor(&self) -> Option<super::inbox::Transactor> {
+        None
+    }
+}
+
+impl<H, First: Link<H>, Rest: Dispatch<H>> Dispatch<H> for Chain<First, Rest> {
+    const TRANSACTIONAL: bool = First::TRANSACTIONAL || Rest::TRANSACTIONAL;
 
     #[inline]
     fn run_typed<'a>(
@@ -232,9 +257,9 @@ where
         message: Message<'a>,
         cx: &'a mut Context<'_>,
     ) -> impl Future<Output = Option<Result<(), DispatchFailure>>> {
-        match message.0.body_as::<E>() {
-            Some(event) => Either::Head {
-                future: handler.handle(event, cx),
+        match self.first.own(message) {
+            Some(body) => Either::Head {
+                future: self.first.handle(handler, body, message, cx),
             },
             None => Either::Rest {
                 future: self.rest.run_typed(handler, message, cx),
@@ -243,9 +268,7 @@ where
     }
 
     fn select(&self, message: Message<'_>) -> Option<Selected> {
-        let envelope = message.0.envelope();
-        let is_mine = envelope.kind() == AddressKind::Topic && envelope.address() == E::TOPIC;
-        prefer(is_mine.then_some(true), || self.rest.select(message))
+        prefer(self.first.claims(message), || self.rest.select(message))
     }
 
     async fn run(
@@ -255,16 +278,14 @@ where
         message: Message<'_>,
         cx: &mut Context<'_>,
     ) -> Result<(), DispatchFailure> {
-        if place > 0 {
-            return self.rest.run(place - 1, handler, message, cx).await;
+        match place {
+            0 => self.first.decode(handler, message, cx).await,
+            place => self.rest.run(place - 1, handler, message, cx).await,
         }
-        let event: E = message.0.decode().map_err(DispatchFailure::undecodable)?;
-        let outcome = handler.handle(&event, cx).await;
-        outcome.map_err(DispatchFailure::handler)
     }
 
     fn typed_place(&self, message: Message<'_>) -> Option<usize> {
-        match message.0.body_as::<E>() {
+        match self.first.own(message) {
             Some(_) => Some(0),
             None => self.rest.typed_place(message).map(|place| place + 1),
         }
@@ -272,129 +293,9 @@ where
 
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
     fn transactor_at(&self, place: usize) -> Option<super::inbox::Transactor> {
-        self.rest.transactor_at(place.checked_sub(1)?)
-    }
-}
-
-impl<H, C, Rest> Dispatch<H> for Chain<OnCommand<C>, Rest>
-where
-    C: Command,
-    H: CommandHandler<C>,
-    Rest: Dispatch<H>,
-{
-    const TRANSACTIONAL: bool = Rest::TRANSACTIONAL;
-
-    #[inline]
-    fn run_typed<'a>(
-        &'a self,
-        handler: &'a mut H,
-        message: Message<'a>,
-        cx: &'a mut Context<'_>,
-    ) -> impl Future<Output = Option<Result<(), DispatchFailure>>> {
-        match message.0.body_as::<C>() {
-            Some(command) => Either::Head {
-                future: async move {
-                    let reply = handler.handle(command, cx).await;
-                    keep_reply(reply, message, cx)
-                },
-            },
-            None => Either::Rest {
-                future: self.rest.run_typed(handler, message, cx),
-            },
+        match place {
+            0 => self.first.transactor(),
+            place => self.rest.transactor_at(place - 1),
         }
-    }
-
-    fn select(&self, message: Message<'_>) -> Option<Selected> {
-        let envelope = message.0.envelope();
-        let is_mine = envelope.kind() == AddressKind::Queue && envelope.address() == C::QUEUE;
-        prefer(is_mine.then_some(true), || self.rest.select(message))
-    }
-
-    async fn run(
-        &self,
-        place: usize,
-        handler: &mut H,
-        message: Message<'_>,
-        cx: &mut Context<'_>,
-    ) -> Result<(), DispatchFailure> {
-        if place > 0 {
-            return self.rest.run(place - 1, handler, message, cx).await;
-        }
-        let command: C = message.0.decode().map_err(DispatchFailure::undecodable)?;
-        let reply = handler.handle(&command, cx).await;
-        keep_reply(reply, message, cx)
-    }
-
-    fn typed_place(&self, message: Message<'_>) -> Option<usize> {
-        match message.0.body_as::<C>() {
-            Some(_) => Some(0),
-            None => self.rest.typed_place(message).map(|place| place + 1),
-        }
-    }
-
-    #[cfg(any(feature = "sqlite", feature = "postgres"))]
-    fn transactor_at(&self, place: usize) -> Option<super::inbox::Transactor> {
-        self.rest.transactor_at(place.checked_sub(1)?)
-    }
-}
-
-/// The reply goes out with the acknowledgement, if anyone waits for it.
-pub(super) fn keep_reply<R: serde::Serialize + Send + 'static>(
-    reply: Result<R, Failure>,
-    message: Message<'_>,
-    cx: &mut Context<'_>,
-) -> Result<(), DispatchFailure> {
-    let reply = reply.map_err(DispatchFailure::handler)?;
-    if message.0.envelope().expects_reply() {
-        cx.scratch.reply = Some(Box::new(TypedReply(reply)));
-    }
-    Ok(())
-}
-
-impl<H, Rest> Dispatch<H> for Chain<OnPattern, Rest>
-where
-    H: RawSubscriber,
-    Rest: Dispatch<H>,
-{
-    const TRANSACTIONAL: bool = Rest::TRANSACTIONAL;
-
-    #[inline]
-    fn run_typed<'a>(
-        &'a self,
-        handler: &'a mut H,
-        message: Message<'a>,
-        cx: &'a mut Context<'_>,
-    ) -> impl Future<Output = Option<Result<(), DispatchFailure>>> {
-        self.rest.run_typed(handler, message, cx)
-    }
-
-    fn select(&self, message: Message<'_>) -> Option<Selected> {
-        let envelope = message.0.envelope();
-        let is_mine =
-            envelope.kind() == AddressKind::Topic && self.first.0.matches(envelope.address());
-        prefer(is_mine.then_some(false), || self.rest.select(message))
-    }
-
-    async fn run(
-        &self,
-        place: usize,
-        handler: &mut H,
-        message: Message<'_>,
-        cx: &mut Context<'_>,
-    ) -> Result<(), DispatchFailure> {
-        if place > 0 {
-            return self.rest.run(place - 1, handler, message, cx).await;
-        }
-        let outcome: Outcome = handler.handle(RawMessage::new(message.0), cx).await;
-        outcome.map_err(DispatchFailure::handler)
-    }
-
-    fn typed_place(&self, message: Message<'_>) -> Option<usize> {
-        self.rest.typed_place(message).map(|place| place + 1)
-    }
-
-    #[cfg(any(feature = "sqlite", feature = "postgres"))]
-    fn transactor_at(&self, place: usize) -> Option<super::inbox::Transactor> {
-        self.rest.transactor_at(place.checked_sub(1)?)
     }
 }

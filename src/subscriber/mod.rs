@@ -9,6 +9,7 @@ mod function;
 mod handler;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod inbox;
+mod links;
 mod lookout;
 mod member;
 mod pulse;
@@ -18,7 +19,7 @@ mod worker;
 
 pub use actix_actor::{ActorSubscriber, Delivery};
 pub use context::{Context, Sending};
-pub use dispatch::{Chain, Dispatch, Empty, OnCommand, OnEvent, OnPattern};
+pub use dispatch::{Chain, Dispatch, Empty, Link};
 pub use factory::{Factory, Fallible, Infallible};
 pub use function::{CommandFn, EventFn};
 pub use handler::{CommandHandler, RawSubscriber, Subscriber};
@@ -27,5 +28,6 @@ pub use inbox::{
     OnTxCommand, OnTxEvent, OnTxPattern, TxCommandFn, TxCommandHandler, TxContext, TxEventFn,
     TxRawSubscriber, TxSubscriber,
 };
+pub use links::{OnCommand, OnEvent, OnPattern};
 pub(crate) use member::{Member, MemberChild};
 pub(crate) use pulse::{Pulse, Turn, WorkerThread};
