@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 
 use super::schedule::Schedule;
 use super::{Broker, Gate};
+use crate::delivery::NEVER;
 use crate::message::{MessageId, SharedParcel};
 use crate::ports::{
     BoxFuture, Draft, Outgoing, Refusal, ScheduleStore, ScheduledMessage, StoreError, TimerKey,
@@ -132,9 +133,7 @@ impl Broker {
     /// The time of the bus's clock after so long.
     pub(super) fn due_after(&self, delay: Duration) -> SystemTime {
         let now = SystemTime::UNIX_EPOCH + Duration::from_millis(self.services.clock.wall_ms());
-        // What no clock can express never comes due: 30 years stand for it, as in the timers.
-        let never = Duration::from_secs(946_080_000);
-        now.checked_add(delay).unwrap_or_else(|| now + never)
+        now.checked_add(delay).unwrap_or_else(|| now + NEVER)
     }
 
     pub(super) fn memory_schedules(&self) -> Arc<dyn ScheduleStore> {

@@ -1,6 +1,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::NEVER;
+
 /// Pauses a subscription while too large a share of its attempts fails, and probes until one succeeds.
 ///
 /// Closed: attempts are counted over a sliding window. Open: nothing is handed out for `pause`, and no
@@ -185,10 +187,9 @@ impl BreakerState {
     }
 
     fn open(&mut self, now: Instant) -> BreakerChange {
-        // A pause beyond what the clock can express never ends: 30 years stand for it.
         let until = now
             .checked_add(self.breaker.pause)
-            .unwrap_or_else(|| now + Duration::from_secs(946_080_000));
+            .unwrap_or_else(|| now + NEVER);
         self.phase = Phase::Open { until };
         self.buckets.clear();
         BreakerChange::Opened { until }

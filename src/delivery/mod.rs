@@ -22,3 +22,6 @@ pub use order::{Order, Overflow};
 pub(crate) use restart::{ExitKind, affected, should_restart};
 pub use restart::{Restart, Strategy};
 pub use retry::{Retry, RetryError};
+
+/// What a clock cannot express, or nobody lives to see, never comes: 30 years stand for it.
+pub(crate) const NEVER: std::time::Duration = std::time::Duration::from_secs(946_080_000);

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::delivery::NEVER;
 use crate::message::{
     Address, AddressKind, CodecError, CorrelationId, Envelope, Metadata, Name, SharedParcel,
     received, validate_queue, validate_topic,
@@ -9,9 +10,6 @@ use crate::message::{
 /// How many lanes there are: as many relays can share the work. A part of the schema, since rows are written with
 /// their lane.
 pub(crate) const LANES: u32 = 32;
-
-/// The longest delay that is stored: what no clock can express never comes due.
-const NEVER: Duration = Duration::from_secs(946_080_000);
 
 /// A number for a text, the same in each process and version (FNV-1a, 64 bits).
 pub(crate) fn number_of(text: &str) -> u64 {

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::Clock;
+use crate::delivery::NEVER;
 use crate::ports::{TimerKey, Timers};
 
 type Action = Box<dyn FnOnce() + Send>;
@@ -120,10 +121,7 @@ impl Timers for TimerService {
 
     fn after(&self, delay: Duration, run: Action) -> TimerKey {
         let now = self.clock.now();
-        // A delay beyond what the clock can express never comes due: 30 years stand for it.
-        let at = now
-            .checked_add(delay)
-            .unwrap_or_else(|| now + Duration::from_secs(946_080_000));
+        let at = now.checked_add(delay).unwrap_or_else(|| now + NEVER);
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let is_sooner = {
             let mut waiting = self.waiting.lock();
