@@ -27,7 +27,7 @@ const SLACK: Duration = Duration::from_secs(30);
 /// |---|---|---|
 /// | `prefix` | `postroom_` | one for each bus that shares a schema; at most 30 characters |
 /// | `schema` | the first of the search path | made if it is missing |
-/// | `lock_timeout` | 5 s | longer than your longest transaction that locks the store's own tables: mostly none does |
+/// | `lock_timeout` | 5 s | longer than your longest transaction that locks the store's own tables: mostly none does; so long too may a process stand still in a transaction of the store's own, before the server ends that |
 /// | `statement_timeout` | 10 s | longer than `lock_timeout` |
 /// | `notify` | off | on where several processes share the work, and a second is long |
 ///
@@ -167,7 +167,8 @@ impl Postgres {
              SET idle_in_transaction_session_timeout = {}",
             self.lock_timeout.as_millis(),
             self.statement_timeout.as_millis(),
-            self.statement_timeout.as_millis().saturating_mul(2),
+            // A process that stands still in the middle of a transaction keeps its successor waiting no longer than this.
+            self.lock_timeout.as_millis(),
         );
         let setting = connection.run(settings);
         bounded::<_, PgConnection>(DURING, self.statement_timeout, setting).await?;
