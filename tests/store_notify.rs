@@ -100,8 +100,8 @@ async fn a_server_that_was_killed_and_came_back_is_listened_to_again() {
     let (first, second) = (bus(&world, "first").await, bus(&world, "second").await);
     let handled = Seen::default();
     handled.subscribe_durable(&first).await;
-    Seen::default().subscribe_durable(&second).await;
     eventually("it is held", || first.snapshot().durable.unwrap().held == 1).await;
+    Seen::default().subscribe_durable(&second).await;
     second.publish(Placed { order: 0 }).await.unwrap();
     eventually("it is handled", || handled.len() == 1).await;
     server.told("kill").await;
