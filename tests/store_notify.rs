@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::store::{Placed, Seen, World};
+use common::store::{Placed, PrivatePostgres, Seen, World};
 use common::{end, eventually};
 use postroom::{Bus, Durable, Relay};
 
@@ -89,6 +89,45 @@ async fn messages_for_a_queue_that_another_process_consumes_are_handed_out_at_on
         }
     }
     assert_eq!(standing_by.len(), 0);
+    end(&second).await;
+    end(&first).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_was_killed_and_came_back_is_listened_to_again() {
+    let server = PrivatePostgres::begin().await;
+    let world = server.world().await;
+    let (first, second) = (bus(&world, "first").await, bus(&world, "second").await);
+    let handled = Seen::default();
+    handled.subscribe_durable(&first).await;
+    eventually("it is held", || first.snapshot().durable.unwrap().held == 1).await;
+    Seen::default().subscribe_durable(&second).await;
+    second.publish(Placed { order: 0 }).await.unwrap();
+    eventually("it is handled", || handled.len() == 1).await;
+    server.told("kill").await;
+    let refused = second.publish(Placed { order: 1 }).await;
+    assert!(refused.is_err(), "{refused:?}");
+    server.told("start").await;
+    common::soon("it takes messages again", async {
+        while second.publish(Placed { order: 2 }).await.is_err() {}
+    })
+    .await;
+    // Whoever consumes by now.
+    let count = || {
+        [&first, &second].map(|bus| {
+            bus.snapshot()
+                .queues
+                .iter()
+                .map(|queue| queue.acked)
+                .sum::<u64>()
+        })
+    };
+    eventually("it is handled", || count().iter().sum::<u64>() >= 2).await;
+    for order in 3..20 {
+        let before: u64 = count().iter().sum();
+        second.publish(Placed { order }).await.unwrap();
+        eventually("at once", || count().iter().sum::<u64>() > before).await;
+    }
     end(&second).await;
     end(&first).await;
 }
