@@ -330,6 +330,32 @@ async fn a_server_killed_and_started_again_loses_nothing() {
     end(&bus).await;
 }
 
+/// A lease that could not be renewed in time, and was not taken by another process, is the same lease again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_came_while_a_lease_had_run_out_is_handled_as_soon_as_it_is_renewed() {
+    let world = World::postgres().await;
+    // Longer than is waited for here: only the renewal tells.
+    let durable = durable().slow_poll(Duration::from_secs(600));
+    let bus = world.builder().durable(durable).start().await.unwrap();
+    let seen = Seen::default();
+    seen.subscribe_durable(&bus).await;
+    bus.publish(Placed { order: 0 }).await.unwrap();
+    eventually("it is held", || seen.len() == 1).await;
+    let mut tx = world.begin().await;
+    // It can be read, not renewed.
+    tx.run("LOCK TABLE postroom_consumers IN SHARE MODE").await;
+    // The process regards it as run out before the database does.
+    let valid = "SELECT count(*) FROM postroom_consumers WHERE leased_until > clock_timestamp()";
+    world.until(valid, 0).await;
+    bus.publish(Placed { order: 1 }).await.unwrap();
+    assert_eq!(seen.orders(), [0]);
+    tx.roll_back().await;
+    eventually("it is handled", || seen.len() == 2).await;
+    let fence = "SELECT fence FROM postroom_consumers";
+    assert_eq!(world.number(fence).await, 1, "it was taken over anew");
+    end(&bus).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_locked_file_is_waited_for_and_gives_the_message_back() {
     let world = World::sqlite().await;

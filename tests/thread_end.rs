@@ -1,11 +1,12 @@
-//! A thread may outlive the bus that it published to, and end as the last to know of its queues.
+//! Threads of a program that outlive their bus, and threads of a bus that end with handlers in hand.
 #![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use postroom::{Bus, Context, Event, Failure, Retry};
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
 
 #[derive(Serialize, Deserialize)]
 struct Ping;
@@ -54,4 +55,36 @@ async fn a_publishing_thread_ends_after_the_queue_it_published_to() {
         publisher.join().unwrap();
     }
     assert!(bus.shutdown(Duration::from_secs(5)).await.clean);
+}
+
+/// Tells whether it could spawn a task as it was dropped, as a connection does that goes back to its pool.
+struct Spawns(mpsc::Sender<bool>);
+
+impl Drop for Spawns {
+    fn drop(&mut self) {
+        self.0.send(Handle::try_current().is_ok()).unwrap();
+    }
+}
+
+/// Nobody has to shut a bus down. What its handlers have in hand is dropped where tasks can be spawned: a panic in such a
+/// drop is mostly a second one, and the end of the process.
+#[tokio::test]
+async fn what_a_bus_leaves_in_hand_is_dropped_in_the_context_of_its_runtime() {
+    let (dropped, drops) = mpsc::channel();
+    let (begins, mut begun) = tokio::sync::mpsc::unbounded_channel();
+    let bus = Bus::builder("left").start().await.unwrap();
+    let state = Arc::new(Spawns(dropped));
+    let handler = async move |_: &Ping, _: &mut Context<'_>| {
+        let _of_the_attempt = Spawns(state.0.clone());
+        begins.send(()).unwrap();
+        std::future::pending().await
+    };
+    let subscription = bus.subscribe_fn::<Ping, _>("left", handler).start();
+    let subscription = subscription.await.unwrap();
+    bus.publish(Ping).await.unwrap();
+    begun.recv().await.unwrap();
+    drop((subscription, bus));
+    // Of the attempt, and of the handler.
+    let told = tokio::task::spawn_blocking(move || drops.iter().collect::<Vec<_>>());
+    assert_eq!(told.await.unwrap(), [true, true]);
 }

@@ -17,10 +17,14 @@ pub(super) async fn spawn(name: String) -> std::io::Result<ArbiterHandle> {
     let (ready, started) = oneshot::channel();
     std::thread::Builder::new().name(name).spawn(move || {
         let system = actix::System::new();
-        system.block_on(async {
+        let runtime = system.block_on(async {
             // The starter may have given up; the thread then ends with its system.
             let _ = ready.send(actix::Arbiter::current());
+            tokio::runtime::Handle::current()
         });
+        // What is dropped at the end may give something up by a task, as sqlx's connections do, and a panic there would
+        // be the end of the process: tasks are dropped outside of what runs them.
+        let _context = runtime.enter();
         if let Err(error) = system.run() {
             tracing::error!(%error, "a thread of the bus ended with an error");
         }

@@ -24,17 +24,30 @@ pub(super) struct Delivery {
     pub(super) is_buried: bool,
 }
 
+/// What a renewal of the lease is for this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Renewal {
+    InTime,
+    /// The lease had run out here, so that what could not be read since then is to be read now.
+    Late,
+    /// It is another taking over than before: all that was in hand had to go.
+    Another,
+}
+
 impl Hand {
-    /// The database says that the queue is held. True: by another taking over than before, so that all that was in hand
-    /// has to go.
-    pub(super) fn renewed(&mut self, fence: i64, valid_until: Instant) -> bool {
-        let before = self.held.replace((fence, valid_until));
-        let is_another = before.is_none_or(|(known, _)| known != fence);
-        if is_another {
-            self.deliveries.clear();
-            self.taken.clear();
+    /// The database says that the queue is held.
+    pub(super) fn renewed(&mut self, fence: i64, valid_until: Instant, now: Instant) -> Renewal {
+        match self.held.replace((fence, valid_until)) {
+            Some((known, until)) if known == fence => match now < until {
+                true => Renewal::InTime,
+                false => Renewal::Late,
+            },
+            _ => {
+                self.deliveries.clear();
+                self.taken.clear();
+                Renewal::Another
+            }
         }
-        is_another
     }
 
     /// It is held by another process. True: it was held here.
@@ -139,7 +152,8 @@ mod tests {
 
     fn held(now: Instant) -> Hand {
         let mut hand = Hand::default();
-        assert!(hand.renewed(1, now + Duration::from_secs(1)));
+        let renewal = hand.renewed(1, now + Duration::from_secs(1), now);
+        assert_eq!(renewal, Renewal::Another);
         hand
     }
 
@@ -164,8 +178,11 @@ mod tests {
         let token = hand.take(7, MessageId::new()).unwrap();
         assert!(hand.is_live(token, now));
         assert!(!hand.is_live(token, late));
-        assert!(!hand.renewed(1, late + Duration::from_secs(1)));
+        let renewal = hand.renewed(1, late + Duration::from_secs(1), late);
+        assert_eq!(renewal, Renewal::Late);
         assert!(hand.is_live(token, late));
+        let renewal = hand.renewed(1, late + Duration::from_secs(2), late);
+        assert_eq!(renewal, Renewal::InTime);
     }
 
     #[test]
@@ -173,7 +190,8 @@ mod tests {
         let now = Instant::now();
         let mut hand = held(now);
         let token = hand.take(7, MessageId::new()).unwrap();
-        assert!(hand.renewed(3, now + Duration::from_secs(1)));
+        let renewal = hand.renewed(3, now + Duration::from_secs(1), now);
+        assert_eq!(renewal, Renewal::Another);
         assert!(!hand.is_live(token, now) && hand.settle(token).is_none());
         assert!(hand.take(7, MessageId::new()).is_some());
         // What was written under the former fence does not free what was taken under this one.

@@ -6,6 +6,7 @@
 //! where the database tells of what is written. They start with
 //! the first durable queue or delayed message.
 
+mod agenda;
 mod backing;
 mod config;
 mod consumer;

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use super::hand::{Delivery, Hand};
+use super::agenda::Agenda;
+use super::hand::{Delivery, Hand, Renewal};
 use super::replies::Replies;
 use super::settlement::{Settlement, What};
 use super::writes::Writes;
@@ -41,11 +42,7 @@ pub(super) struct StoreQueue {
 #[derive(Default)]
 struct State {
     hand: Hand,
-    /// Rows may be there that were not read.
-    has_more: bool,
-    /// When the next waiting row is due that is known of, and whether that is to be asked.
-    due: Option<Instant>,
-    asks_due: bool,
+    agenda: Agenda,
     counted_at: Option<Instant>,
 }
 
@@ -77,8 +74,7 @@ impl StoreQueue {
         let mut state = self.state.lock();
         // What a former subscription has left in hand is handed out by this one.
         state.hand.drop_deliveries();
-        state.has_more = true;
-        state.asks_due = true;
+        state.agenda.may_have_come();
         *self.core.lock() = Arc::downgrade(core);
         self.detached.store(false, Ordering::Release);
         true
@@ -128,17 +124,18 @@ impl StoreQueue {
 
     /// The database says that this process has the queue.
     pub(super) fn renewed(&self, fence: i64, valid_until: Instant) {
-        let is_another = {
+        let renewal = {
             let mut state = self.state.lock();
-            let is_another = state.hand.renewed(fence, valid_until);
-            if is_another {
-                state.has_more = true;
-                state.asks_due = true;
+            let renewal = state.hand.renewed(fence, valid_until, Instant::now());
+            if renewal == Renewal::Another {
+                state.agenda.may_have_come();
             }
-            is_another
+            renewal
         };
-        if is_another {
+        if renewal == Renewal::Another {
             self.drop_queued();
+        }
+        if renewal != Renewal::InTime {
             self.look.notify_one();
         }
     }
@@ -169,23 +166,21 @@ impl StoreQueue {
 
     /// Rows may have come.
     pub(super) fn has_come(&self) {
-        self.state.lock().has_more = true;
+        self.state.lock().agenda.has_come();
         self.look.notify_one();
     }
 
     /// What nobody tells of may have come.
     pub(super) fn may_have_come(&self) {
-        let mut state = self.state.lock();
-        state.has_more = true;
-        state.asks_due = true;
+        self.state.lock().agenda.may_have_come();
     }
 
     /// What the consumer is to read now, and under which fence.
     pub(super) fn wants(&self, core: &QueueCore, now: Instant) -> Option<(TakeQueued, i64)> {
         let mut state = self.state.lock();
-        let is_due = state.due.is_some_and(|due| due <= now);
+        let has_something = state.agenda.wants(now);
         let fence = state.hand.fence(now)?;
-        if self.is_detached() || !(state.has_more || is_due) {
+        if self.is_detached() || !has_something {
             return None;
         }
         let capacity = core.mailbox.capacity();
@@ -194,11 +189,7 @@ impl StoreQueue {
         if free == 0 || !is_enough && core.mailbox.books().queued > 0 {
             return None;
         }
-        state.has_more = false;
-        if is_due {
-            state.due = None;
-            state.asks_due = true;
-        }
+        state.agenda.reads();
         let wanted = TakeQueued {
             queue: self.name.to_string(),
             most: u32::try_from(free.min(MOST_AT_ONCE)).unwrap_or(u32::MAX),
@@ -214,23 +205,20 @@ impl StoreQueue {
 
     /// Whether it is to be asked when the next row is due.
     pub(super) fn asks_due(&self) -> bool {
-        std::mem::take(&mut self.state.lock().asks_due)
+        self.state.lock().agenda.asks_due()
     }
 
     /// A row is due after so long.
     pub(super) fn due_in(&self, left: Duration) {
         let at = Instant::now() + left;
-        let mut state = self.state.lock();
-        if state.due.is_none_or(|due| at < due) {
-            state.due = Some(at);
-            drop(state);
+        if self.state.lock().agenda.is_due_at(at) {
             self.look.notify_one();
         }
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {
         let state = self.state.lock();
-        state.due.filter(|_| state.hand.is_held())
+        state.agenda.next_due().filter(|_| state.hand.is_held())
     }
 
     /// Hands rows out, as of the fence that they were read under. False: that is gone by now, and nothing was.
@@ -244,10 +232,12 @@ impl StoreQueue {
         let mut state = self.state.lock();
         let is_mine = state.hand.fence(Instant::now()) == Some(fence) && self.is_of(core);
         if !is_mine || self.is_detached() {
-            state.has_more = true;
+            state.agenda.has_come();
             return false;
         }
-        state.has_more |= has_more;
+        if has_more {
+            state.agenda.has_come();
+        }
         let mut slots = Vec::with_capacity(rows.len());
         for (position, id, mut slot) in rows {
             if let Some(token) = state.hand.take(position, id) {
@@ -270,7 +260,7 @@ impl StoreQueue {
         let wants_more = {
             let mut state = self.state.lock();
             state.hand.written(position, fence);
-            state.has_more
+            state.agenda.has_more()
         };
         if wants_more {
             self.look.notify_one();
@@ -310,7 +300,9 @@ impl StoreQueue {
         let was_there = {
             let mut state = self.state.lock();
             let was_there = state.hand.give_back(token);
-            state.has_more |= was_there;
+            if was_there {
+                state.agenda.has_come();
+            }
             was_there
         };
         if was_there && !self.is_detached() {

@@ -356,6 +356,13 @@ impl Tx {
         written.map_err(|error| error.kind().clone())
     }
 
+    pub(crate) async fn run(&mut self, sql: &'static str) {
+        match self {
+            Self::Sqlite(tx) => drop(sqlx::query(sql).execute(&mut **tx).await.unwrap()),
+            Self::Postgres(tx) => drop(sqlx::query(sql).execute(&mut **tx).await.unwrap()),
+        }
+    }
+
     pub(crate) async fn commit(self) {
         match self {
             Self::Sqlite(tx) => tx.commit().await.unwrap(),
