@@ -95,7 +95,7 @@ pub use bus::{
     SubscribeError, SubscriberBuilder, Subscription, Supervisor, SupervisorBuilder, Threads,
 };
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
-pub use bus::{Recorded, TransactionError, TransactionRefusal};
+pub use bus::{Batch, Recorded, TransactionError, TransactionRefusal};
 pub use delivery::{
     Breaker, BreakerError, Failure, Order, Outcome, Overflow, Reason, Restart, Retry, RetryError,
     Strategy, Verdict,

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use common::store::{Placed, Pool, Seen, Tx, World, over_both};
 use common::{end, eventually};
 use postroom::{
-    Bus, Command, CommandHandler, Context, Event, Failure, Outcome, Problem, Refusal, Subscriber,
-    TransactionRefusal,
+    Bus, Command, CommandHandler, Context, Event, Failure, MessageId, Outcome, Problem, Refusal,
+    Subscriber, TransactionRefusal,
 };
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,7 @@ over_both!(
     rows_of_one_key_keep_their_order_over_retries,
     poison_rows_at_the_head_delay_good_ones_by_two_polls,
     poison_is_given_up_listed_replayed_and_discarded,
+    rows_that_are_no_messages_are_given_up_and_say_why,
     a_delayed_row_waits_for_its_time_and_holds_up_nobody,
     metadata_comes_through,
     a_command_goes_to_its_queue,
@@ -292,6 +293,51 @@ async fn poison_is_given_up_listed_replayed_and_discarded(world: World) {
     world.until_rows("published", 1).await;
     let counts = bus.snapshot().outbox.unwrap();
     assert_eq!((counts.given_up, counts.failed), (3, 6));
+    end(&bus).await;
+}
+
+async fn rows_that_are_no_messages_are_given_up_and_say_why(world: World) {
+    let (bus, seen) = (world.bus().await, Seen::default());
+    let id = MessageId::new();
+    let rows = [
+        ("no-id", "event", "null", "{}", "the id is no UUID"),
+        ("", "letter", "null", "{}", "the kind is neither"),
+        ("", "event", "null", "{", "the body is no JSON"),
+        (
+            "",
+            "event",
+            "'{}'",
+            "{}",
+            "the headers are no JSON array of pairs",
+        ),
+    ];
+    for (at, (broken, kind, headers, body, _)) in rows.into_iter().enumerate() {
+        let id = match broken {
+            "" => format!("{}{at}", &id.to_string()[..35]),
+            broken => broken.to_owned(),
+        };
+        world
+            .run(&format!(
+                "INSERT INTO postroom_outbox (id, kind, address, lane, headers, body, status) \
+                 VALUES ('{id}', '{kind}', 'ordering.order-placed', 7, {headers}, '{body}', 'waiting')"
+            ))
+            .await;
+    }
+    // Behind them, in the same lane.
+    world
+        .run(&format!(
+            "INSERT INTO postroom_outbox (id, kind, address, lane, body, status) \
+             VALUES ('{id}', 'event', 'ordering.order-placed', 7, '{{\"order\":1}}', 'waiting')"
+        ))
+        .await;
+    seen.subscribe(&bus).await;
+    eventually("the good one is handled", || seen.orders() == [1]).await;
+    world.until_rows("dead", rows.len() as i64).await;
+    let dead = bus.outbox().unwrap().dead(10).await.unwrap();
+    for (dead, (_, kind, _, body, why)) in dead.iter().zip(rows) {
+        let said = dead.last_error.as_deref().unwrap();
+        assert!(said.starts_with(why), "{kind} {body}: {said}");
+    }
     end(&bus).await;
 }
 

@@ -212,6 +212,12 @@ impl Bus {
         Ok(receipts)
     }
 
+    /// Begins a batch of messages to be written into a transaction together, see [`Batch`](crate::Batch).
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    pub fn batch(&self) -> crate::Batch<'_> {
+        crate::Batch::new(self)
+    }
+
     /// Publishes JSON under a topic made at run time.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! The bus: the handle that users hold, and what starts and ends with it.
 
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod batch;
 mod builder;
 mod dead_letters;
 mod handle;
@@ -23,6 +25,8 @@ mod transaction;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod transactional;
 
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use batch::Batch;
 pub use builder::{Builder, Escalation};
 pub use dead_letters::{DeadLetters, ReplayError};
 pub use handle::Bus;

@@ -205,13 +205,38 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
         connection: &mut C,
     ) -> Result<super::Recorded, super::TransactionError<M>> {
         let delay = self.rare.as_ref().and_then(|rare| rare.delay);
-        let (bus, envelope) = (self.bus, self.envelope());
-        let Some(message) = self.message.take() else {
-            unreachable!("a publish is used once")
-        };
+        let (bus, envelope, message) = (self.bus, self.envelope(), self.into_message());
         match super::transaction::write(bus, envelope, &message, delay, connection).await {
             Ok(recorded) => Ok(recorded),
             Err(kind) => Err(super::TransactionError::new(kind, message)),
+        }
+    }
+
+    /// Its row in the outbox of `bus`, and its id.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    pub(super) fn into_row(
+        mut self,
+        bus: &Bus,
+    ) -> Result<(crate::message::MessageId, crate::store::NewRow), super::TransactionError<M>> {
+        use super::transaction;
+        let delay = self.rare.as_ref().and_then(|rare| rare.delay);
+        let (envelope, message) = (self.envelope(), self.into_message());
+        let id = envelope.id;
+        let row = transaction::link(bus).and_then(|_| {
+            let row = transaction::row(bus, envelope, &message, delay);
+            row.map_err(Into::into)
+        });
+        match row {
+            Ok(row) => Ok((id, row)),
+            Err(kind) => Err(super::TransactionError::new(kind, message)),
+        }
+    }
+
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    fn into_message(self) -> M {
+        match self.message {
+            Some(message) => message,
+            None => unreachable!("a publish is used once"),
         }
     }
 

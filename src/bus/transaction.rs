@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use super::Bus;
 use crate::broker::Gate;
 use crate::message::{Envelope, MessageId};
 use crate::ports::{Refusal, crash_point};
-use crate::store::{DatabaseError, Ring, StoreConnection, row_of};
+use crate::store::{DatabaseError, NewRow, Ring, StoreConnection, StoreLink, row_of};
 
 /// A message that was written into a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,38 +76,82 @@ impl<M> std::fmt::Display for TransactionError<M> {
 
 impl<M> std::error::Error for TransactionError<M> {}
 
-/// Checks a message as a publish does, and writes it as a row.
-pub(super) async fn write<M: Serialize, C: StoreConnection>(
-    bus: &Bus,
-    mut envelope: Envelope,
-    message: &M,
-    delay: Option<Duration>,
-    connection: &mut C,
-) -> Result<Recorded, TransactionRefusal> {
+/// What is told of rows in transactions, if the bus takes any.
+pub(super) fn link(bus: &Bus) -> Result<&Arc<StoreLink>, TransactionRefusal> {
     let broker = &bus.0.broker;
     if !broker.admits(Gate::Draining) {
         return Err(Refusal::Closed.into());
     }
     let link = broker.services.store.as_ref();
-    let link = link.ok_or(TransactionRefusal::NoStore)?;
+    link.ok_or(TransactionRefusal::NoStore)
+}
+
+/// The store that the connection is one of.
+fn store<C: StoreConnection>(link: &StoreLink) -> Result<&C::Store, TransactionRefusal> {
     let store = link.store_as::<C::Store>();
-    let store = store.ok_or_else(|| TransactionRefusal::OtherDatabase {
+    store.ok_or_else(|| TransactionRefusal::OtherDatabase {
         store: link.store.database(),
-    })?;
+    })
+}
+
+/// Checks a message as a publish does, and makes its row.
+pub(super) fn row<M: Serialize>(
+    bus: &Bus,
+    mut envelope: Envelope,
+    message: &M,
+    delay: Option<Duration>,
+) -> Result<NewRow, Refusal> {
+    let broker = &bus.0.broker;
     broker.check(&envelope)?;
     broker.intercept(&mut envelope)?;
     let body = serde_json::to_string(message);
     let body = body.map_err(|error| Refusal::Codec(error.to_string()))?;
     if let Some(limit) = broker.limits.body_limit.filter(|limit| body.len() > *limit) {
         let size = body.len();
-        return Err(Refusal::TooLarge { size, limit }.into());
+        return Err(Refusal::TooLarge { size, limit });
     }
     let now_ms = broker.services.clock.wall_ms();
-    let row = row_of(&envelope, body, delay, now_ms);
+    Ok(row_of(&envelope, body, delay, now_ms))
+}
+
+/// Writes one message.
+pub(super) async fn write<M: Serialize, C: StoreConnection>(
+    bus: &Bus,
+    envelope: Envelope,
+    message: &M,
+    delay: Option<Duration>,
+    connection: &mut C,
+) -> Result<Recorded, TransactionRefusal> {
+    let link = link(bus)?;
+    let store = store::<C>(link)?;
+    let id = envelope.id;
+    let row = row(bus, envelope, message, delay)?;
+    write_rows(link, store, &[row], connection).await?;
+    Ok(Recorded { id })
+}
+
+/// Writes many.
+pub(super) async fn write_all<C: StoreConnection>(
+    bus: &Bus,
+    rows: &[NewRow],
+    connection: &mut C,
+) -> Result<(), TransactionRefusal> {
+    let link = link(bus)?;
+    let store = store::<C>(link)?;
+    Ok(write_rows(link, store, rows, connection).await?)
+}
+
+async fn write_rows<C: StoreConnection>(
+    link: &StoreLink,
+    store: &C::Store,
+    rows: &[NewRow],
+    connection: &mut C,
+) -> Result<(), DatabaseError> {
     crash_point("before-insert");
-    connection.insert(store, &row).await?;
+    connection.insert_all(store, rows).await?;
     crash_point("after-insert");
-    link.counts.written.fetch_add(1, Ordering::Relaxed);
+    let written = rows.len() as u64;
+    link.counts.written.fetch_add(written, Ordering::Relaxed);
     link.bell.ring(Ring::Written);
-    Ok(Recorded { id: envelope.id })
+    Ok(())
 }

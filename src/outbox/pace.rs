@@ -46,6 +46,11 @@ impl Pace {
         self.next = Instant::now();
     }
 
+    /// Whether the next look is as soon as it would be after something was written.
+    pub(super) fn is_fast(&self) -> bool {
+        self.next <= Instant::now() + FAST.min(self.slow)
+    }
+
     /// Something was written, and may be committed at any time.
     pub(super) fn fast(&mut self) {
         self.interval = FAST.min(self.slow);

@@ -100,12 +100,16 @@ impl RelayLife<'_> {
             }
             let looks = has_room.then_some(self.pace.next);
             let wakes = [marks_at, looks].into_iter().flatten().min();
+            let wakes_for = match looks.is_some() && self.pace.is_fast() {
+                true => Ring::Committed,
+                false => Ring::Written,
+            };
             tokio::select! {
                 landed = landing.recv() => match landed {
                     Some(landed) => self.land(landed),
                     None => return Ok(()),
                 },
-                ring = self.shared.tree.link.bell.heard() => self.hear(ring),
+                ring = self.shared.tree.link.bell.heard(wakes_for) => self.hear(ring),
                 () = self.shared.lanes_changed.notified() => self.look_now(),
                 () = until(wakes) => {}
                 () = stop.asked() => break,
@@ -131,6 +135,9 @@ impl RelayLife<'_> {
 
     /// Reads rows and sends those that may go. False: the database is locked.
     async fn take(&mut self, room: usize) -> Result<bool, DatabaseError> {
+        if let Some(ring) = self.shared.tree.link.bell.rung() {
+            self.hear(ring);
+        }
         let now = Instant::now();
         let lanes = self.shared.lanes.lock().open(now);
         if lanes.is_empty() {

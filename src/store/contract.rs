@@ -156,6 +156,27 @@ pub trait StoreConnection: Send {
         row: &'a NewRow,
     ) -> impl Future<Output = Result<(), DatabaseError>> + Send + 'a;
 
+    /// Writes several rows of the outbox, at positions in their order. Unless it is written, each as by
+    /// [`insert`](Self::insert).
+    ///
+    /// # Errors
+    /// As [`insert`](Self::insert).
+    ///
+    /// # Cancel safety
+    /// As [`insert`](Self::insert).
+    fn insert_all<'a>(
+        &'a mut self,
+        store: &'a Self::Store,
+        rows: &'a [NewRow],
+    ) -> impl Future<Output = Result<(), DatabaseError>> + Send + 'a {
+        async move {
+            for row in rows {
+                self.insert(store, row).await?;
+            }
+            Ok(())
+        }
+    }
+
     /// Writes that `consumer` handles a message, into the inbox. False: it was handled before, and nothing was
     /// written. Where another transaction is writing the same, this waits for its end.
     ///

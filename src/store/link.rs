@@ -1,7 +1,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -140,34 +140,125 @@ pub(crate) struct OutboxCounts {
 /// Wakes the relay. Rings that come while one is not heard yet are one with it.
 #[derive(Default)]
 pub(crate) struct Bell {
-    rung: AtomicU8,
+    state: Mutex<BellState>,
     notify: Notify,
+}
+
+#[derive(Default)]
+struct BellState {
+    rung: Option<Ring>,
+    /// The least that is waited for.
+    least: Option<Ring>,
 }
 
 /// What is known of the row that the bell was rung for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Ring {
     /// It was written, and its transaction may commit at any time.
-    Written = 1,
+    Written,
     /// It was committed.
-    Committed = 2,
+    Committed,
 }
 
 impl Bell {
     pub(crate) fn ring(&self, what: Ring) {
-        if self.rung.fetch_max(what as u8, Ordering::AcqRel) < what as u8 {
+        let wakes = {
+            let mut state = self.state.lock();
+            let is_more = state.rung < Some(what);
+            state.rung = state.rung.max(Some(what));
+            is_more && state.least <= Some(what)
+        };
+        if wakes {
             self.notify.notify_one();
         }
     }
 
-    /// Waits for the next ring. Cancel safe.
-    pub(crate) async fn heard(&self) -> Ring {
+    /// The rings since the last time.
+    pub(crate) fn rung(&self) -> Option<Ring> {
+        self.state.lock().rung.take()
+    }
+
+    /// Waits for the next ring of at least this. A wake costs the one who rings more than all else he does: who looks soon
+    /// in any case waits only for what cannot wait for that. Cancel safe.
+    pub(crate) async fn heard(&self, least: Ring) -> Ring {
         loop {
-            match self.rung.swap(0, Ordering::AcqRel) {
-                0 => self.notify.notified().await,
-                1 => return Ring::Written,
-                _ => return Ring::Committed,
+            {
+                let mut state = self.state.lock();
+                state.least = Some(least);
+                if let Some(rung) = state.rung.take_if(|rung| *rung >= least) {
+                    return rung;
+                }
             }
+            self.notify.notified().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Not yet: nobody has been woken.
+    async fn is_asleep(hearing: impl Future<Output = Ring>) -> bool {
+        tokio::time::timeout(Duration::ZERO, hearing).await.is_err()
+    }
+
+    #[tokio::test]
+    async fn rings_are_one_until_they_are_heard_and_the_larger_one_counts() {
+        let bell = Bell::default();
+        bell.ring(Ring::Written);
+        bell.ring(Ring::Committed);
+        bell.ring(Ring::Written);
+        assert_eq!(bell.heard(Ring::Written).await, Ring::Committed);
+        assert_eq!(bell.rung(), None);
+        assert!(is_asleep(bell.heard(Ring::Written)).await);
+    }
+
+    #[tokio::test]
+    async fn who_looks_soon_is_not_woken_for_what_was_written_and_finds_it_when_he_looks() {
+        let bell = Bell::default();
+        assert!(is_asleep(bell.heard(Ring::Committed)).await);
+        bell.ring(Ring::Written);
+        assert!(is_asleep(bell.heard(Ring::Committed)).await);
+        assert_eq!(bell.rung(), Some(Ring::Written));
+        bell.ring(Ring::Written);
+        assert_eq!(bell.heard(Ring::Written).await, Ring::Written);
+        bell.ring(Ring::Written);
+        bell.ring(Ring::Committed);
+        assert_eq!(bell.heard(Ring::Committed).await, Ring::Committed);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn no_ring_is_lost_between_one_who_rings_and_one_who_hears() {
+        let bell = Arc::new(Bell::default());
+        let (told, mut tells) = tokio::sync::mpsc::unbounded_channel();
+        let rings = tokio::spawn({
+            let bell = Arc::clone(&bell);
+            async move {
+                for at in 0..20_000_u32 {
+                    let what = [Ring::Written, Ring::Committed][at as usize % 2];
+                    bell.ring(what);
+                    // The next one only when this one was heard.
+                    assert_eq!(tells.recv().await, Some(what));
+                }
+            }
+        });
+        for at in 0..20_000_u32 {
+            // Waits for less than comes, for the same, and after a wait for more that was given up.
+            if at % 3 == 0 {
+                let more = bell.heard(Ring::Committed);
+                if let Ok(heard) = tokio::time::timeout(Duration::ZERO, more).await {
+                    told.send(heard).unwrap();
+                    continue;
+                }
+            }
+            told.send(bell.heard(Ring::Written).await).unwrap();
+        }
+        tokio::time::timeout(Duration::from_secs(20), rings)
+            .await
+            .unwrap()
+            .unwrap();
     }
 }

@@ -205,6 +205,22 @@ impl Tx {
         Ok(())
     }
 
+    pub async fn publish_batch(
+        &mut self,
+        bus: &Bus,
+        messages: impl Iterator<Item = Numbered>,
+    ) -> anyhow::Result<()> {
+        let mut batch = bus.batch();
+        for message in messages {
+            batch.add(bus.publish(message))?;
+        }
+        match self {
+            Self::Sqlite(tx) => batch.in_transaction(tx).await?,
+            Self::Postgres(tx) => batch.in_transaction(tx).await?,
+        }
+        Ok(())
+    }
+
     /// What somebody writes by hand.
     pub async fn insert(&mut self, message: &Numbered) -> anyhow::Result<()> {
         const SQL: &str = "INSERT INTO bare (id, address, body) VALUES ($1, $2, $3)";

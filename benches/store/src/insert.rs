@@ -5,7 +5,12 @@ use std::time::Instant;
 use crate::base::{Base, Numbered};
 use crate::{Run, report};
 
-pub async fn measure(run: &Run<'_>, case: &str, rows: u64) -> anyhow::Result<Vec<String>> {
+pub async fn measure(
+    run: &Run<'_>,
+    case: &str,
+    rows: u64,
+    is_batch: bool,
+) -> anyhow::Result<Vec<String>> {
     let transactions = if run.quick {
         50
     } else {
@@ -30,11 +35,15 @@ pub async fn measure(run: &Run<'_>, case: &str, rows: u64) -> anyhow::Result<Vec
             let begun = Instant::now();
             for _ in 0..transactions {
                 let mut tx = base.begin().await?;
-                for id in 0..rows {
-                    let message = Numbered::new(id);
-                    if is_ours {
+                let messages = (0..rows).map(Numbered::new);
+                if is_ours && is_batch {
+                    tx.publish_batch(&bus, messages).await?;
+                } else if is_ours {
+                    for message in messages {
                         tx.publish(&bus, message).await?;
-                    } else {
+                    }
+                } else {
+                    for message in messages {
                         tx.insert(&message).await?;
                     }
                 }

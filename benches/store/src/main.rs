@@ -74,10 +74,10 @@ async fn main() -> anyhow::Result<()> {
             begun,
         };
         let name = kind.name();
-        for rows in [1, 100] {
-            let case = format!("outbox-insert-{rows}-{name}");
+        for (how, rows) in [("insert", 1), ("insert", 100), ("batch", 100)] {
+            let case = format!("outbox-{how}-{rows}-{name}");
             if wanted(&case) {
-                lines.extend(insert::measure(&run, &case, rows).await?);
+                lines.extend(insert::measure(&run, &case, rows, how == "batch").await?);
             }
         }
         let case = format!("relay-{name}");

@@ -147,14 +147,16 @@ macro_rules! impl_store_connection {
                 store: &'a $store,
                 row: &'a crate::store::NewRow,
             ) -> Result<(), DatabaseError> {
-                let values = crate::store::sql::rows::values_of(row);
-                let written = crate::store::sql::driver::Driver::execute(
-                    self,
-                    &store.statements.insert,
-                    values,
-                );
-                let written = written.await.map(drop);
-                written.map_err(|error| {
+                self.insert_all(store, std::slice::from_ref(row)).await
+            }
+
+            async fn insert_all<'a>(
+                &'a mut self,
+                store: &'a $store,
+                rows: &'a [crate::store::NewRow],
+            ) -> Result<(), DatabaseError> {
+                let written = crate::store::sql::rows::insert(self, &store.statements, rows);
+                written.await.map_err(|error| {
                     crate::store::sql::driver::error::<$connection>("write a message", &error)
                 })
             }
@@ -187,6 +189,15 @@ macro_rules! impl_store_connection {
                 row: &'a crate::store::NewRow,
             ) -> Result<(), DatabaseError> {
                 <$connection as crate::store::StoreConnection>::insert(&mut **self, store, row)
+                    .await
+            }
+
+            async fn insert_all<'a>(
+                &'a mut self,
+                store: &'a $store,
+                rows: &'a [crate::store::NewRow],
+            ) -> Result<(), DatabaseError> {
+                <$connection as crate::store::StoreConnection>::insert_all(&mut **self, store, rows)
                     .await
             }
 

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::driver::Driver;
-use super::rows::{value_of_all, values_of};
+use super::rows;
 use super::session::bounded;
 use super::statements::Statements;
 use crate::store::{DatabaseError, DatabaseProblem, NewRow};
@@ -105,9 +105,9 @@ pub(super) async fn commit<D: Nesting>(
     statements: &Statements,
     patience: Duration,
     message: [&str; 2],
-    rows: &[NewRow],
+    messages: &[NewRow],
 ) -> Result<(), DatabaseError> {
-    let last = if rows.is_empty() { "; COMMIT" } else { "" };
+    let last = if messages.is_empty() { "; COMMIT" } else { "" };
     let quote = statements.dialect.quote;
     let sql = statements.check_handling.fill(quote, message, last);
     let checked = bounded::<_, D>(COMMIT, patience, connection.run(sql)).await;
@@ -119,14 +119,11 @@ pub(super) async fn commit<D: Nesting>(
         let text = format!("the handler has ended it, or ignored an error in it: {text}");
         DatabaseError::new(DatabaseProblem::Other, COMMIT, text)
     })?;
-    if rows.is_empty() {
+    if messages.is_empty() {
         return Ok(());
     }
-    let (sql, values) = match rows {
-        [row] => (&statements.insert, values_of(row)),
-        rows => (&statements.insert_all, vec![value_of_all(rows.iter())]),
-    };
-    bounded::<_, D>(WRITE, patience, connection.execute(sql, values)).await?;
+    let written = rows::insert(connection, statements, messages);
+    bounded::<_, D>(WRITE, patience, written).await?;
     bounded::<_, D>(COMMIT, patience, connection.run("COMMIT".to_owned())).await
 }
 

@@ -10,6 +10,7 @@ use super::tables::Tables;
 pub(super) struct Statements {
     pub(super) dialect: &'static Dialect,
     pub(super) insert: Arc<str>,
+    pub(super) insert_plain: Arc<str>,
     pub(super) insert_all: Arc<str>,
     pub(super) record_handled: Arc<str>,
     pub(super) begin_handling: Template,
@@ -164,6 +165,11 @@ impl Statements {
                  body, status, expires_at, due_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, {}, {}){}",
                 when("$12"),
                 when("$13"),
+                tells("outbox"),
+            )),
+            insert_plain: sql(&format!(
+                "INSERT INTO {{outbox}} (id, kind, address, key, lane, body, status) \
+                 VALUES ($1, $2, $3, $4, $5, $6, 'waiting'){}",
                 tells("outbox"),
             )),
             // A delayed one that is there already, since it is not known whether it was written, is left as it is.

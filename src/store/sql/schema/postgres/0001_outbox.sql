@@ -2,7 +2,7 @@
 CREATE TABLE {outbox} (
     position BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     id TEXT NOT NULL,
-    kind TEXT NOT NULL CHECK (kind IN ('event', 'command')),
+    kind TEXT NOT NULL,
     address TEXT NOT NULL,
     key TEXT,
     lane INTEGER NOT NULL,
@@ -12,7 +12,7 @@ CREATE TABLE {outbox} (
     traceparent TEXT,
     expires_at TIMESTAMPTZ,
     body TEXT NOT NULL,
-    status TEXT NOT NULL CHECK (status IN ('waiting', 'scheduled', 'retrying', 'published', 'dead')),
+    status TEXT NOT NULL,
     created_at TIMESTAMPTZ NOT NULL DEFAULT now(),
     due_at TIMESTAMPTZ,
     retry_at TIMESTAMPTZ,

@@ -2,7 +2,7 @@
 CREATE TABLE {outbox} (
     position INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL,
-    kind TEXT NOT NULL CHECK (kind IN ('event', 'command')),
+    kind TEXT NOT NULL,
     address TEXT NOT NULL,
     key TEXT,
     lane INTEGER NOT NULL,
@@ -12,7 +12,7 @@ CREATE TABLE {outbox} (
     traceparent TEXT,
     expires_at TEXT,
     body TEXT NOT NULL,
-    status TEXT NOT NULL CHECK (status IN ('waiting', 'scheduled', 'retrying', 'published', 'dead')),
+    status TEXT NOT NULL,
     created_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
     due_at TEXT,
     retry_at TEXT,
