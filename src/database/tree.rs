@@ -188,6 +188,11 @@ impl Tree {
         }
     }
 
+    /// Whether the database did not do what this part asked for last.
+    pub(crate) fn is_in_trouble(&self, part: &'static str) -> bool {
+        self.troubles.lock().contains_key(part)
+    }
+
     /// What is wrong, if anything is.
     pub(crate) fn trouble(&self) -> Option<String> {
         let troubles = self.troubles.lock();

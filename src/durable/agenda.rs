@@ -8,6 +8,8 @@ pub(super) struct Agenda {
     /// When the next waiting row is due that is known of, and whether that is to be asked.
     due: Option<Instant>,
     asks_due: bool,
+    /// When it is to be looked again at what was not read.
+    again: Option<Instant>,
 }
 
 impl Agenda {
@@ -29,6 +31,7 @@ impl Agenda {
     /// Whether there is something to read. What is due from now on is: who cannot read it yet is told when he can, and
     /// is not to wait for a time that has passed.
     pub(super) fn wants(&mut self, now: Instant) -> bool {
+        self.again = None;
         if self.due.is_some_and(|due| due <= now) {
             self.due = None;
             self.may_have_come();
@@ -55,8 +58,13 @@ impl Agenda {
         is_sooner
     }
 
-    pub(super) fn next_due(&self) -> Option<Instant> {
-        self.due
+    /// It is to be looked then at what is there by now, though nobody rings.
+    pub(super) fn look_at(&mut self, at: Instant) {
+        self.again = Some(at);
+    }
+
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        self.due.into_iter().chain(self.again).min()
     }
 }
 
@@ -74,13 +82,27 @@ mod tests {
         assert!(agenda.is_due_at(later));
         assert!(!agenda.is_due_at(later + Duration::from_secs(1)));
         assert!(!agenda.wants(now));
-        assert_eq!(agenda.next_due(), Some(later));
+        assert_eq!(agenda.next_look(), Some(later));
         assert!(agenda.wants(later));
         // Who cannot read it yet does not wait for a time that has passed.
-        assert_eq!(agenda.next_due(), None);
+        assert_eq!(agenda.next_look(), None);
         assert!(agenda.wants(later));
         assert!(agenda.asks_due() && !agenda.asks_due());
         agenda.reads();
         assert!(!agenda.wants(later));
+    }
+
+    #[test]
+    fn what_is_there_and_was_not_read_is_looked_at_again() {
+        let now = Instant::now();
+        let soon = now + Duration::from_millis(5);
+        let mut agenda = Agenda::default();
+        agenda.has_come();
+        assert!(agenda.wants(now));
+        agenda.look_at(soon);
+        agenda.is_due_at(now + Duration::from_secs(1));
+        assert_eq!(agenda.next_look(), Some(soon));
+        assert!(agenda.wants(soon));
+        assert_eq!(agenda.next_look(), Some(now + Duration::from_secs(1)));
     }
 }

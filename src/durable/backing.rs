@@ -3,7 +3,7 @@ use std::time::{Duration, SystemTime};
 
 use super::queue::{StoreQueue, millis};
 use super::settlement::What;
-use crate::delivery::{Order, Reason};
+use crate::delivery::{NEVER, Order, Reason};
 use crate::mailbox::{Ending, History, Slot};
 use crate::queue::{Backing, QueueCore};
 use crate::store::Failures;
@@ -41,7 +41,12 @@ impl Backing for StoreBacking {
         self.0.is_live(token)
     }
 
+    fn may_start(&self, token: u64) -> bool {
+        self.0.may_start(token)
+    }
+
     fn retry_after(&self, queue: &QueueCore, slot: Slot, delay: Duration) {
+        let delay = delay.min(NEVER);
         let failures = failures(&slot, slot.history.as_deref());
         // The lane waits in place, or its successors would overtake it.
         if matches!(queue.spec.order, Order::Keyed { .. }) {

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use crate::delivery::NEVER;
+
 /// How durable queues are kept: a builder for [`Builder::durable`](crate::Builder::durable).
 ///
 /// | setting | default | how to choose |
@@ -36,13 +38,13 @@ impl Durable {
 
     /// For how long a process holds its queues without renewing them; it renews four times as often. At least 1 s.
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.lease = lease;
+        self.lease = lease.min(NEVER);
         self
     }
 
     /// How often a queue is looked at of which nothing was heard.
     pub fn slow_poll(mut self, period: Duration) -> Self {
-        self.slow_poll = period;
+        self.slow_poll = period.min(NEVER);
         self
     }
 

@@ -31,25 +31,29 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Data
                 }
             }
         }
-        let mut has_read = false;
+        let mut looks_again = false;
         let mut next = polls_at;
         for queue in shared.attached() {
             match read(&mut *session, &queue).await {
-                Ok(has) => has_read |= has,
+                Ok(Some(has_read)) => {
+                    shared.tree.works("consumer");
+                    looks_again |= has_read;
+                }
+                Ok(None) => {}
                 Err(error) if error.keeps_connection() => {
                     queue.not_read();
                     shared.tree.failed("consumer", &error);
                     tokio::time::sleep(AGAIN).await;
+                    looks_again = true;
                 }
                 Err(error) => {
                     queue.not_read();
                     return Err(error);
                 }
             }
-            next = next.min(queue.next_due().unwrap_or(next));
+            next = next.min(queue.next_look().unwrap_or(next));
         }
-        if has_read {
-            shared.tree.works("consumer");
+        if looks_again {
             // What was committed meanwhile is looked for at once; others come to run first.
             tokio::task::yield_now().await;
             continue;
@@ -70,16 +74,16 @@ fn kept(error: DatabaseError) -> Result<bool, DatabaseError> {
     }
 }
 
-/// Whether something was read and handed out.
+/// Whether something was read and handed out; none: nothing was asked.
 async fn read(
     session: &mut dyn StoreSession,
     queue: &Arc<StoreQueue>,
-) -> Result<bool, DatabaseError> {
+) -> Result<Option<bool>, DatabaseError> {
     let Some(core) = queue.core() else {
-        return Ok(false);
+        return Ok(None);
     };
     let Some((wanted, fence)) = queue.wants(&core, Instant::now()) else {
-        return Ok(false);
+        return Ok(None);
     };
     let most = wanted.most as usize;
     crash_point("before-take");
@@ -98,11 +102,11 @@ async fn read(
     let is_out = queue.hand_out(&core, fence, has_more, slots);
     crash_point("after-deliver");
     if queue.asks_due()
-        && let Some(left) = session.next_queued(&queue.name).await?
+        && let Some(left) = session.next_queued(&queue.name, &queue.taken()).await?
     {
         queue.due_in(left);
     }
-    Ok(is_out && !is_empty)
+    Ok(Some(is_out && !is_empty))
 }
 
 /// Those whose wait is over go behind what was written by then (contract, rule 7).

@@ -13,6 +13,9 @@ pub(super) struct Hand {
     deliveries: HashMap<u64, Delivery>,
     /// Rows that are not to be taken again: those of the deliveries, and those whose settlement is not written yet.
     taken: HashSet<i64>,
+    /// Deliveries that are not to be started, since the lease had run out meanwhile and others may have gone back: they
+    /// follow those, and all are read again in their order.
+    returning: HashSet<u64>,
     last_token: u64,
 }
 
@@ -22,6 +25,7 @@ pub(super) struct Delivery {
     pub(super) message: MessageId,
     /// Its dead letter is stored, and its row is gone.
     pub(super) is_buried: bool,
+    is_started: bool,
 }
 
 /// What a renewal of the lease is for this process.
@@ -40,11 +44,17 @@ impl Hand {
         match self.held.replace((fence, valid_until)) {
             Some((known, until)) if known == fence => match now < until {
                 true => Renewal::InTime,
-                false => Renewal::Late,
+                false => {
+                    let unstarted = self
+                        .deliveries
+                        .iter()
+                        .filter(|(_, known)| !known.is_started);
+                    self.returning.extend(unstarted.map(|(token, _)| *token));
+                    Renewal::Late
+                }
             },
             _ => {
-                self.deliveries.clear();
-                self.taken.clear();
+                self.clear();
                 Renewal::Another
             }
         }
@@ -52,9 +62,14 @@ impl Hand {
 
     /// It is held by another process. True: it was held here.
     pub(super) fn lost(&mut self) -> bool {
+        self.clear();
+        self.held.take().is_some()
+    }
+
+    fn clear(&mut self) {
         self.deliveries.clear();
         self.taken.clear();
-        self.held.take().is_some()
+        self.returning.clear();
     }
 
     pub(super) fn is_held(&self) -> bool {
@@ -91,6 +106,7 @@ impl Hand {
             position,
             message,
             is_buried: false,
+            is_started: false,
         };
         self.deliveries.insert(self.last_token, delivery);
         Some(self.last_token)
@@ -98,6 +114,23 @@ impl Hand {
 
     pub(super) fn is_live(&self, token: u64, now: Instant) -> bool {
         self.fence(now).is_some() && self.deliveries.contains_key(&token)
+    }
+
+    /// Whether a delivery may be handed to a handler. From then on it is started.
+    pub(super) fn may_start(&mut self, token: u64, now: Instant) -> bool {
+        let may = self.fence(now).is_some() && !self.returning.contains(&token);
+        match self.deliveries.get_mut(&token) {
+            Some(delivery) if may => {
+                delivery.is_started = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether deliveries are on their way back that others must not overtake.
+    pub(super) fn awaits_returns(&self) -> bool {
+        !self.returning.is_empty()
     }
 
     /// A delivery and its row, to be settled; it stays in hand.
@@ -114,6 +147,7 @@ impl Hand {
     pub(super) fn settle(&mut self, token: u64) -> Option<(Delivery, i64)> {
         let (fence, _) = self.held?;
         let delivery = self.deliveries.remove(&token)?;
+        self.returning.remove(&token);
         Some((delivery, fence))
     }
 
@@ -126,11 +160,13 @@ impl Hand {
     /// A delivery that goes back, untouched. Whether it was in hand.
     pub(super) fn give_back(&mut self, token: u64) -> bool {
         let delivery = self.deliveries.remove(&token);
+        self.returning.remove(&token);
         delivery.is_some_and(|delivery| self.taken.remove(&delivery.position))
     }
 
     /// All deliveries go back, untouched; what is being settled stays taken.
     pub(super) fn drop_deliveries(&mut self) {
+        self.returning.clear();
         for delivery in std::mem::take(&mut self.deliveries).into_values() {
             self.taken.remove(&delivery.position);
         }
@@ -183,6 +219,26 @@ mod tests {
         assert!(hand.is_live(token, late));
         let renewal = hand.renewed(1, late + Duration::from_secs(2), late);
         assert_eq!(renewal, Renewal::InTime);
+    }
+
+    #[test]
+    fn what_was_not_started_before_a_late_renewal_goes_back_so_that_nothing_overtakes_it() {
+        let now = Instant::now();
+        let late = now + Duration::from_secs(1);
+        let mut hand = held(now);
+        let [running, gone, next] = [1, 2, 3].map(|at| hand.take(at, MessageId::new()).unwrap());
+        assert!(hand.may_start(running, now));
+        assert!(!hand.may_start(gone, late));
+        assert!(hand.give_back(gone));
+        hand.renewed(1, late + Duration::from_secs(1), late);
+        // The third would overtake the second.
+        assert!(!hand.may_start(next, late) && hand.awaits_returns());
+        assert!(hand.give_back(next));
+        assert!(!hand.awaits_returns());
+        // What runs is settled as ever, and may be handed over again at once.
+        assert!(hand.may_start(running, late) && hand.settle(running).is_some());
+        let again = hand.take(2, MessageId::new()).unwrap();
+        assert!(hand.may_start(again, late));
     }
 
     #[test]

@@ -239,7 +239,7 @@ impl DeadLetterSink for MemoryLetters {
             let (id, queue) = (letter.id.to_string(), letter.queue.to_string());
             let failures = failures_of(&letter);
             let letter = NewLetter::new(id, queue, letter.reason.to_string(), failures, row);
-            let (publication, wait) = Publication::new(Content::Letter(Arc::new(letter)));
+            let (publication, wait) = Publication::new(Content::Letter(Arc::new(letter)), None);
             if !shared.writes.publish(publication) {
                 return Err(closed());
             }

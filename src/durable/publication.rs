@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::queue::StoreQueue;
 use crate::ports::Refusal;
@@ -13,6 +13,8 @@ pub(super) struct Publication {
     pub(super) content: Content,
     stage: AtomicU8,
     answer: Mutex<Option<oneshot::Sender<Result<(), Refusal>>>>,
+    /// Its place among those that wait, for as long as it is in memory: also when its publisher has gone.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 /// Where it is written.
@@ -67,12 +69,16 @@ mod stage {
 }
 
 impl Publication {
-    pub(super) fn new(content: Content) -> (Arc<Self>, oneshot::Receiver<Result<(), Refusal>>) {
+    pub(super) fn new(
+        content: Content,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> (Arc<Self>, oneshot::Receiver<Result<(), Refusal>>) {
         let (answer, wait) = oneshot::channel();
         let publication = Self {
             content,
             stage: AtomicU8::new(stage::WAITING),
             answer: Mutex::new(Some(answer)),
+            _place: place,
         };
         (Arc::new(publication), wait)
     }

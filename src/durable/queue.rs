@@ -10,6 +10,7 @@ use super::hand::{Delivery, Hand, Renewal};
 use super::replies::Replies;
 use super::settlement::{Settlement, What};
 use super::writes::Writes;
+use crate::delivery::{NEVER, Order};
 use crate::mailbox::{Ending, Slot};
 use crate::message::MessageId;
 use crate::ports::DeadLetter;
@@ -18,6 +19,8 @@ use crate::store::{Failures, TakeQueued};
 
 /// How often rows are counted.
 const COUNT: Duration = Duration::from_secs(30);
+/// How soon it is looked again whether few rows that are free for can be read together with others.
+const SOON: Duration = Duration::from_millis(5);
 /// The most rows that are read at once.
 const MOST_AT_ONCE: usize = 512;
 
@@ -186,7 +189,13 @@ impl StoreQueue {
         let capacity = core.mailbox.capacity();
         let free = capacity.saturating_sub(state.hand.count_taken());
         let is_enough = free >= (capacity / 4).max(1);
-        if free == 0 || !is_enough && core.mailbox.books().queued > 0 {
+        let is_ordered = !matches!(core.spec.order, Order::Unordered { .. });
+        if free == 0 || is_ordered && state.hand.awaits_returns() {
+            return None;
+        }
+        if !is_enough && core.mailbox.books().queued > 0 {
+            // Nobody rings when a worker takes the last of them.
+            state.agenda.look_at(now + SOON);
             return None;
         }
         state.agenda.reads();
@@ -210,15 +219,21 @@ impl StoreQueue {
 
     /// A row is due after so long.
     pub(super) fn due_in(&self, left: Duration) {
-        let at = Instant::now() + left;
+        let at = Instant::now() + left.min(NEVER);
         if self.state.lock().agenda.is_due_at(at) {
             self.look.notify_one();
         }
     }
 
-    pub(super) fn next_due(&self) -> Option<Instant> {
+    /// When it is to be looked at though nobody rings.
+    pub(super) fn next_look(&self) -> Option<Instant> {
         let state = self.state.lock();
-        state.agenda.next_due().filter(|_| state.hand.is_held())
+        state.agenda.next_look().filter(|_| state.hand.is_held())
+    }
+
+    /// The rows in hand.
+    pub(super) fn taken(&self) -> Vec<i64> {
+        self.state.lock().hand.taken().collect()
     }
 
     /// Hands rows out, as of the fence that they were read under. False: that is gone by now, and nothing was.
@@ -294,6 +309,10 @@ impl StoreQueue {
 
     pub(super) fn is_live(&self, token: u64) -> bool {
         self.state.lock().hand.is_live(token, Instant::now())
+    }
+
+    pub(super) fn may_start(&self, token: u64) -> bool {
+        self.state.lock().hand.may_start(token, Instant::now())
     }
 
     pub(super) fn give_back(&self, token: u64) {

@@ -150,12 +150,13 @@ impl Shared {
             queue: target.clone(),
             why: why.unwrap_or_else(|| "the database did not answer in time".to_owned()),
         };
-        let Some(place) = deadline.bound(self.waiting.acquire()).await else {
+        let place = Arc::clone(&self.waiting).acquire_owned();
+        let Some(place) = deadline.bound(place).await else {
             return Err(not_stored(self.tree.trouble()));
         };
         // It is never closed.
-        let _place = place.map_err(|_| Refusal::Closed)?;
-        let (publication, wait) = Publication::new(content);
+        let place = place.map_err(|_| Refusal::Closed)?;
+        let (publication, wait) = Publication::new(content, Some(place));
         let envelope = parcel.envelope();
         let metadata = envelope.metadata.as_ref();
         let port = metadata.and_then(|metadata| metadata.reply.as_ref());

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::shared::Shared;
 use super::writes::Batch;
 use crate::ports::crash_point;
-use crate::store::{DatabaseError, DatabaseProblem, QueueWrite, QueueWritten, Ring, StoreSession};
+use crate::store::{DatabaseError, DatabaseProblem, QueueWrite, Ring, StoreSession};
 use crate::supervisor::Stop;
 
 /// The wait of a database that is locked, before it is asked again.
@@ -46,6 +46,15 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Data
 /// that none of this process's is counted twice.
 async fn count(shared: &Shared, session: &mut dyn StoreSession) -> Result<(), DatabaseError> {
     let most = shared.settings.rows;
+    // Who waited for what could not be written may have gone, and a process that is unready for it gets nothing more to
+    // write. Whether the database can be written to is found by the leases.
+    if shared.tree.is_in_trouble("writer") && shared.writes.is_empty() {
+        match session.count_queued("", 1).await {
+            Ok(_) => shared.tree.works("writer"),
+            Err(error) if error.keeps_connection() => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
     for queue in shared.attached() {
         if !queue.wants_count(most, Instant::now()) {
             continue;
@@ -86,7 +95,7 @@ async fn write(
     {
         Ok(written) => {
             pass_points("after", &batch.write);
-            note_lost(shared, &batch.write, &written);
+            note_lost(shared, batch.count_late(&written));
             if !batch.write.delayed.is_empty() {
                 let link = &shared.tree.link;
                 let rows = batch.write.delayed.len() as u64;
@@ -104,7 +113,7 @@ async fn write(
 
 async fn failed(
     shared: &Shared,
-    batch: Batch<'_>,
+    mut batch: Batch<'_>,
     error: DatabaseError,
 ) -> Result<(), DatabaseError> {
     shared.tree.failed("writer", &error);
@@ -122,8 +131,7 @@ async fn failed(
     Err(error)
 }
 
-fn note_lost(shared: &Shared, write: &QueueWrite, written: &QueueWritten) {
-    let lost = (write.done.len() as u64).saturating_sub(written.done);
+fn note_lost(shared: &Shared, lost: u64) {
     if lost > 0 {
         tracing::warn!(
             store = %shared.tree.name,

@@ -1,4 +1,4 @@
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use super::publication::{Content, Publication};
 use super::settlement::Settlement;
 use crate::ports::Refusal;
-use crate::store::{QueueWrite, QueueWritten};
+use crate::store::{QueueWrite, QueueWritten, RetriedRow};
 
 /// How long settlements are gathered that nobody waits for.
 const GATHER: Duration = Duration::from_millis(5);
@@ -46,6 +46,8 @@ struct State {
     since: Option<Instant>,
     /// So many are written one by one: something in a batch of them was refused.
     one_by_one: usize,
+    /// So many settlements were put back of which it is not known whether they were written.
+    uncertain: usize,
     is_closed: bool,
 }
 
@@ -56,6 +58,10 @@ pub(super) struct Batch<'a> {
     pub(super) write: QueueWrite,
     new: Vec<Arc<Publication>>,
     settled: Vec<Settlement>,
+    /// Nothing of it was done.
+    is_rolled_back: bool,
+    /// Part of it may have been done before.
+    pub(super) is_repeated: bool,
 }
 
 impl Drop for Batch<'_> {
@@ -69,6 +75,9 @@ impl Drop for Batch<'_> {
         }
         for publication in self.new.drain(..).rev() {
             state.new.push_front(publication);
+        }
+        if !self.is_rolled_back || self.is_repeated {
+            state.uncertain += self.settled.len();
         }
         for settlement in self.settled.drain(..).rev() {
             state.settled.push_front(settlement);
@@ -86,9 +95,20 @@ impl Batch<'_> {
     }
 
     /// Nothing of it was done.
-    pub(super) fn rolled_back(&self) {
+    pub(super) fn rolled_back(&mut self) {
+        self.is_rolled_back = true;
         for publication in &self.new {
             publication.rolled_back();
+        }
+    }
+
+    /// Messages that were settled too late: their queue was taken over. Of a repeated batch nobody knows, since what is
+    /// gone may have been settled before.
+    pub(super) fn count_late(&self, written: &QueueWritten) -> u64 {
+        let done = self.write.done.len() as u64;
+        match self.is_repeated {
+            true => 0,
+            false => done.saturating_sub(written.done),
         }
     }
 
@@ -108,8 +128,7 @@ impl Batch<'_> {
             }
             publication.answer(Ok(()));
         }
-        let done = self.write.done.len() as u64;
-        let mut lost = done.saturating_sub(written.done);
+        let mut lost = self.count_late(written);
         for settlement in self.settled.drain(..) {
             lost += u64::from(settlement.finish(written));
         }
@@ -137,6 +156,14 @@ impl Batch<'_> {
         state.settled.extend(self.settled.drain(..));
         state.one_by_one = state.one_by_one.saturating_sub(1);
     }
+}
+
+/// Of several notes of one message the last one counts, which a statement over all of them would not promise.
+fn keep_last(retried: &mut Vec<RetriedRow>) {
+    let mut known = HashSet::with_capacity(retried.len());
+    retried.reverse();
+    retried.retain(|retried| known.insert(retried.row.position));
+    retried.reverse();
 }
 
 impl Writes {
@@ -207,6 +234,8 @@ impl Writes {
             write: QueueWrite::default(),
             new: Vec::new(),
             settled: Vec::new(),
+            is_rolled_back: false,
+            is_repeated: false,
         };
         let mut state = self.state.lock();
         let (most_new, most_settled) = match state.one_by_one {
@@ -239,8 +268,17 @@ impl Writes {
             state.is_urgent = false;
             state.since = None;
         }
+        batch.is_repeated = state.uncertain > 0;
+        state.uncertain = state.uncertain.saturating_sub(batch.settled.len());
         drop(state);
+        keep_last(&mut batch.write.retried);
         batch
+    }
+
+    /// Whether nobody waits for anything to be written.
+    pub(super) fn is_empty(&self) -> bool {
+        let state = self.state.lock();
+        state.new.is_empty() && state.settled.is_empty()
     }
 
     /// Takes nothing more. What is not written is refused, and settlements are lost: their messages come again.
@@ -272,5 +310,64 @@ impl Writes {
         }
         self.count_lost(settled.len() as u64);
         settled.for_each(Settlement::lose);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::message::{Address, AddressKind, Envelope, MessageId, Name};
+    use crate::store::{Failures, TakenRow, row_of};
+
+    fn publication(places: &Arc<Semaphore>) -> Arc<Publication> {
+        let envelope = Envelope {
+            id: MessageId::new(),
+            address: Address {
+                kind: AddressKind::Topic,
+                name: Name::Static("a.b"),
+            },
+            metadata: None,
+        };
+        let content = Content::Delayed(Arc::new(row_of(&envelope, "{}".to_owned(), None, 0)));
+        let place = Arc::clone(places).try_acquire_owned().unwrap();
+        Publication::new(content, Some(place)).0
+    }
+
+    #[test]
+    fn what_its_publisher_has_left_keeps_its_place_until_it_is_out_of_memory() {
+        let places = Arc::new(Semaphore::new(2));
+        let writes = Writes::new();
+        for _ in 0..2 {
+            let publication = publication(&places);
+            assert!(publication.withdraw());
+            assert!(writes.publish(publication));
+        }
+        // The database does not answer: nobody takes them out.
+        assert_eq!(places.available_permits(), 0);
+        assert!(writes.batch(true).is_empty());
+        assert_eq!(places.available_permits(), 2);
+        assert!(writes.publish(publication(&places)));
+        writes.close();
+        assert_eq!(places.available_permits(), 2);
+    }
+
+    #[test]
+    fn of_several_notes_of_one_message_the_last_one_is_written() {
+        let note = |position, attempts| RetriedRow {
+            row: TakenRow { position, fence: 1 },
+            failures: Failures {
+                attempts,
+                ..Failures::default()
+            },
+            delay: None,
+        };
+        let mut retried = vec![note(7, 1), note(8, 1), note(7, 2), note(7, 3), note(9, 1)];
+        keep_last(&mut retried);
+        let left = retried
+            .iter()
+            .map(|note| (note.row.position, note.failures.attempts));
+        assert_eq!(left.collect::<Vec<_>>(), [(8, 1), (7, 3), (9, 1)]);
     }
 }

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use crate::delivery::NEVER;
+
 /// How the outbox is relayed: a builder for [`Builder::relay`](crate::Builder::relay).
 ///
 /// | setting | default | how to choose |
@@ -53,7 +55,7 @@ impl Relay {
 
     /// For how long a relay holds its lanes without renewing them; it renews four times as often. At least 1 s.
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.lease = lease;
+        self.lease = lease.min(NEVER);
         self
     }
 
@@ -65,7 +67,7 @@ impl Relay {
 
     /// How often an outbox is looked at of which nothing was heard.
     pub fn slow_poll(mut self, period: Duration) -> Self {
-        self.slow_poll = period;
+        self.slow_poll = period.min(NEVER);
         self
     }
 
@@ -77,25 +79,25 @@ impl Relay {
 
     /// The wait after the first failure, doubled after each further one up to the cap.
     pub fn backoff(mut self, waits: std::ops::Range<Duration>) -> Self {
-        self.backoff = (waits.start, waits.end);
+        self.backoff = (waits.start.min(NEVER), waits.end.min(NEVER));
         self
     }
 
     /// How long RabbitMQ may take to confirm; a local queue that is full is waited for a second at most.
     pub fn publish_timeout(mut self, timeout: Duration) -> Self {
-        self.publish_timeout = timeout;
+        self.publish_timeout = timeout.min(NEVER);
         self
     }
 
     /// How long a published row stays to be looked at; zero: it is deleted as it is published.
     pub fn keep_published(mut self, time: Duration) -> Self {
-        self.keep_published = time;
+        self.keep_published = time.min(NEVER);
         self
     }
 
     /// How long the inbox knows what was handled.
     pub fn keep_handled(mut self, time: Duration) -> Self {
-        self.keep_handled = time;
+        self.keep_handled = time.min(NEVER);
         self
     }
 

@@ -15,8 +15,12 @@ pub(crate) trait Backing: Send + Sync {
     /// The handler succeeded and its releases were accepted, or its dead letter is stored. The mailbox's books
     /// are kept by the caller.
     fn acked(&self, token: u64);
-    /// Whether a delivery can still be settled. One that cannot comes again, and is not started.
+    /// Whether a delivery can still be settled. One that cannot comes again.
     fn is_live(&self, token: u64) -> bool;
+    /// Whether a delivery may be handed to a handler now. One that may not comes again.
+    fn may_start(&self, token: u64) -> bool {
+        self.is_live(token)
+    }
     /// To be handed over again after `delay`, its failed attempt counted.
     fn retry_after(&self, queue: &QueueCore, slot: Slot, delay: Duration);
     /// To be handed over again at once, by whichever worker comes first.

@@ -33,8 +33,12 @@ pub trait QueueSession: Send {
     /// Rows whose turn it is: ready ones by position, then those whose wait is over by its end.
     fn take_queued<'a>(&'a mut self, wanted: &'a TakeQueued) -> StoreFuture<'a, Vec<QueuedRow>>;
 
-    /// How long until the next waiting row of a queue is due; none: none waits.
-    fn next_queued<'a>(&'a mut self, queue: &'a str) -> StoreFuture<'a, Option<Duration>>;
+    /// How long until the next waiting row of a queue is due, but for those of `except`; none: none waits.
+    fn next_queued<'a>(
+        &'a mut self,
+        queue: &'a str,
+        except: &'a [i64],
+    ) -> StoreFuture<'a, Option<Duration>>;
 
     /// How many rows a queue has, counted up to `most`.
     fn count_queued<'a>(&'a mut self, queue: &'a str, most: u64) -> StoreFuture<'a, u64>;

@@ -432,10 +432,10 @@ fn transactor_of<H, D: Dispatch<H>>(dispatch: &D, slot: &Slot) -> Option<Transac
     dispatch.transactor_at(place?)
 }
 
-/// How a message ends that is too old, or whose delivery can not be settled any more.
+/// How a message ends that is too old, or whose delivery must not be started any more.
 #[inline]
 fn not_to_be_started(queue: &QueueCore, slot: &Slot) -> Option<Ending> {
-    if slot.token != 0 && !queue.backing().is_live(slot.token) {
+    if slot.token != 0 && !queue.backing().may_start(slot.token) {
         return Some(Ending::Returned);
     }
     let expires = slot.parcel.envelope().expires_ms()?;

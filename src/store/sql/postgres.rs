@@ -21,7 +21,7 @@ const DURING: &str = "connect";
 /// How much longer than its handler's timeout a transaction may stand still.
 const SLACK: Duration = Duration::from_secs(30);
 
-/// Messages kept in PostgreSQL, beside the application's own tables. Needs PostgreSQL 11 or later.
+/// Messages kept in PostgreSQL, beside the application's own tables. Needs PostgreSQL 12 or later.
 ///
 /// | setting | default | how to choose |
 /// |---|---|---|

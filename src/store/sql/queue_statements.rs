@@ -10,6 +10,7 @@ pub(super) struct QueueStatements {
     pub(super) retry: Arc<str>,
     pub(super) bury: Arc<str>,
     pub(super) bury_done: Arc<str>,
+    pub(super) buried_before: Arc<str>,
     pub(super) insert_letters: Arc<str>,
     pub(super) take: Arc<str>,
     pub(super) next_due: Arc<str>,
@@ -163,10 +164,17 @@ impl QueueStatements {
                 left = number(15),
             )),
             bury_done: sql(&format!("{done} RETURNING position")),
+            buried_before: sql(&format!(
+                "SELECT {place} FROM {elements} WHERE {letter} IN (SELECT id FROM {{dead_letters}})",
+                place = number(0),
+                letter = word(6),
+            )),
             take: sql(&take),
             next_due: sql(&format!(
-                "SELECT {} FROM (SELECT min(due_at) AS at FROM {{queue}} WHERE queue = $1 AND due_at IS NOT NULL) AS d",
-                left("d.at")
+                "SELECT {} FROM (SELECT min(due_at) AS at FROM {{queue}} WHERE queue = $1 AND due_at IS NOT NULL \
+                 AND position NOT IN ({})) AS d",
+                left("d.at"),
+                numbers("$2"),
             )),
             count: sql(
                 "SELECT count(*) FROM (SELECT 1 FROM {queue} WHERE queue = $1 LIMIT $2) AS counted",
@@ -209,7 +217,7 @@ impl QueueStatements {
             ),
             replay: sql(&format!(
                 "INSERT INTO {{queue}} (queue, id, {MESSAGE}) SELECT queue, message_id, {copied} \
-                 FROM {{dead_letters}} WHERE id = $1 ON CONFLICT DO NOTHING",
+                 FROM {{dead_letters}} WHERE id = $1 ON CONFLICT DO NOTHING{tells}",
                 copied = MESSAGE.replace("created_at", now),
             )),
             letter_queue: sql(&format!(

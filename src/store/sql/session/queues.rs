@@ -216,14 +216,21 @@ impl<D: Driver> Session<D> {
                     &buried.reason,
                 )
             });
-            let letters = fenced(list(&rows.collect::<Vec<_>>()));
-            self.execute(DURING, |all| &all.queues.bury, letters)
+            let letters = list(&rows.collect::<Vec<_>>());
+            self.execute(DURING, |all| &all.queues.bury, fenced(letters.clone()))
                 .await?;
             let rows: Vec<_> = write.buried.iter().map(|one| pair(&one.row)).collect();
             let rows = fenced(list(&rows));
             written.buried = self
                 .positions(DURING, |all| &all.queues.bury_done, rows)
                 .await?;
+            if written.buried.len() < write.buried.len() {
+                // It may be a repetition of what was done. Whose queue was lost has no letter there.
+                let letters = vec![Value::from(letters)];
+                written.buried = self
+                    .positions(DURING, |all| &all.queues.buried_before, letters)
+                    .await?;
+            }
         }
         Ok(written)
     }
@@ -322,10 +329,14 @@ impl<D: Driver> QueueSession for Session<D> {
         })
     }
 
-    fn next_queued<'a>(&'a mut self, queue: &'a str) -> StoreFuture<'a, Option<Duration>> {
+    fn next_queued<'a>(
+        &'a mut self,
+        queue: &'a str,
+        except: &'a [i64],
+    ) -> StoreFuture<'a, Option<Duration>> {
         const DURING: &str = "tell what of a durable queue is due next";
         Box::pin(async move {
-            let values = vec![Value::from(queue)];
+            let values = vec![Value::from(queue), Value::from(list(except))];
             let rows = self
                 .fetch(DURING, |all| &all.queues.next_due, values)
                 .await?;
