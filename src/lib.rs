@@ -146,7 +146,7 @@ pub mod parts {
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
     pub use crate::store::{
         BuriedRow, DelayedRow, FailedRow, Failures, HandlingLimits, HeldLane, HeldQueue, LaneLease,
-        LetterFilter, LetterRow, NewLetter, NewQueued, NewRow, PublishedRow, QueueSession,
+        LetterFilter, LetterRow, NewLetter, NewQueued, NewRow, NextDue, PublishedRow, QueueSession,
         QueueWrite, QueueWritten, QueuedRow, RetriedRow, StoreFuture, StoreListener, StoreSession,
         StoredRow, TakeQueued, TakeRows, TakenRow, Told, Turn,
     };

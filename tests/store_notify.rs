@@ -123,3 +123,34 @@ async fn a_server_that_was_killed_and_came_back_is_listened_to_again() {
     end(&second).await;
     end(&first).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_is_replayed_is_relayed_at_once_by_whoever_has_its_lane() {
+    let world = World::postgres().await;
+    let seen = Seen::default();
+    let (first, second) = (bus(&world, "first").await, bus(&world, "second").await);
+    seen.subscribe(&first).await;
+    // The second does not relay: all lanes are the first one's.
+    eventually("the first has all lanes", || {
+        first.snapshot().outbox.unwrap().lanes == 32
+    })
+    .await;
+    let id = postroom::MessageId::new();
+    world
+        .run(&format!(
+            "INSERT INTO postroom_outbox (id, kind, address, lane, body, status, attempts) \
+             VALUES ('{id}', 'event', 'ordering.order-placed', 7, '{{\"order\":1}}', 'dead', 10)"
+        ))
+        .await;
+    assert!(
+        second
+            .outbox()
+            .unwrap()
+            .replay(&id.to_string())
+            .await
+            .unwrap()
+    );
+    eventually("it is relayed", || seen.orders() == [1]).await;
+    end(&second).await;
+    end(&first).await;
+}

@@ -77,10 +77,14 @@ impl Blocked {
         closed.map(|(address, _)| address.clone()).collect()
     }
 
-    /// When one of them is to be tried next.
-    pub(super) fn next_try(&self) -> Option<Instant> {
+    /// When one of them is to be tried next. One whose time has come is tried by the first row of it that is read; there may
+    /// be none.
+    pub(super) fn next_try(&self, now: Instant) -> Option<Instant> {
         let waiting = self.0.values().filter(|block| block.probe.is_none());
-        waiting.map(|block| block.until).min()
+        waiting
+            .map(|block| block.until)
+            .filter(|until| *until > now)
+            .min()
     }
 }
 
@@ -97,14 +101,16 @@ mod tests {
         blocked.refused("a", 2, start);
         assert!(!blocked.admits("a", 3, start));
         assert_eq!(blocked.closed(start), ["a"]);
-        assert_eq!(blocked.next_try(), Some(start + WAITS.0));
+        assert_eq!(blocked.next_try(start), Some(start + WAITS.0));
         let later = start + WAITS.0;
+        // Its rows may have been published by another relay.
+        assert_eq!(blocked.next_try(later), None);
         assert!(blocked.closed(later).is_empty());
         assert!(blocked.admits("a", 3, later));
         assert!(!blocked.admits("a", 4, later));
         assert_eq!(blocked.closed(later), ["a"], "its rows stay while one sees");
         blocked.refused("a", 3, later);
-        assert_eq!(blocked.next_try(), Some(later + WAITS.0 * 2));
+        assert_eq!(blocked.next_try(later), Some(later + WAITS.0 * 2));
         blocked.passed("a");
         assert!(blocked.admits("a", 4, later));
         assert!(blocked.closed(later).is_empty());

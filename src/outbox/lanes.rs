@@ -8,6 +8,9 @@ use crate::store::LaneLease;
 #[derive(Default)]
 pub(super) struct Lanes {
     held: HashMap<u32, Held>,
+    /// How many rows of each lane are in memory. Apart, since those of a lane that was lost stay there until they land, also when it
+    /// is won again meanwhile.
+    in_memory: HashMap<u32, u32>,
 }
 
 struct Held {
@@ -15,7 +18,6 @@ struct Held {
     valid_until: Instant,
     /// Nothing more is taken of it, and when nothing of it is in memory it is given up.
     leaves: bool,
-    in_memory: u32,
 }
 
 impl Lanes {
@@ -31,19 +33,19 @@ impl Lanes {
                     fence: lane.fence,
                     valid_until,
                     leaves: is_same && before.is_some_and(|before| before.leaves),
-                    // Rows of an earlier taking over count too: they are in memory until they land.
-                    in_memory: before.map_or(0, |before| before.in_memory),
                 },
             );
         }
         let share = lease.share as usize;
+        let in_memory = &self.in_memory;
         let mut staying: Vec<_> = self
             .held
             .iter_mut()
             .filter(|(_, held)| !held.leaves)
             .collect();
         let surplus = staying.len().saturating_sub(share);
-        staying.sort_by_key(|(lane, held)| (held.in_memory, std::cmp::Reverse(**lane)));
+        let count = |lane| in_memory.get(lane).copied().unwrap_or(0);
+        staying.sort_by_key(|(lane, _)| (count(lane), std::cmp::Reverse(**lane)));
         for (_, held) in staying.into_iter().take(surplus) {
             held.leaves = true;
         }
@@ -63,7 +65,7 @@ impl Lanes {
         let gone: Vec<u32> = self
             .held
             .iter()
-            .filter(|(_, held)| held.leaves && held.in_memory == 0)
+            .filter(|(lane, held)| held.leaves && !self.in_memory.contains_key(lane))
             .map(|(lane, _)| *lane)
             .collect();
         for lane in &gone {
@@ -98,14 +100,17 @@ impl Lanes {
         if held.leaves || now >= held.valid_until {
             return None;
         }
-        held.in_memory += 1;
+        *self.in_memory.entry(lane).or_default() += 1;
         Some(held.fence)
     }
 
     /// A row is not in memory any more.
     pub(super) fn let_go(&mut self, lane: u32) {
-        if let Some(held) = self.held.get_mut(&lane) {
-            held.in_memory = held.in_memory.saturating_sub(1);
+        if let Some(count) = self.in_memory.get_mut(&lane) {
+            *count -= 1;
+            if *count == 0 {
+                self.in_memory.remove(&lane);
+            }
         }
     }
 
@@ -189,5 +194,23 @@ mod tests {
         assert_eq!(lanes.keep(1, now), Some(1));
         lanes.renewed(&lease(&[(1, 3)], 1), until);
         assert_eq!(lanes.fence(1, now), Some(3));
+    }
+
+    #[test]
+    fn a_lane_lost_and_won_again_is_not_given_up_while_rows_of_either_are_in_memory() {
+        let now = Instant::now();
+        let until = now + Duration::from_secs(1);
+        let mut lanes = Lanes::default();
+        lanes.renewed(&lease(&[(1, 1)], 1), until);
+        assert_eq!(lanes.keep(1, now), Some(1));
+        lanes.renewed(&lease(&[], 1), until);
+        lanes.renewed(&lease(&[(1, 3)], 1), until);
+        assert_eq!(lanes.keep(1, now), Some(3));
+        lanes.renewed(&lease(&[(1, 3)], 0), until);
+        // The row of the former taking over lands, and the one of this is still on its way.
+        lanes.let_go(1);
+        assert!(lanes.give_up().is_empty());
+        lanes.let_go(1);
+        assert_eq!(lanes.give_up(), [1]);
     }
 }

@@ -16,9 +16,10 @@ pub(super) struct Launch {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Landing {
     Published,
-    /// For a reason of its own; none: it is never tried again.
+    /// For a reason of its own.
     Failed {
         why: String,
+        /// It is never tried again.
         is_final: bool,
     },
     /// Its address takes nothing now.

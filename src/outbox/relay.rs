@@ -9,8 +9,9 @@ use super::memory::{Landing, Launch};
 use super::pace::Pace;
 use super::shared::Shared;
 use super::spread::Spread;
+use crate::delivery::NEVER;
 use crate::ports::{Caught, LifecycleKind, Panicked, crash_point};
-use crate::store::{DatabaseError, Ring, StoreSession, TakeRows};
+use crate::store::{DatabaseError, NextDue, Ring, StoreSession, TakeRows};
 use crate::supervisor::Stop;
 
 /// How long marks are gathered.
@@ -37,7 +38,7 @@ pub(super) async fn live(shared: Arc<Shared>, stop: Stop) -> Result<(), Database
     let relay = RelayLife {
         shared: &shared,
         session,
-        pace: Pace::new(shared.settings.relay.slow_poll),
+        pace: Pace::new(shared.settings.relay.slow_poll, Instant::now()),
         spread: Spread::default(),
         is_due: true,
         more: false,
@@ -53,7 +54,7 @@ struct RelayLife<'a> {
     spread: Spread,
     /// It is to be looked whatever the database says of changes.
     is_due: bool,
-    /// The last look was at as many rows as were asked for.
+    /// There are probably more rows: the last look was at as many as were asked for, of one lane or in all.
     more: bool,
     /// When rows that are due are asked for again, at the latest.
     due_at: Instant,
@@ -81,10 +82,10 @@ impl RelayLife<'_> {
             // A row that waits for its mark is a few numbers. Where marks cannot be written, no more is published.
             let has_room = bodies <= window / 2 && marks <= window;
             // Before the marks, so that there is something on its way while they are written.
-            if has_room && (self.more || self.pace.is_due()) {
+            if has_room && (self.more || self.pace.is_due(Instant::now())) {
                 if !self.take(window - bodies).await? {
                     self.more = false;
-                    self.pace.wait(LOCKED);
+                    self.pace.look_at(Instant::now() + LOCKED);
                 }
                 continue;
             }
@@ -100,7 +101,7 @@ impl RelayLife<'_> {
             }
             let looks = has_room.then_some(self.pace.next);
             let wakes = [marks_at, looks].into_iter().flatten().min();
-            let wakes_for = match looks.is_some() && self.pace.is_fast() {
+            let wakes_for = match looks.is_some() && self.pace.is_fast(Instant::now()) {
                 true => Ring::Committed,
                 false => Ring::Written,
             };
@@ -121,16 +122,16 @@ impl RelayLife<'_> {
     fn hear(&mut self, ring: Ring) {
         match ring {
             Ring::Committed => {
-                self.pace.fast();
+                self.pace.fast(Instant::now());
                 self.look_now();
             }
-            Ring::Written => self.pace.fast(),
+            Ring::Written => self.pace.fast(Instant::now()),
         }
     }
 
     fn look_now(&mut self) {
         self.is_due = true;
-        self.pace.at_once();
+        self.pace.at_once(Instant::now());
     }
 
     /// Reads rows and sends those that may go. False: the database is locked.
@@ -141,16 +142,20 @@ impl RelayLife<'_> {
         let now = Instant::now();
         let lanes = self.shared.lanes.lock().open(now);
         if lanes.is_empty() {
+            // Whoever wins one looks at once.
             self.more = false;
-            self.pace.found_nothing();
+            self.pace.forget_due();
+            self.pace.found_nothing(now);
             return Ok(true);
         }
         // Nobody else has committed anything, and nothing is due: there is nothing to see.
         let must_read = self.is_due || self.more || self.pace.must_read(now);
         if !self.ask_for_changes().await? && !must_read {
-            self.pace.found_nothing();
+            self.pace.found_nothing(Instant::now());
             return Ok(true);
         }
+        // The database tells of a change once; until rows are read that is not forgotten.
+        self.is_due = true;
         let due = !self.more || now >= self.due_at;
         if due {
             self.due_at = now + DUE;
@@ -171,7 +176,7 @@ impl RelayLife<'_> {
             // So many are blocked by RabbitMQ, and to read past all of their rows would be work without end.
             self.more = false;
             self.is_due = true;
-            self.pace.wait(LOCKED);
+            self.pace.look_at(Instant::now() + LOCKED);
             return Ok(true);
         }
         crash_point("before-claim");
@@ -204,15 +209,18 @@ impl RelayLife<'_> {
         }
         let next_due = if is_empty {
             match self.session.next_due().await {
-                Ok(left) => left.map(|left| Instant::now() + left),
+                Ok(next_due) => next_due,
                 Err(error) => return self.locked(error),
             }
         } else {
-            None
+            NextDue::default()
         };
-        let next_try = self.shared.memory.lock().blocked.next_try();
-        self.pace
-            .read(!is_empty, next_due.into_iter().chain(next_try).min());
+        // Of blocks those that were left out of the look.
+        let next_try = self.shared.memory.lock().blocked.next_try(now);
+        let read_at = Instant::now();
+        let next = next_due.next.map(|left| read_at + left.min(NEVER));
+        let next = next.into_iter().chain(next_try).min();
+        self.pace.read(!is_empty, next_due.is_past, next, read_at);
         self.is_due = !is_empty;
         self.shared.tree.works("relay");
         Ok(true)
@@ -280,7 +288,7 @@ impl RelayLife<'_> {
         }
         // Rows behind these may go now, and our own commit is none that we would be told of.
         self.is_due = true;
-        self.pace.fast();
+        self.pace.fast(Instant::now());
         self.shared.tree.works("relay");
         Ok(true)
     }
@@ -317,11 +325,17 @@ impl RelayLife<'_> {
             Landing::Failed { why, .. } => Some(why.clone()),
             _ => None,
         };
+        let is_held_back = matches!(landing, Landing::HeldBack { .. });
+        let now = Instant::now();
         let (next, is_given_up) = {
             let mut memory = self.shared.memory.lock();
             let mut lanes = self.shared.lanes.lock();
             let retry_in = |failures| relay.retry_in(failures);
-            let next = memory.land(position, landing, retry_in, &mut lanes, Instant::now());
+            let next = memory.land(position, landing, retry_in, &mut lanes, now);
+            // The last look knew nothing of it.
+            if is_held_back && let Some(next_try) = memory.blocked.next_try(now) {
+                self.pace.due_at(next_try);
+            }
             let last = memory.failed.last();
             let is_given_up =
                 last.is_some_and(|row| row.position == position && row.retry_in.is_none());

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::sql::Migration;
 use super::{
-    DatabaseError, DeadRow, DelayedRow, FailedRow, HeldLane, LaneLease, NewRow, PublishedRow,
-    StoredRow, TakeRows,
+    DatabaseError, DeadRow, DelayedRow, FailedRow, HeldLane, LaneLease, NewRow, NextDue,
+    PublishedRow, StoredRow, TakeRows,
 };
 
 /// An answer of a database, boxed because it crosses a trait object.
@@ -82,8 +82,8 @@ pub trait StoreSession: super::QueueSession {
     /// one that is returned cannot be taken back any more by [`cancel`](Self::cancel).
     fn take<'a>(&'a mut self, wanted: &'a TakeRows) -> StoreFuture<'a, Vec<StoredRow>>;
 
-    /// How long until the next delayed row or retry is due; none: there is none.
-    fn next_due(&mut self) -> StoreFuture<'_, Option<Duration>>;
+    /// When delayed rows and retries are due, of all lanes.
+    fn next_due(&mut self) -> StoreFuture<'_, NextDue>;
 
     /// Marks rows as published, where `holder` still holds their lanes by the same fences; with `keep` unset it
     /// deletes them at once. Returns how many there were.

@@ -41,7 +41,8 @@ pub use queue_record::{
 pub(crate) use record::number_of;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use record::{
-    DeadRow, DelayedRow, FailedRow, HeldLane, LaneLease, NewRow, PublishedRow, StoredRow, TakeRows,
+    DeadRow, DelayedRow, FailedRow, HeldLane, LaneLease, NewRow, NextDue, PublishedRow, StoredRow,
+    TakeRows,
 };
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) use record::{LANES, parcel_of, row_of, unreadable};

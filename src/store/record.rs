@@ -117,6 +117,16 @@ pub struct DelayedRow {
     pub due_in_ms: i64,
 }
 
+/// What [`next_due`](super::StoreSession::next_due) answers. Apart, since what is due stays so for as long as nobody can take
+/// it, and hides nothing that comes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NextDue {
+    /// Whether a row is due by now.
+    pub is_past: bool,
+    /// How long until the next one is that is not; none: there is none.
+    pub next: Option<Duration>,
+}
+
 /// Which rows a relay wants.
 #[derive(Clone, Debug, Default)]
 pub struct TakeRows {

@@ -153,6 +153,21 @@ impl Statements {
                 after(what)
             )
         };
+        let of_time = |status: &str, column: &str| {
+            format!(
+                "SELECT {past} AS past_ms, {left} AS left_ms FROM (SELECT min({column}) AS at FROM {{outbox}} \
+                 WHERE status = '{status}' AND {column} <= {now}) AS past, \
+                 (SELECT min({column}) AS at FROM {{outbox}} WHERE status = '{status}' AND {column} > {now}) AS later",
+                past = left("past.at"),
+                left = left("later.at"),
+                now = dialect.now,
+            )
+        };
+        let next_due = format!(
+            "SELECT min(past_ms), min(left_ms) FROM ({} UNION ALL {}) AS due",
+            of_time("retrying", "retry_at"),
+            of_time("scheduled", "due_at"),
+        );
         let counted = |status: &str| {
             format!(
                 "(SELECT count(*) FROM (SELECT 1 FROM {{outbox}} WHERE status = '{status}' LIMIT $1) AS {status})"
@@ -211,13 +226,7 @@ impl Statements {
             check_handling: Template::new(&tables.fill(dialect.check_handling)),
             take_due: sql(&take_due),
             take_waiting: sql(&take_waiting),
-            next_due: sql(&format!(
-                "SELECT min(left_ms) FROM (SELECT {} AS left_ms FROM (SELECT min(retry_at) AS at FROM {{outbox}} \
-                 WHERE status = 'retrying') AS r UNION ALL SELECT {} FROM (SELECT min(due_at) AS at \
-                 FROM {{outbox}} WHERE status = 'scheduled') AS s) AS due",
-                left("r.at"),
-                left("s.at"),
-            )),
+            next_due: sql(&next_due),
             publish: sql(&publish),
             publish_and_delete: sql(&publish_and_delete),
             fail: sql(&fail),
@@ -266,10 +275,11 @@ impl Statements {
                  WHERE status = 'dead' ORDER BY position LIMIT $1",
                 text("created_at")
             )),
-            replay: sql(
-                "UPDATE {outbox} SET status = 'waiting', attempts = 0, retry_at = NULL, due_at = NULL \
-                 WHERE status = 'dead' AND id = $1",
-            ),
+            replay: sql(&format!(
+                "UPDATE {{outbox}} SET status = 'waiting', attempts = 0, retry_at = NULL, due_at = NULL \
+                 WHERE status = 'dead' AND id = $1{}",
+                tells("outbox"),
+            )),
             discard: sql("DELETE FROM {outbox} WHERE status = 'dead' AND id = $1"),
             queues: QueueStatements::new(dialect, tables, &tells("queue")),
             lanes: sql("SELECT CAST(lane AS BIGINT), fence, holder FROM {lanes} ORDER BY 1"),

@@ -8,7 +8,7 @@ use crate::store::sql::rows::{list, millis};
 use crate::store::sql::statements::Statements;
 use crate::store::{
     DatabaseError, DatabaseProblem, DeadRow, DelayedRow, FailedRow, HeldLane, LANES, LaneLease,
-    PublishedRow, StoreFuture, StoreSession, StoredRow, TakeRows,
+    NextDue, PublishedRow, StoreFuture, StoreSession, StoredRow, TakeRows,
 };
 
 fn held_lanes<R: Cells>(rows: &[R]) -> Result<Vec<HeldLane>, sqlx::Error> {
@@ -219,14 +219,20 @@ impl<D: Driver> StoreSession for Session<D> {
         })
     }
 
-    fn next_due(&mut self) -> StoreFuture<'_, Option<Duration>> {
+    fn next_due(&mut self) -> StoreFuture<'_, NextDue> {
         const DURING: &str = "tell what is due next";
         Box::pin(async move {
             let rows = self.fetch(DURING, |all| &all.next_due, vec![]).await?;
             let row = rows.first().ok_or_else(|| unexpected(DURING))?;
-            let left = row.number(0);
-            let left = left.map_err(|error| driver::error::<D>(DURING, &error))?;
-            Ok(left.map(|left| Duration::from_millis(u64::try_from(left).unwrap_or(0))))
+            let number = |at| {
+                let number = row.number(at);
+                number.map_err(|error| driver::error::<D>(DURING, &error))
+            };
+            let next = number(1)?.map(|left| u64::try_from(left).unwrap_or(0));
+            Ok(NextDue {
+                is_past: number(0)?.is_some(),
+                next: next.map(Duration::from_millis),
+            })
         })
     }
 
