@@ -20,6 +20,7 @@ over_both!(
     a_delayed_send_of_a_handler_survives,
     a_row_written_in_a_transaction_can_be_taken_back_after_its_commit,
     a_delay_counts_from_where_it_is_written,
+    one_dropped_while_it_is_written_is_there_once_or_not_at_all,
 );
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -48,6 +49,35 @@ async fn a_delayed_message_is_a_row_and_survives_a_restart(world: World) {
     eventually("handled", || seen.orders() == [7]).await;
     assert_eq!(world.rows("scheduled").await, 0);
     end(&second).await;
+}
+
+/// By its publisher, while its statement waits for a lock.
+async fn one_dropped_while_it_is_written_is_there_once_or_not_at_all(world: World) {
+    let bus = world.bus().await;
+    // The parts run, and the writer has its connection.
+    bus.publish(Placed { order: 0 }).delay(HOUR).await.unwrap();
+    for order in 1..=5 {
+        let mut tx = world.begin().await;
+        if !world.is_sqlite() {
+            tx.run("LOCK TABLE postroom_outbox IN EXCLUSIVE MODE").await;
+        }
+        let patience = Duration::from_millis(50 * order);
+        let publish = bus.publish(Placed { order }).delay(HOUR);
+        let dropped = tokio::time::timeout(patience, publish).await;
+        assert!(dropped.is_err(), "it cannot have been written");
+        tx.roll_back().await;
+    }
+    // Whatever became of them, this one comes after them.
+    bus.publish(Placed { order: 6 }).delay(HOUR).await.unwrap();
+    let bodies = world.texts("SELECT body FROM postroom_outbox").await;
+    let each: BTreeSet<&String> = bodies.iter().collect();
+    assert_eq!(each.len(), bodies.len(), "{bodies:?}");
+    for order in [0, 6] {
+        assert!(bodies.contains(&format!(r#"{{"order":{order}}}"#)));
+    }
+    let waiting = bus.schedules().list(None, 10).await.unwrap();
+    assert_eq!(waiting.len(), bodies.len());
+    end(&bus).await;
 }
 
 async fn a_message_is_taken_back_by_its_id_from_another_process(world: World) {
