@@ -376,6 +376,31 @@ async fn a_body_that_cannot_be_encoded_fails_only_who_needs_it_encoded() {
 }
 
 #[tokio::test]
+async fn a_deadline_may_be_for_ever() {
+    let bus = bus().await;
+    let handled = Log::new();
+    let log = handled.clone();
+    let handler = async move |fine: &Fine, _: &mut Context<'_>| {
+        log.push(fine.0);
+        Ok(())
+    };
+    let subscriber = bus.subscribe_fn::<Fine, _>("fine", handler);
+    let subscription = subscriber.start().await.unwrap();
+    bus.publish(Fine(1)).await.unwrap();
+    let report = subscription.stop(Duration::MAX).await;
+    assert!(report.in_time, "{report:?}");
+    assert_eq!(handled.all(), [1]);
+    bus.subscribe_fn::<Fine, _>("fine", async |_, _| Ok(()))
+        .start()
+        .await
+        .unwrap();
+    let report = bus.shutdown(Duration::MAX).await;
+    assert!(report.clean, "{report:?}");
+    let refused = bus.publish(Fine(2)).await.unwrap_err();
+    assert_eq!(*refused.kind(), Refusal::Closed);
+}
+
+#[tokio::test]
 async fn a_limit_on_bodies_holds_for_publishers_and_handlers() {
     let bus = Bus::builder("test").body_limit(4).start().await.unwrap();
     bus.subscribe_fn::<Fine, _>("fine", async |fine: &Fine, cx: &mut Context<'_>| {

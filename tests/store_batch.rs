@@ -5,9 +5,9 @@ mod common;
 
 use std::time::Duration;
 
-use common::store::{Placed, Pool, Seen, Tx, World, over_both};
+use common::store::{Charge, Placed, Pool, Seen, Tx, World, over_both};
 use common::{end, eventually};
-use postroom::{Batch, Bus, Command, Context, Event, MessageId, Refusal, TransactionRefusal};
+use postroom::{Batch, Bus, Context, Event, MessageId, Refusal, TransactionRefusal};
 use serde::{Deserialize, Serialize};
 
 over_both!(
@@ -17,15 +17,6 @@ over_both!(
     a_batch_goes_only_into_the_database_of_its_bus,
     a_batch_that_the_database_does_not_take_leaves_nothing,
 );
-
-#[derive(Serialize, Deserialize)]
-struct Charge {
-    cents: u64,
-}
-impl Command for Charge {
-    const QUEUE: &'static str = "payment.charge";
-    type Reply = ();
-}
 
 #[derive(Serialize, Deserialize)]
 struct Text(String);

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::{Bus, subscription};
 use crate::broker::Gate;
+use crate::delivery::NEVER;
 use crate::mailbox::halt;
 use crate::message::MessageId;
 use crate::queue::QueueCore;
@@ -62,29 +63,31 @@ impl Bus {
 
     async fn shut_down(&self, deadline: Duration) -> ShutdownReport {
         let started = Instant::now();
-        let end = started + deadline;
+        let end = started + deadline.min(NEVER);
+        let left = || {
+            let left = end.saturating_duration_since(Instant::now());
+            left.max(LAST_GRACE)
+        };
         let broker = &self.0.broker;
         broker.set_gate(Gate::Draining);
         let queues = broker.table.queues();
         // Rows that are not published stay where they are.
         #[cfg(any(feature = "sqlite", feature = "postgres"))]
         if let Some(outbox) = &self.0.outbox {
-            outbox.0.close(deadline.max(LAST_GRACE)).await;
+            outbox.0.close(left()).await;
         }
         if let Some(bridge) = &broker.bridge {
-            let _ = tokio::time::timeout(deadline, bridge.detach_all()).await;
+            let _ = tokio::time::timeout(left(), bridge.detach_all()).await;
         }
         if let Some(stored) = &broker.stored {
             stored.detach_all();
         }
         drain(&queues, end).await;
         broker.set_gate(Gate::Closed);
-        let left = end
-            .saturating_duration_since(Instant::now())
-            .max(LAST_GRACE);
+        let rest = left();
         // By real time, so that a manual clock can not hold up the end.
-        let stop = self.0.root.send(StopAll { deadline: left });
-        let late = match tokio::time::timeout(left + LAST_GRACE, stop).await {
+        let stop = self.0.root.send(StopAll { deadline: rest });
+        let late = match tokio::time::timeout(rest + LAST_GRACE, stop).await {
             Ok(late) => late.unwrap_or_default(),
             Err(_) => {
                 // The supervisors wait by a manual clock that stands still: cut off what has not ended.
@@ -122,16 +125,10 @@ impl Bus {
             }
         }
         if let Some(bridge) = &broker.bridge {
-            let left = end
-                .saturating_duration_since(Instant::now())
-                .max(LAST_GRACE);
-            bridge.close(left).await;
+            bridge.close(left()).await;
         }
         if let Some(stored) = &broker.stored {
-            let left = end
-                .saturating_duration_since(Instant::now())
-                .max(LAST_GRACE);
-            stored.close(left).await;
+            stored.close(left()).await;
         }
         report.clean = report.abandoned.is_empty() && report.timed_out.is_empty();
         report.elapsed = started.elapsed();

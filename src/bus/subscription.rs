@@ -4,6 +4,7 @@ use std::time::Duration;
 use actix::{Addr, ArbiterHandle};
 
 use super::{Abandoned, Bus, threads};
+use crate::delivery::NEVER;
 use crate::mailbox::{Ending, halt};
 use crate::observe::QueueSnapshot;
 use crate::ports::{ChildId, LifecycleKind};
@@ -132,7 +133,7 @@ impl Subscription {
 
     async fn stop_on_control(&self, deadline: Duration) -> StopReport {
         let Inner { bus, queue, home } = &*self.0;
-        let end = tokio::time::Instant::now() + deadline;
+        let end = tokio::time::Instant::now() + deadline.min(NEVER);
         let is_last = bus.0.broker.table.leave(queue);
         if is_last {
             if let Some(bridge) = &bus.0.broker.bridge

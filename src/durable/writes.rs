@@ -318,19 +318,10 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
-    use crate::message::{Address, AddressKind, Envelope, MessageId, Name};
-    use crate::store::{Failures, TakenRow, row_of};
+    use crate::store::{Failures, NewRow, TakenRow};
 
     fn publication(places: &Arc<Semaphore>) -> Arc<Publication> {
-        let envelope = Envelope {
-            id: MessageId::new(),
-            address: Address {
-                kind: AddressKind::Topic,
-                name: Name::Static("a.b"),
-            },
-            metadata: None,
-        };
-        let content = Content::Delayed(Arc::new(row_of(&envelope, "{}".to_owned(), None, 0)));
+        let content = Content::Delayed(Arc::new(NewRow::plain("{}".to_owned())));
         let place = Arc::clone(places).try_acquire_owned().unwrap();
         Publication::new(content, Some(place)).0
     }

@@ -263,6 +263,22 @@ pub(crate) fn row_of(
     }
 }
 
+#[cfg(test)]
+impl NewRow {
+    /// An event without anything else, for tests.
+    pub(crate) fn plain(body: String) -> Self {
+        let envelope = Envelope {
+            id: crate::message::MessageId::new(),
+            address: Address {
+                kind: AddressKind::Topic,
+                name: Name::Static("a.b"),
+            },
+            metadata: None,
+        };
+        row_of(&envelope, body, None, 0)
+    }
+}
+
 /// A row that is no message: somebody has written into the table.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unreadable {

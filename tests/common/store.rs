@@ -44,6 +44,15 @@ impl Event for Placed {
     const TOPIC: &'static str = "ordering.order-placed";
 }
 
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Charge {
+    pub(crate) cents: u64,
+}
+impl postroom::Command for Charge {
+    const QUEUE: &'static str = "payment.charge";
+    type Reply = ();
+}
+
 /// A database of a test's own.
 #[derive(Clone)]
 pub(crate) struct World(Arc<Place>);

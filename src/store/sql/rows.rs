@@ -135,18 +135,9 @@ pub(super) fn value_of_all<'a>(rows: impl Iterator<Item = &'a NewRow>) -> Value 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{Address, AddressKind, Envelope, MessageId, Name};
 
     fn row(bytes: usize) -> NewRow {
-        let envelope = Envelope {
-            id: MessageId::new(),
-            address: Address {
-                kind: AddressKind::Topic,
-                name: Name::Static("a.b"),
-            },
-            metadata: None,
-        };
-        crate::store::row_of(&envelope, "x".repeat(bytes), None, 0)
+        NewRow::plain("x".repeat(bytes))
     }
 
     #[test]
