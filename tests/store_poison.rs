@@ -5,7 +5,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::store::{Charge, Placed, Seen, World, over_both};
+use common::store::{Charge, Seen, World, over_both};
 use common::{end, eventually};
 use postroom::MessageId;
 
