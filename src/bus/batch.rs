@@ -6,7 +6,7 @@ use crate::store::{NewRow, StoreConnection};
 
 /// Messages that are written into a transaction together: by one statement for up to 500 of them, in place of one each.
 ///
-/// Made by [`Bus::batch`]. The messages may be of different types, and each has options of its own.
+/// Made by [`Bus::batch`], into whose store they go. The messages may be of different types, and each has options of its own.
 ///
 /// ```no_run
 /// # use postroom::{Bus, Command, Event};

@@ -148,7 +148,7 @@ async fn write_rows<C: StoreConnection>(
     connection: &mut C,
 ) -> Result<(), DatabaseError> {
     crash_point("before-insert");
-    connection.insert_all(store, rows).await?;
+    connection.insert(store, rows).await?;
     crash_point("after-insert");
     let written = rows.len() as u64;
     link.counts.written.fetch_add(written, Ordering::Relaxed);

@@ -31,20 +31,19 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Data
                 }
             }
         }
-        let mut looks_again = false;
+        let mut has_read = false;
         let mut next = polls_at;
         for queue in shared.attached() {
             match read(&mut *session, &queue).await {
-                Ok(Some(has_read)) => {
+                Ok(Some(has)) => {
                     shared.tree.works("consumer");
-                    looks_again |= has_read;
+                    has_read |= has;
                 }
                 Ok(None) => {}
                 Err(error) if error.keeps_connection() => {
                     queue.not_read();
                     shared.tree.failed("consumer", &error);
-                    tokio::time::sleep(AGAIN).await;
-                    looks_again = true;
+                    next = next.min(Instant::now() + AGAIN);
                 }
                 Err(error) => {
                     queue.not_read();
@@ -53,7 +52,7 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Data
             }
             next = next.min(queue.next_look().unwrap_or(next));
         }
-        if looks_again {
+        if has_read {
             // What was committed meanwhile is looked for at once; others come to run first.
             tokio::task::yield_now().await;
             continue;

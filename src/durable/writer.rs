@@ -22,6 +22,7 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Data
     let mut counts_at = Instant::now();
     loop {
         if !is_stopping && Instant::now() >= counts_at {
+            ask_again(&shared, &mut *session).await?;
             count(&shared, &mut *session).await?;
             counts_at = Instant::now() + COUNT_LOOK;
         }
@@ -42,19 +43,24 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Data
     }
 }
 
+/// Asks a database that could not write whether it is well, when nothing is left to be written: who waited for that may have
+/// gone, and a process that is unready gets nothing more to write. Whether it can be written to is found by the leases.
+async fn ask_again(shared: &Shared, session: &mut dyn StoreSession) -> Result<(), DatabaseError> {
+    if !shared.tree.is_in_trouble("writer") || !shared.writes.is_empty() {
+        return Ok(());
+    }
+    match session.count_queued("", 1).await {
+        Ok(_) => shared.tree.works("writer"),
+        Err(error) if error.keeps_connection() => {}
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
 /// Counts the rows of the queues of which that was long ago, or that seem to be full. Here, between two transactions, so
 /// that none of this process's is counted twice.
 async fn count(shared: &Shared, session: &mut dyn StoreSession) -> Result<(), DatabaseError> {
     let most = shared.settings.rows;
-    // Who waited for what could not be written may have gone, and a process that is unready for it gets nothing more to
-    // write. Whether the database can be written to is found by the leases.
-    if shared.tree.is_in_trouble("writer") && shared.writes.is_empty() {
-        match session.count_queued("", 1).await {
-            Ok(_) => shared.tree.works("writer"),
-            Err(error) if error.keeps_connection() => return Ok(()),
-            Err(error) => return Err(error),
-        }
-    }
     for queue in shared.attached() {
         if !queue.wants_count(most, Instant::now()) {
             continue;

@@ -143,39 +143,18 @@ pub trait StoreConnection: Send {
     /// The store whose rows it can take.
     type Store: Store;
 
-    /// Writes a row of the outbox.
+    /// Writes rows of the outbox, at positions in their order.
     ///
     /// # Errors
     /// The database's. On PostgreSQL the transaction is of no use then; roll it back.
     ///
     /// # Cancel safety
-    /// Not safe: dropped before its end, the row may have been written or not. Roll the transaction back.
+    /// Not safe: dropped before its end, the rows may have been written or not. Roll the transaction back.
     fn insert<'a>(
         &'a mut self,
         store: &'a Self::Store,
-        row: &'a NewRow,
-    ) -> impl Future<Output = Result<(), DatabaseError>> + Send + 'a;
-
-    /// Writes several rows of the outbox, at positions in their order. Unless it is written, each as by
-    /// [`insert`](Self::insert).
-    ///
-    /// # Errors
-    /// As [`insert`](Self::insert).
-    ///
-    /// # Cancel safety
-    /// As [`insert`](Self::insert).
-    fn insert_all<'a>(
-        &'a mut self,
-        store: &'a Self::Store,
         rows: &'a [NewRow],
-    ) -> impl Future<Output = Result<(), DatabaseError>> + Send + 'a {
-        async move {
-            for row in rows {
-                self.insert(store, row).await?;
-            }
-            Ok(())
-        }
-    }
+    ) -> impl Future<Output = Result<(), DatabaseError>> + Send + 'a;
 
     /// Writes that `consumer` handles a message, into the inbox. False: it was handled before, and nothing was
     /// written. Where another transaction is writing the same, this waits for its end.

@@ -145,14 +145,6 @@ macro_rules! impl_store_connection {
             async fn insert<'a>(
                 &'a mut self,
                 store: &'a $store,
-                row: &'a crate::store::NewRow,
-            ) -> Result<(), DatabaseError> {
-                self.insert_all(store, std::slice::from_ref(row)).await
-            }
-
-            async fn insert_all<'a>(
-                &'a mut self,
-                store: &'a $store,
                 rows: &'a [crate::store::NewRow],
             ) -> Result<(), DatabaseError> {
                 let written = crate::store::sql::rows::insert(self, &store.statements, rows);
@@ -186,18 +178,9 @@ macro_rules! impl_store_connection {
             async fn insert<'a>(
                 &'a mut self,
                 store: &'a $store,
-                row: &'a crate::store::NewRow,
-            ) -> Result<(), DatabaseError> {
-                <$connection as crate::store::StoreConnection>::insert(&mut **self, store, row)
-                    .await
-            }
-
-            async fn insert_all<'a>(
-                &'a mut self,
-                store: &'a $store,
                 rows: &'a [crate::store::NewRow],
             ) -> Result<(), DatabaseError> {
-                <$connection as crate::store::StoreConnection>::insert_all(&mut **self, store, rows)
+                <$connection as crate::store::StoreConnection>::insert(&mut **self, store, rows)
                     .await
             }
 

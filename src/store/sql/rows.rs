@@ -74,7 +74,7 @@ fn is_plain(row: &NewRow) -> bool {
     texts.into_iter().all(Option::is_none) && row.expires_in.is_none() && row.delay.is_none()
 }
 
-/// In the order of the statement `insert_plain`.
+/// In the order of the statement `insert_plain`, which is how that of `insert` begins.
 fn plain_values_of(row: &NewRow) -> Vec<Value> {
     vec![
         Value::from(row.id.as_str()),
@@ -92,21 +92,17 @@ fn values_of(row: &NewRow) -> Vec<Value> {
         Some(_) => "scheduled",
         None => "waiting",
     };
-    vec![
-        Value::from(row.id.as_str()),
-        Value::from(row.kind),
-        Value::from(row.address.as_str()),
-        Value::Text(row.key.clone()),
-        Value::from(i64::from(row.lane)),
+    let mut values = plain_values_of(row);
+    values.extend([
         Value::Text(row.correlation.clone()),
         Value::Text(row.causation.clone()),
         Value::Text(row.headers.clone()),
         Value::Text(row.traceparent.clone()),
-        Value::from(row.body.as_str()),
         Value::from(status),
         Value::Number(row.expires_in.map(millis)),
         Value::Number(row.delay.map(millis_up)),
-    ]
+    ]);
+    values
 }
 
 /// The value of many, for the statement `insert_all`.

@@ -176,8 +176,8 @@ impl Statements {
         Self {
             dialect,
             insert: sql(&format!(
-                "INSERT INTO {{outbox}} (id, kind, address, key, lane, correlation, causation, headers, traceparent, \
-                 body, status, expires_at, due_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, {}, {}){}",
+                "INSERT INTO {{outbox}} (id, kind, address, key, lane, body, correlation, causation, headers, \
+                 traceparent, status, expires_at, due_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, {}, {}){}",
                 when("$12"),
                 when("$13"),
                 tells("outbox"),
