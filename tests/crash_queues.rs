@@ -42,7 +42,7 @@ const POINTS: [(&str, u64); 18] = [
 
 /// The mailbox: the most that is in hand, and so the most that is handled twice.
 const MAILBOX: usize = 16;
-/// The most that the relay has in hand.
+/// The relay's window: twice as many delayed messages may be relayed twice.
 const WINDOW: usize = 16;
 
 /// The points that are the handler's.
@@ -188,7 +188,7 @@ async fn cell(world: World, point: &str, passing: u64) {
         repeated += ids.len() - 1;
     }
     assert!(
-        repeated <= MAILBOX + WINDOW,
+        repeated <= MAILBOX + 2 * WINDOW,
         "{what}: {repeated} handled twice"
     );
     Cell {

@@ -7,7 +7,7 @@ use crate::delivery::NEVER;
 /// | setting | default | how to choose |
 /// |---|---|---|
 /// | `lease` | 10 s | how long rows wait after a crash of the process that held them; at least 1 s, and longer than your process may stand still |
-/// | `window` | 1024 rows | rows in memory, and the most on their way at once; times the largest body it is the memory used |
+/// | `window` | 1024 rows | rows on their way, or behind one of their key, at once; times the largest body it is the memory used. After a crash at most twice as many are published again |
 /// | `slow_poll` | 1 s | how late a row may be seen that another process wrote |
 /// | `attempts` | 10 | with the backoff, how long a row's own trouble may last: some 8 minutes by default |
 /// | `backoff` | 1 s to 5 min | |
@@ -59,7 +59,9 @@ impl Relay {
         self
     }
 
-    /// The most rows in memory: those on their way, those behind one of their key, and those not marked yet.
+    /// The most rows in memory with their bodies: those on their way, and those behind one of their key. As many again
+    /// may have been published and not be marked yet, each a few numbers, so after a crash of the process at most
+    /// twice the window is published again, with the same ids.
     pub fn window(mut self, rows: u32) -> Self {
         self.window = rows;
         self
