@@ -7,12 +7,6 @@
 //! waits for what it stands on, works until that fails, and is started again with backoff. What has to outlive
 //! them, the messages that wait for a confirm and the deliveries in hand, is kept beside them.
 
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "dead letters are read, and topology taken down, by what comes next"
-)]
-
 mod acks;
 mod admin;
 mod config;
@@ -23,6 +17,8 @@ mod flights;
 mod guard;
 mod health;
 mod link;
+mod port;
+mod publish;
 mod publisher;
 mod queue;
 #[cfg(test)]

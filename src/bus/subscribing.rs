@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::subscribe::SubscriberBuilder;
+use super::subscriber_builder::SubscriberBuilder;
 use super::subscription::{Home, abandon};
 use super::{SubscribeError, Subscription, Supervisor, threads};
 use crate::broker::{Gate, SubscribeRefusal};

@@ -1,21 +1,23 @@
+mod settling;
+
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 use super::agenda::Agenda;
-use super::hand::{Delivery, Hand, Renewal};
+use super::hand::{Hand, Renewal};
 use super::replies::Replies;
-use super::settlement::{Settlement, What};
 use super::writes::Writes;
 use crate::delivery::{NEVER, Order};
 use crate::mailbox::{Ending, Slot};
 use crate::message::MessageId;
-use crate::ports::DeadLetter;
 use crate::queue::QueueCore;
-use crate::store::{Failures, TakeQueued};
+use crate::store::TakeQueued;
+
+pub(super) use settling::{failures_of, millis};
 
 /// How often rows are counted.
 const COUNT: Duration = Duration::from_secs(30);
@@ -305,124 +307,5 @@ impl StoreQueue {
         if rows < before {
             self.room.notify_waiters();
         }
-    }
-
-    pub(super) fn is_live(&self, token: u64) -> bool {
-        self.state.lock().hand.is_live(token, Instant::now())
-    }
-
-    pub(super) fn may_start(&self, token: u64) -> bool {
-        self.state.lock().hand.may_start(token, Instant::now())
-    }
-
-    pub(super) fn give_back(&self, token: u64) {
-        let was_there = {
-            let mut state = self.state.lock();
-            let was_there = state.hand.give_back(token);
-            if was_there {
-                state.agenda.has_come();
-            }
-            was_there
-        };
-        if was_there && !self.is_detached() {
-            self.look.notify_one();
-        }
-    }
-
-    /// Writes what became of a delivery. None: it is not in hand any more, and comes again.
-    pub(super) fn settle(
-        self: &Arc<Self>,
-        token: u64,
-        what: impl FnOnce(&Delivery) -> Option<What>,
-    ) -> Option<()> {
-        let (settlement, is_urgent) = {
-            let mut state = self.state.lock();
-            let (delivery, fence) = state.hand.settle(token)?;
-            let settlement = what(&delivery).map(|what| Settlement {
-                queue: Arc::clone(self),
-                position: delivery.position,
-                fence,
-                what,
-            });
-            let keeps_reply = matches!(
-                settlement,
-                Some(Settlement {
-                    what: What::Retried { .. },
-                    ..
-                })
-            );
-            if !keeps_reply {
-                self.replies.forget(delivery.message);
-            }
-            // Others cannot be handed out for what is not written.
-            let most = self.core().map_or(0, |core| core.mailbox.capacity() / 2);
-            let is_urgent = state.hand.count_settling() >= most.max(1);
-            (settlement, is_urgent)
-        };
-        if let Some(settlement) = settlement {
-            self.writes.settle(settlement, is_urgent);
-        }
-        Some(())
-    }
-
-    /// Writes how a message has failed that stays in hand, so that its attempts outlive a crash.
-    pub(super) fn note(self: &Arc<Self>, token: u64, failures: Failures) {
-        let row = self.state.lock().hand.row(token);
-        if let Some(row) = row {
-            let settlement = Settlement {
-                queue: Arc::clone(self),
-                position: row.position,
-                fence: row.fence,
-                what: What::Noted { failures },
-            };
-            self.writes.settle(settlement, false);
-        }
-    }
-
-    /// Stores a dead letter in place of its row. False: the row is another process's by now.
-    pub(super) fn bury(self: &Arc<Self>, letter: &DeadLetter) -> Option<oneshot::Receiver<bool>> {
-        let row = self.state.lock().hand.row(letter.token)?;
-        let (answer, wait) = oneshot::channel();
-        let settlement = Settlement {
-            queue: Arc::clone(self),
-            position: row.position,
-            fence: row.fence,
-            what: What::Buried {
-                letter: letter.id.to_string(),
-                reason: letter.reason.to_string(),
-                failures: failures_of(letter),
-                answer,
-            },
-        };
-        self.writes.settle(settlement, true);
-        Some(wait)
-    }
-
-    /// What became of [`bury`](Self::bury).
-    pub(super) fn buried(&self, token: u64, is_done: bool) {
-        let mut state = self.state.lock();
-        if is_done {
-            state.hand.buried(token);
-        } else {
-            state.hand.give_back(token);
-        }
-    }
-}
-
-pub(super) fn millis(time: SystemTime) -> u64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| {
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-    })
-}
-
-/// How a message failed that is given up.
-pub(super) fn failures_of(letter: &DeadLetter) -> Failures {
-    Failures {
-        attempts: letter.attempts,
-        errors: letter.errors.clone(),
-        first_failed_ms: millis(letter.first_failed_at),
-        last_failed_ms: millis(letter.last_failed_at),
-        awaited_handler: false,
     }
 }

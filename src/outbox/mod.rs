@@ -8,6 +8,7 @@ mod config;
 mod flight;
 mod handle;
 mod keeper;
+mod landing;
 mod lanes;
 mod lease;
 mod listener;

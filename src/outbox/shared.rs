@@ -5,9 +5,9 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use super::config::Relay;
+use super::landing::Landed;
 use super::lanes::Lanes;
 use super::memory::Memory;
-use super::relay::Landed;
 use super::{keeper, lease, listener, relay};
 use crate::broker::Broker;
 use crate::database::{State, Tree, Wiring};

@@ -33,11 +33,6 @@ impl Entry {
         (self.units.ilog2() & 31) as u8
     }
 
-    /// How long the ladder holds it.
-    pub(in crate::bridge) fn delay(self) -> Duration {
-        UNIT * self.units
-    }
-
     /// The routing key to a queue; at most 255 bytes.
     pub(in crate::bridge) fn routing_key(self, address: &Address) -> String {
         let mut key = String::with_capacity(DIGITS_LENGTH + address.as_str().len());
@@ -146,7 +141,7 @@ mod tests {
             prop_assert!(key.len() <= 255);
             let (waited, queues) = walk(&plan, &names.delay(entry.level()), &key);
             prop_assert_eq!(queues, vec![mine.queue().to_owned()]);
-            prop_assert_eq!(waited, entry.delay());
+            prop_assert_eq!(waited, UNIT * entry.units);
             let longest = UNIT * u32::MAX;
             prop_assert!(waited >= delay.min(longest), "never early: {waited:?}");
             prop_assert!(waited < delay + UNIT, "late by less than a unit: {waited:?}");

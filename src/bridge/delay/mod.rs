@@ -24,5 +24,7 @@ mod ladder;
 mod rabbit;
 
 pub(in crate::bridge) use address::Address;
-pub(in crate::bridge) use entry::{LEVELS, UNIT, entry};
+#[cfg(feature = "testing")]
+pub(in crate::bridge) use entry::LEVELS;
+pub(in crate::bridge) use entry::entry;
 pub(in crate::bridge) use ladder::{destination_plan, ladder_plan};

@@ -8,6 +8,7 @@ use lapin::options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions, Conf
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection};
 
+use super::entry::{LEVELS, UNIT};
 use super::*;
 use crate::bridge::rabbit::{Node, clear, connect, connect_to, names, take};
 use crate::bridge::topology::{

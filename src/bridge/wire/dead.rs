@@ -17,8 +17,6 @@ use crate::message::{MessageId, Parcel};
 pub(in crate::bridge) struct DeadMessage {
     /// Its own id, the same each time it is read.
     pub(in crate::bridge) id: MessageId,
-    /// The queue that gave it up.
-    pub(in crate::bridge) queue: String,
     pub(in crate::bridge) reason: Reason,
     pub(in crate::bridge) errors: Vec<String>,
     pub(in crate::bridge) attempts: u32,
@@ -38,7 +36,6 @@ pub(in crate::bridge) fn read_dead_letter(
     if let Some(reason) = headers.string(names::REASON) {
         let note = Note {
             id: headers.id(names::DEAD_LETTER_ID),
-            queue: headers.string(names::QUEUE),
             reason: reason_from(&reason),
             errors: headers.errors(),
             attempts: headers.attempts(),
@@ -65,7 +62,6 @@ pub(in crate::bridge) fn read_dead_letter(
     );
     let note = Note {
         id: None,
-        queue: None,
         reason,
         errors,
         attempts: decoded.attempts,
@@ -78,7 +74,6 @@ pub(in crate::bridge) fn read_dead_letter(
 /// What is known of a dead letter beside the message.
 struct Note {
     id: Option<MessageId>,
-    queue: Option<String>,
     reason: Reason,
     errors: Vec<String>,
     attempts: u32,
@@ -93,7 +88,6 @@ impl Note {
         let last = known.unwrap_or_else(|| parcel.about().time());
         DeadMessage {
             id: self.id.unwrap_or_else(|| identity(&parcel, queue, known)),
-            queue: self.queue.unwrap_or_else(|| queue.to_owned()),
             reason: self.reason,
             errors: self.errors,
             attempts: self.attempts,

@@ -28,8 +28,8 @@ pub use plain::PlainJson;
 pub(in crate::bridge) use {
     copies::{dead_letter, replayed, retry_copy},
     dead::{DeadMessage, read_dead_letter},
-    incoming::{Arrived, Decoded, Received, ReplyAddress, copy_body, decode_with},
-    outgoing::{outgoing, properties},
+    incoming::{Arrived, ReplyAddress, copy_body, decode_with},
+    outgoing::outgoing,
     reply::{NO_REPLY, read_reply, refusal, reply},
 };
 

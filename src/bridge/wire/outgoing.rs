@@ -5,7 +5,6 @@ use lapin::BasicProperties;
 use lapin::types::{FieldTable, MAX_SHORT_STRING_LENGTH, ShortString};
 
 use super::format::{OutgoingMessage, Properties, WireFormat};
-use super::plain::PlainJson;
 use super::size::{Way, check, insert, string};
 use super::{names, size};
 use crate::message::{NameError, Parcel};
@@ -13,16 +12,6 @@ use crate::ports::Refusal;
 
 /// Survives a restart of the broker.
 pub(super) const PERSISTENT: u8 = 2;
-
-/// What a parcel is published with: [`outgoing`] in the bridge's own format.
-pub(in crate::bridge) fn properties(
-    parcel: &Parcel,
-    service: &str,
-    reply_to: Option<&str>,
-    frame_max: usize,
-) -> Result<BasicProperties, Refusal> {
-    outgoing(&PlainJson, parcel, service, reply_to, frame_max).map(|(properties, _)| properties)
-}
 
 /// What a parcel is published with, and its body. Refused: what cannot be encoded, a text too long for its
 /// property, a header that is not the user's to set, headers over a frame.

@@ -1,4 +1,5 @@
 mod outbox;
+mod queue_rows;
 mod queues;
 
 use std::future::Future;

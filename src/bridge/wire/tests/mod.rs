@@ -6,11 +6,14 @@ mod sent;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 
+use super::headers::Headers;
+use super::incoming::Decoded;
 use super::*;
 use crate::mailbox::Slot;
 use crate::message::{
     Address, Envelope, Held, MessageId, Metadata, Name, Parcel, Payload, RawBody,
 };
+use crate::ports::Refusal;
 
 const EVENTS: &str = "postroom.events";
 const COMMANDS: &str = "postroom.commands";
@@ -43,6 +46,16 @@ fn arrived(exchange: &str, routing_key: &str, properties: BasicProperties) -> Ar
         properties,
         body: br#"{"order":7}"#.to_vec(),
     }
+}
+
+/// What a parcel is published with: [`outgoing`] in the bridge's own format.
+fn properties(
+    parcel: &Parcel,
+    service: &str,
+    reply_to: Option<&str>,
+    frame_max: usize,
+) -> Result<BasicProperties, Refusal> {
+    outgoing(&PlainJson, parcel, service, reply_to, frame_max).map(|(properties, _)| properties)
 }
 
 fn read(arrived: Arrived) -> Decoded {

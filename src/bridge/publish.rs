@@ -1,0 +1,86 @@
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::publisher::{Confirmed, Publication, PublishedBody};
+use super::shared::Shared;
+use super::{FRAME_MAX, wire};
+use crate::message::{AddressKind, SharedParcel};
+use crate::ports::{Bridged, Deadline, Refusal};
+
+/// How a message of the bus becomes one of RabbitMQ's, and its fate an answer.
+impl Shared {
+    pub(super) async fn publish_parcel(
+        &self,
+        parcel: SharedParcel,
+        patience: Duration,
+    ) -> Result<Bridged, Refusal> {
+        let envelope = parcel.envelope();
+        let metadata = envelope.metadata.as_ref();
+        let Some(port) = metadata.and_then(|metadata| metadata.reply.as_ref()) else {
+            return self.publish_to(&parcel, None, patience).await;
+        };
+        let timers = &self.services.timers;
+        let begun = timers.now();
+        let mut deadline = Deadline::new(Arc::clone(timers), patience);
+        let id = envelope.id().to_string();
+        let Some(reply_to) = deadline.bound(self.replies.expect(&id, port)).await else {
+            let trouble = self.consume_link.trouble();
+            let why = trouble.map_or_else(
+                || "replies can not be received".to_owned(),
+                |why| why.to_string(),
+            );
+            return Err(Refusal::Unreachable { why });
+        };
+        let left = patience.saturating_sub(timers.now().saturating_duration_since(begun));
+        let sent = self.publish_to(&parcel, Some(&reply_to), left).await;
+        if sent.is_err() {
+            self.replies.forget(&id);
+        }
+        sent
+    }
+
+    async fn publish_to(
+        &self,
+        parcel: &SharedParcel,
+        reply_to: Option<&str>,
+        patience: Duration,
+    ) -> Result<Bridged, Refusal> {
+        let envelope = parcel.envelope();
+        let (properties, body) =
+            wire::outgoing(&*self.format, parcel, &self.service, reply_to, FRAME_MAX)?;
+        let limit = self.amqp.body_limit;
+        if body.len() > limit {
+            let size = body.len();
+            return Err(Refusal::TooLarge { size, limit });
+        }
+        let body = match body {
+            Cow::Borrowed(_) => PublishedBody::Parcel(Arc::clone(parcel)),
+            Cow::Owned(bytes) => PublishedBody::Bytes(bytes),
+        };
+        let names = &self.exchange_names;
+        let exchange = match envelope.kind() {
+            AddressKind::Topic => &names.events,
+            AddressKind::Queue => &names.commands,
+        };
+        let publication = Publication {
+            exchange: exchange.as_str().into(),
+            routing_key: envelope.address().into(),
+            properties,
+            body,
+        };
+        match (
+            self.publisher.publish(publication, patience).await?,
+            envelope.kind(),
+        ) {
+            (Confirmed::Routed, _) => Ok(Bridged::Routed),
+            (Confirmed::Returned, AddressKind::Topic) => Ok(Bridged::Unrouted),
+            (Confirmed::Returned, AddressKind::Queue) => Err(Refusal::NoQueue {
+                queue: envelope.address().to_owned(),
+            }),
+            (Confirmed::Nacked, _) => Err(Refusal::Rejected {
+                why: "a queue is full and rejects, or failed".to_owned(),
+            }),
+        }
+    }
+}
