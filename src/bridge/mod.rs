@@ -13,12 +13,12 @@ mod config;
 mod consumer;
 mod dead_letters;
 mod delay;
+mod export;
 mod flights;
 mod guard;
 mod health;
 mod link;
 mod port;
-mod publish;
 mod publisher;
 mod queue;
 #[cfg(test)]
