@@ -1,4 +1,4 @@
-//! The failure table of `docs/contract.md` names tests that exist.
+//! What the documents name exists: the tests of the failure tables, and files.
 #![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
 
 use std::path::{Path, PathBuf};
@@ -69,5 +69,55 @@ fn every_test_named_in_the_failure_table_exists() {
             })
         })
         .collect();
+    assert!(missing.is_empty(), "named and not there: {missing:#?}");
+}
+
+/// The documents: those of the root, and those of `docs`.
+fn documents(root: &Path) -> Vec<(PathBuf, String)> {
+    let folders = [root.to_path_buf(), root.join("docs")];
+    let entries = folders
+        .iter()
+        .flat_map(|folder| fs::read_dir(folder).unwrap());
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let documents =
+        paths.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+    documents
+        .map(|path| (path.clone(), fs::read_to_string(path).unwrap()))
+        .collect()
+}
+
+fn between_backticks(text: &str) -> impl Iterator<Item = &str> {
+    let lines = text.lines();
+    lines.flat_map(|line| line.split('`').skip(1).step_by(2))
+}
+
+#[test]
+fn every_file_and_every_test_named_in_a_document_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for folder in ["src", "tests", "examples", "benches"] {
+        sources(&root.join(folder), &mut files).unwrap();
+    }
+    let (mut named, mut missing) = (0, Vec::new());
+    for (document, text) in documents(root) {
+        for name in between_backticks(&text) {
+            let is_there = if name.ends_with(".rs") && !name.contains([' ', '*', '<']) {
+                files.iter().any(|path| path.ends_with(name))
+            } else if let Some((file, test)) = name.split_once("::")
+                && let Ok(source) = fs::read_to_string(root.join(format!("tests/{file}.rs")))
+            {
+                // One of a macro's making stands there without `fn`.
+                let test = test.rsplit("::").next().unwrap();
+                source.contains(test)
+            } else {
+                continue;
+            };
+            named += 1;
+            if !is_there {
+                missing.push(format!("{}: {name}", document.display()));
+            }
+        }
+    }
+    assert!(named > 100, "the documents were not read: {named}");
     assert!(missing.is_empty(), "named and not there: {missing:#?}");
 }
