@@ -43,7 +43,9 @@
 //! | see and change what passes | [`Interceptor`] |
 //! | count, and see how fast | [`Bus::snapshot`], [`Snapshot`], [`Rates`] |
 //! | answer a readiness or liveness probe | [`Bus::health`], [`Health`] |
+//! | send messages to other processes | [`amqp`](crate#features), `Amqp`, `Builder::bridge` |
 //! | publish what a transaction commits | [`outbox`](crate#features), `Publish::in_transaction`, `Outbox` |
+//! | keep a local queue over a crash | [`durable queues`](crate#features), `SubscriberBuilder::durable`, `Durable` |
 //! | handle each message once | [`inbox`](crate#features), `TxSubscriber`, `SubscriberBuilder::transactional` |
 //! | test without waiting | [`ManualClock`], [`Bus::settle`] |
 //! | know what is guaranteed | [`contract`] |
@@ -55,7 +57,10 @@
 //! | `amqp` | the bridge to RabbitMQ |
 //! | `amqp-rustls`, `amqp-native-tls` | `amqps` for it, by rustls with ring or by the system's library |
 //! | `testing` | the testing kit |
-//! | `sqlite`, `postgres` | messages in the application's own transactions: the outbox and the inbox |
+//! | `sqlite`, `postgres` | messages in the application's own transactions: the outbox and the inbox; durable queues, delayed messages and dead letters that survive the process |
+//!
+//! With a store the application brings `sqlx` 0.9 itself, with the runtime and the driver that it uses; with
+//! `subscribe_actor` it brings `actix` 0.13. Types of theirs pass between it and Postroom, so the versions are the same.
 //!
 //! There are no default features.
 

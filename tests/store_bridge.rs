@@ -10,10 +10,13 @@ use std::time::Duration;
 use common::rabbit::Rabbit;
 use common::store::{Placed, Seen, World, over_both};
 use common::{end, eventually};
-use postroom::{Amqp, Bus, Event};
+use postroom::{Amqp, Bus, DeleteOnly, Durable, Event, Overflow, Refusal};
 use serde::{Deserialize, Serialize};
 
-over_both!(what_is_written_crosses_over_an_outage_and_holds_up_nothing_local);
+over_both!(
+    what_is_written_crosses_over_an_outage_and_holds_up_nothing_local,
+    what_rabbit_mq_has_and_a_durable_queue_has_not_is_unconfirmed,
+);
 
 #[derive(Serialize, Deserialize)]
 struct Local(u64);
@@ -117,4 +120,50 @@ async fn what_is_written_crosses_over_an_outage_and_holds_up_nothing_local(world
     }
     end(&shop).await;
     mail.shutdown(Duration::from_secs(5)).await;
+}
+
+async fn what_rabbit_mq_has_and_a_durable_queue_has_not_is_unconfirmed(world: World) {
+    let rabbit = Rabbit::shared();
+    let prefix = Rabbit::unique("both");
+    let amqp = || Amqp::new(rabbit.url()).prefix(&prefix);
+    let mail = Bus::builder("mail").bridge(amqp().import("ordering.#"));
+    let mail = mail.start().await.unwrap();
+    let crossed = Seen::default();
+    let noted = crossed.clone();
+    mail.subscribe_fn::<Placed, _>("seen", async move |placed, _| {
+        noted.note(placed.order);
+        Ok(())
+    })
+    .start()
+    .await
+    .unwrap();
+    let shop = world
+        .builder()
+        .durable(Durable::new().rows(1))
+        .bridge(amqp().export("ordering.#"))
+        .start()
+        .await
+        .unwrap();
+    let kept = shop
+        .subscribe_fn::<Placed, _>("kept", async |_, _| Ok(()))
+        .durable()
+        .overflow(Overflow::Fail)
+        .start()
+        .await
+        .unwrap();
+    kept.pause();
+    shop.publish(Placed { order: 0 }).await.unwrap();
+    let refused = shop.publish(Placed { order: 1 }).await.unwrap_err();
+    assert!(
+        matches!(refused.kind(), Refusal::Unconfirmed { .. }),
+        "{refused}"
+    );
+    eventually("both have crossed", || crossed.len() == 2).await;
+    let admin = mail.amqp().unwrap();
+    admin.delete("seen", DeleteOnly::Always).await.unwrap();
+    // Where nobody imports it, RabbitMQ keeps nothing, and the refusal is the whole truth.
+    let refused = shop.publish(Placed { order: 2 }).await.unwrap_err();
+    assert!(matches!(refused.kind(), Refusal::Full { .. }), "{refused}");
+    mail.shutdown(Duration::from_secs(5)).await;
+    end(&shop).await;
 }

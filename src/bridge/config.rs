@@ -51,7 +51,7 @@ pub enum BridgeError {
 /// | `window` | 1024 | unconfirmed publishes at a time; more hides a slow broker for longer |
 /// | `queue_type` | quorum | classic where losing messages with a node is cheaper than replicating them |
 /// | `delivery_limit` | 100 | quorum queues only: how often a message may take the process with it |
-/// | `heartbeat` | 10 s | half a dead connection is noticed in twice this |
+/// | `heartbeat` | 10 s | a half-open connection is noticed in twice this |
 /// | `connect_timeout` | 10 s | for one URL: connecting, the handshake and opening |
 /// | `body_limit` | 16 MiB | what the broker takes; RabbitMQ 4 has 16 MiB |
 /// | `unknown_type_delay` | 10 min | longer than a rolling deploy takes |
@@ -204,7 +204,7 @@ impl Amqp {
     }
 
     /// How often RabbitMQ hands one message of a quorum queue out again that takes its consumer with it, before
-    /// it is a dead letter: the last resort, apart from the retry policy. At least 1; 100 or more.
+    /// it is a dead letter: the last resort, apart from the retry policy. At least 1; use 100 or more.
     #[must_use]
     pub fn delivery_limit(mut self, deliveries: u32) -> Self {
         self.delivery_limit = deliveries;

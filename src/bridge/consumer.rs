@@ -10,13 +10,13 @@ use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
 };
 use lapin::types::FieldTable;
-use lapin::{Channel, Consumer};
+use lapin::{Channel, Connection, Consumer};
 
 use super::queue::AmqpQueue;
 use super::replies::Answer;
 use super::wire::{self, Arrived};
 use super::{Shared, explained};
-use crate::delivery::Reason;
+use crate::delivery::{Order, Reason};
 use crate::mailbox::{Ending, History, Slot, halt};
 use crate::message::{Held, Payload};
 use crate::queue::QueueCore;
@@ -59,39 +59,51 @@ pub(super) async fn live(
     declared.map_err(explained)?;
     declaring.succeeded();
     let prefetch = shared.prefetch(&core.spec);
-    let channel = shared
-        .opened(async {
-            let channel = connection.create_channel().await?;
-            let options = BasicQosOptions::default();
-            channel.basic_qos(prefetch, options).await?;
-            lapin::Result::Ok(channel)
-        })
-        .await?;
+    let channel = open(&shared, &connection, prefetch).await?;
     let mut life = Life {
         epoch: amqp.open(prefetch),
+        is_keyed: matches!(core.spec.order, Order::Keyed { .. }),
         shared,
         amqp,
         core,
+        connection,
+        prefetch,
         channel,
         consumer: None,
         held_since: None,
+        held: Vec::new(),
     };
     let ended = life.run(&mut stop).await;
-    let closed = life.channel.close(200, "done".into());
-    let _ = tokio::time::timeout(Duration::from_millis(200), closed).await;
+    life.close().await;
     ended
+}
+
+async fn open(shared: &Shared, connection: &Connection, prefetch: u16) -> Result<Channel, String> {
+    let opening = async {
+        let channel = connection.create_channel().await?;
+        let options = BasicQosOptions::default();
+        channel.basic_qos(prefetch, options).await?;
+        lapin::Result::Ok(channel)
+    };
+    shared.opened(opening).await
 }
 
 struct Life {
     shared: Arc<Shared>,
     amqp: Arc<AmqpQueue>,
     core: Arc<QueueCore>,
+    connection: Arc<Connection>,
+    prefetch: u16,
     channel: Channel,
     epoch: u64,
+    is_keyed: bool,
     /// Kept until the channel is closed: dropped before, it would cancel by itself.
     consumer: Option<Consumer>,
     /// Since when nothing is handed out.
     held_since: Option<Instant>,
+    /// Of keyed order: what was delivered and is not started, while nothing is handed out. RabbitMQ gives the next
+    /// replica what is behind these as soon as a consumer is cancelled; by the end of the channel they go back first.
+    held: Vec<Slot>,
 }
 
 impl Drop for Life {
@@ -117,6 +129,9 @@ impl Life {
         loop {
             if self.wants_messages() {
                 self.consume().await?;
+                self.take_up_held();
+            } else if self.is_keyed {
+                self.hold().await?;
             } else {
                 self.rest().await?;
             }
@@ -129,9 +144,13 @@ impl Life {
             }
         }
         self.amqp.detach();
-        self.rest().await?;
+        if self.is_keyed {
+            self.hold().await?;
+        } else {
+            self.rest().await?;
+        }
         let end = Instant::now() + LAST_SETTLEMENTS;
-        while self.amqp.outstanding() > 0 && Instant::now() < end {
+        while self.amqp.outstanding() > self.held.len() && Instant::now() < end {
             self.write(true).await?;
             let _ =
                 tokio::time::timeout(Duration::from_millis(5), self.amqp.changed.notified()).await;
@@ -200,6 +219,40 @@ impl Life {
         Ok(())
     }
 
+    /// Keyed order: starts nothing more, and goes on consuming, so that no other replica gets what is behind. When it is
+    /// to hand out nothing for long, and nothing is in hand any more, another replica may have it all, from the first on.
+    async fn hold(&mut self) -> Result<(), String> {
+        let queued = self.core.mailbox.take_queued(Ending::Returned);
+        self.held.extend(queued);
+        self.write(true).await?;
+        if self.amqp.is_detached() {
+            self.amqp.at_rest.notify_waiters();
+        } else if self.consumer.is_some() && self.amqp.outstanding() <= self.held.len() {
+            self.close().await;
+            self.consumer = None;
+            self.held.clear();
+            self.channel = open(&self.shared, &self.connection, self.prefetch).await?;
+            self.epoch = self.amqp.open(self.prefetch);
+        }
+        Ok(())
+    }
+
+    /// What was held is handed out after all, before anything that comes.
+    fn take_up_held(&mut self) {
+        if !self.held.is_empty() && !self.core.mailbox.take_in(&mut self.held) {
+            for slot in self.held.drain(..) {
+                self.amqp.give_back(slot.token);
+            }
+        }
+    }
+
+    /// What was delivered and not settled comes again, to whoever consumes then.
+    async fn close(&mut self) {
+        self.amqp.is_consuming.store(false, Ordering::Relaxed);
+        let closed = self.channel.close(200, "done".into());
+        let _ = tokio::time::timeout(Duration::from_millis(200), closed).await;
+    }
+
     fn give_back_queued(&self) {
         for slot in self.core.mailbox.take_queued(Ending::Returned) {
             self.amqp.give_back(slot.token);
@@ -213,6 +266,12 @@ impl Life {
                 .delivered(delivery.delivery_tag)
                 .map_err(explained)?;
             slots.push(self.slot(delivery));
+        }
+        if self.is_keyed
+            && (self.amqp.is_detached() || self.amqp.is_resting.load(Ordering::Relaxed))
+        {
+            self.held.append(&mut slots);
+            return Ok(());
         }
         if !self.core.mailbox.take_in(&mut slots) {
             for slot in slots {

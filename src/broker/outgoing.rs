@@ -244,7 +244,7 @@ impl Broker {
     }
 
     /// Hands a message to what has to confirm it, while its credits in the queues of this process are held: first to
-    /// RabbitMQ, then to the store.
+    /// RabbitMQ, then to the store. No commit spans both: what RabbitMQ has and the store has not is unconfirmed.
     async fn hand_out(
         &self,
         route: &Route,
@@ -255,14 +255,17 @@ impl Broker {
             true => self.export(parcel, wait.left(self)).await?,
             false => Bridged::NotExported,
         };
-        let stored = match &self.stored {
-            Some(stored) if !route.stored.is_empty() => {
-                let patience = wait.left(self);
-                stored.publish(parcel, &route.stored, patience).await?
-            }
-            _ => StoredReceipt::default(),
+        let Some(stored) = self.stored.as_ref().filter(|_| !route.stored.is_empty()) else {
+            return Ok((bridged, StoredReceipt::default()));
         };
-        Ok((bridged, stored))
+        let stored = stored.publish(parcel, &route.stored, wait.left(self)).await;
+        match stored {
+            Ok(receipt) => Ok((bridged, receipt)),
+            Err(refusal) if bridged == Bridged::Routed => Err(Refusal::Unconfirmed {
+                why: format!("RabbitMQ has it, and the store has not: {refusal}"),
+            }),
+            Err(refusal) => Err(refusal),
+        }
     }
 
     /// Hands a message to the bridge, while its credits in the queues of this process are held.

@@ -139,7 +139,8 @@ impl Builder {
         self
     }
 
-    /// The longest that a publish waits for full mailboxes.
+    /// The longest that a publish waits: for full mailboxes, the confirm of RabbitMQ and the commit of the store,
+    /// together.
     #[must_use]
     pub fn publish_timeout(mut self, timeout: Duration) -> Self {
         self.defaults.publish_timeout = timeout;
@@ -228,7 +229,8 @@ impl Builder {
     /// Keeps messages in a database, so that they can be written in the application's own transactions
     /// ([`Publish::in_transaction`](crate::Publish::in_transaction)). See [`Outbox`](crate::Outbox).
     ///
-    /// Opens three connections of its own; the first makes the tables, unless [`migrations`](Self::migrations) says
+    /// Opens three connections of its own, and three more with the first durable queue, delayed message or dead letter;
+    /// `docs/outbox.md` counts them all. The first makes the tables, unless [`migrations`](Self::migrations) says
     /// otherwise.
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
     #[must_use]

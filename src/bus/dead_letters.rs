@@ -90,6 +90,9 @@ impl DeadLetters {
     ///
     /// # Errors
     /// When it is not in those stores that answer, and one does not.
+    ///
+    /// # Cancel safety
+    /// Safe: it only reads. From RabbitMQ a letter is taken out to be looked at, and put back however this ends.
     pub async fn get(&self, id: MessageId) -> Result<Option<DeadLetter>, StoreError> {
         let mut failed = None;
         for source in self.sources(None) {
@@ -184,6 +187,9 @@ impl DeadLetters {
     ///
     /// # Errors
     /// When it is not in those stores that answer, and one does not.
+    ///
+    /// # Cancel safety
+    /// Dropped before its end, it may be gone or not; it can be asked again.
     pub async fn discard(&self, id: MessageId) -> Result<bool, StoreError> {
         let mut failed = None;
         for source in self.sources(None) {

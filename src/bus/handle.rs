@@ -159,15 +159,17 @@ impl Bus {
     /// Options are chained before it is awaited, see [`Publish`]. `Ok` means that every matching queue took
     /// the event or applied its drop policy; no matching queue is `Ok` too, with a receipt of zero.
     ///
-    /// **When it waits.** Only while a matching mailbox with [`Overflow::Wait`](crate::Overflow::Wait) is
-    /// full, and for no longer than the publish timeout. Inside a handler prefer
+    /// **When it waits.** While a matching mailbox with [`Overflow::Wait`](crate::Overflow::Wait) is full, and, where it
+    /// leaves the process or goes to a durable queue, until RabbitMQ has confirmed it or the database has committed it;
+    /// all together for no longer than the publish timeout. Inside a handler prefer
     /// [`Context::publish`](crate::Context::publish), which is undone when the handler fails.
     ///
     /// # Errors
     /// Gives the event back with the reason, a [`Refusal`](crate::Refusal).
     ///
     /// # Cancel safety
-    /// Dropped before it is accepted, nothing was published.
+    /// Dropped before it is accepted, nothing was published. Once it is on its way to RabbitMQ, or its commit into a
+    /// durable queue has begun, the outcome is not known.
     pub fn publish<E: Event>(&self, event: E) -> Publish<'_, E> {
         Publish::new(self, AddressKind::Topic, E::TOPIC, event)
     }
@@ -176,7 +178,8 @@ impl Bus {
     ///
     /// # Errors
     /// Gives the event back with the reason: [`Refusal::Full`](crate::Refusal::Full) where
-    /// [`publish`](Self::publish) would wait.
+    /// [`publish`](Self::publish) would wait for room, [`Refusal::MustWait`](crate::Refusal::MustWait) where it would
+    /// wait for a confirm or a commit.
     pub fn try_publish<E: Event>(&self, event: E) -> Result<Receipt, PublishError<E>> {
         self.publish(event).try_now()
     }
@@ -238,7 +241,7 @@ impl Bus {
     /// queue. A queue whose workers are down is one: the command waits there.
     ///
     /// # Cancel safety
-    /// Dropped before it is accepted, nothing was sent.
+    /// As [`publish`](Self::publish).
     pub fn send<C: Command>(&self, command: C) -> Publish<'_, C> {
         Publish::new(self, AddressKind::Queue, C::QUEUE, command)
     }
@@ -246,7 +249,7 @@ impl Bus {
     /// Sends a command now or not at all; never waits.
     ///
     /// # Errors
-    /// Gives the command back with the reason.
+    /// Gives the command back with the reason, as [`try_publish`](Self::try_publish).
     pub fn try_send<C: Command>(&self, command: C) -> Result<Receipt, PublishError<C>> {
         self.send(command).try_now()
     }

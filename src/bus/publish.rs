@@ -13,8 +13,9 @@ use crate::ports::{BoxFuture, Refusal};
 
 /// A message about to be published: add options, then await it.
 ///
-/// Made by [`Bus::publish`], [`Bus::send`] and [`Bus::publish_raw`]. The first poll accepts it if all queues
-/// have room; only a full mailbox allocates and waits, up to [`timeout`](Self::timeout).
+/// Made by [`Bus::publish`], [`Bus::send`] and [`Bus::publish_raw`]. The first poll accepts it if all queues are in
+/// memory and have room. A full mailbox is waited for, and so is RabbitMQ's confirm of a message that leaves the process
+/// and the commit of one for a durable queue or with a stored delay: together up to [`timeout`](Self::timeout).
 ///
 /// ```
 /// # use postroom::{Bus, Event, PublishError};
@@ -43,7 +44,8 @@ use crate::ports::{BoxFuture, Refusal};
 /// A [`PublishError`] gives the message back with the reason.
 ///
 /// # Cancel safety
-/// Dropped before it is accepted, nothing was published and no place is held.
+/// Dropped before it is accepted, nothing was published and no place is held. Once it is on its way to RabbitMQ, or its
+/// commit has begun, the outcome is not known.
 #[must_use = "nothing is published until it is awaited"]
 pub struct Publish<'a, M> {
     bus: &'a Bus,
@@ -166,7 +168,8 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
         self
     }
 
-    /// The longest wait for full mailboxes. Default: the bus's publish timeout.
+    /// The longest wait for full mailboxes, the confirm of RabbitMQ and the commit of the store, together. Default: the
+    /// bus's publish timeout.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.rare().timeout = Some(timeout);
         self

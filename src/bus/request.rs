@@ -23,7 +23,8 @@ use crate::ports::{Awaited, BoxFuture, RequestError};
 /// [`RequestError`] says why there is no reply. After a `Timeout` the command may still be handled.
 ///
 /// # Cancel safety
-/// Dropped before the command was accepted, nothing was sent; after it, the reply counts as late.
+/// Dropped before the command was accepted, nothing was sent; after it, the reply counts as late. While it is on its way
+/// to RabbitMQ, or into a durable queue, the command may be handled or not.
 #[must_use = "nothing is sent until it is awaited"]
 pub struct Request<'a, C: Command> {
     bus: &'a Bus,

@@ -49,10 +49,13 @@ pub enum StartError {
 }
 
 impl Builder {
-    /// Starts the bus: its threads, its root supervisor. Waits only until the threads run.
+    /// Starts the bus: its threads, its root supervisor. Waits until the threads run; with a store also until its
+    /// database was looked at, at most 5 s; with a bridge that is to fail when RabbitMQ is down, until it is connected or
+    /// the connect timeout of each URL is over.
     ///
     /// # Errors
-    /// When a setting makes no sense, or a thread can not be had.
+    /// When a setting makes no sense, a thread can not be had, the bridge's settings are wrong, or, where that was asked
+    /// for ([`WhenDown::Fail`](crate::WhenDown::Fail)), RabbitMQ or the database is not there.
     ///
     /// # Cancel safety
     /// Not safe: dropped while it waits, threads already started stay idle for the life of the process.

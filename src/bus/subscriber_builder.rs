@@ -271,7 +271,9 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
     /// memory. Of several processes one at a time consumes it, and another takes over when that has ended. See
     /// `docs/durable-queues.md`.
     ///
-    /// A message may be handled again after a crash; never lost.
+    /// A message may be handled again after a crash, and is not lost by one, where the database keeps what it has
+    /// committed; `DropNewest` drops what it says. The bus is unready, and delayed messages stay, until
+    /// [`Outbox::start_relay`](crate::Outbox::start_relay) was called.
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
     pub fn durable(mut self) -> Self {
         self.durable = true;

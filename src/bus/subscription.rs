@@ -31,7 +31,8 @@ pub(super) struct Home {
 /// What was left when a subscriber stopped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StopReport {
-    /// Messages that the last member of a group left unhandled at the deadline: counted, and gone.
+    /// Messages that the last member of a group left unhandled in memory at the deadline: counted, and gone. What a
+    /// durable queue or RabbitMQ has stays there, and is not among them.
     pub abandoned: Vec<Abandoned>,
     /// Whether the handlers ended by themselves within the deadline.
     pub in_time: bool,
@@ -117,7 +118,8 @@ impl Subscription {
     }
 
     /// Takes this member out of its group. The last one unsubscribes the group first, then handles what is
-    /// queued until the deadline; what is left then is abandoned, counted and reported.
+    /// queued until the deadline; what is left in memory then is abandoned, counted and reported. A durable queue and one
+    /// on RabbitMQ keep what was not handled.
     ///
     /// # Cancel safety
     /// Dropped, the stop goes on behind it.

@@ -49,8 +49,9 @@ impl Durable {
     }
 
     /// The most rows of one queue: those that wait in the table and those that are handed out. Beyond it the queue's
-    /// overflow policy says what becomes of a message. Exact to what publishers write at the same time, and to what other
-    /// processes have written since the last count.
+    /// overflow policy says what becomes of a message. It may be exceeded by what is being
+    /// written at the same moment, and by what other processes have written since the last count (30 s; 1 s while it is
+    /// full).
     pub fn rows(mut self, rows: u64) -> Self {
         self.rows = rows;
         self

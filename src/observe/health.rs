@@ -8,7 +8,9 @@ use crate::ports::{Condition, HealthSource};
 ///
 /// **Ready** means that it should be given work: it is unready while a subscription is suspended, a handler
 /// blocks its thread, dead letters cannot be stored, the root of its supervision tree has given up, or it
-/// shuts down. **Live** means that the process can still mend itself: restart it when it is not.
+/// shuts down; with a bridge, while a connection is down or blocked, or a queue or its consumer is not there; with a store,
+/// while the database does not do what it is asked for, and until the relay was started. **Live** means that the process
+/// can still mend itself: restart it when it is not.
 ///
 /// A pause, an open breaker, a mailbox stalled by retries and a subscription without a worker are reported,
 /// and change neither: they are wanted, or pass by themselves, and to take the whole process out of service

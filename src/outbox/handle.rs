@@ -50,10 +50,14 @@ impl Outbox {
         self.0.tree.link.bell.ring(Ring::Committed);
     }
 
-    /// Rows that were given up, oldest first, at most so many.
+    /// Rows that could not be published and were given up, oldest first, at most so many. Messages that their handlers
+    /// could not handle are elsewhere: [`Bus::dead_letters`](crate::Bus::dead_letters). Watch both.
     ///
     /// # Errors
     /// The database's.
+    ///
+    /// # Cancel safety
+    /// Safe: it only reads.
     pub async fn dead(&self, most: u32) -> Result<Vec<DeadRow>, DatabaseError> {
         let work =
             async move |session: &mut dyn crate::store::StoreSession| session.dead(most).await;
@@ -65,6 +69,9 @@ impl Outbox {
     ///
     /// # Errors
     /// The database's.
+    ///
+    /// # Cancel safety
+    /// Dropped before its end, it may have been replayed or not; it can be asked again.
     pub async fn replay(&self, id: &str) -> Result<bool, DatabaseError> {
         let id = id.to_owned();
         let work =
@@ -78,6 +85,9 @@ impl Outbox {
     ///
     /// # Errors
     /// The database's.
+    ///
+    /// # Cancel safety
+    /// Dropped before its end, it may have been deleted or not; it can be asked again.
     pub async fn discard(&self, id: &str) -> Result<bool, DatabaseError> {
         let id = id.to_owned();
         let work =

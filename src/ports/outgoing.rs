@@ -86,14 +86,16 @@ pub enum Refusal {
         /// What is wrong with the connection.
         why: String,
     },
-    /// The message was written, and no confirm came before the deadline: it may have been published or not.
-    /// Published again with the same id, an inbox finds the duplicate.
+    /// The message was written, and no confirm came before the deadline: it may have been published or not. Also an
+    /// event that RabbitMQ has, and a durable queue of this process has not. Published again it is another message, with
+    /// an id of its own.
     #[error("no confirm came before the deadline; the message may have been published: {why}")]
     Unconfirmed {
         /// What was waited for.
         why: String,
     },
-    /// The database of the store did not take the message before the deadline, or never will. Nothing was written.
+    /// The database of the store did not take the message before the deadline, or never will. Nothing was written, and
+    /// RabbitMQ keeps nothing of it.
     #[error("the message was not stored for `{queue}`: {why}")]
     NotStored {
         /// The durable queue, or the first of several.

@@ -4,6 +4,7 @@ pub enum WhenDown {
     /// It starts, its health is unready, and it keeps trying.
     #[default]
     KeepTrying,
-    /// [`Builder::start`](crate::Builder::start) fails after the connect timeout.
+    /// [`Builder::start`](crate::Builder::start) fails: for RabbitMQ after the connect timeout of each URL, for a
+    /// database after 5 s.
     Fail,
 }

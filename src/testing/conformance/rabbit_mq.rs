@@ -1,5 +1,9 @@
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::{Backing, Features, Isolated, Time};
 use crate::bridge::{Amqp, QueueType, Sweep};
@@ -11,7 +15,7 @@ use crate::ports::WhenDown;
 /// Queues on a RabbitMQ, in real time: everything that a scenario subscribes to is imported.
 ///
 /// Each scenario has exchanges and queues of its own, whose names begin with `conformance-`; they are deleted
-/// when it has ended, also when it failed. A broker that others use is not disturbed.
+/// some seconds after it has ended, also when it failed. A broker that others use is not disturbed.
 ///
 /// ```no_run
 /// use postroom::testing::conformance::{RabbitMq, run_blocking};
@@ -24,14 +28,20 @@ use crate::ports::WhenDown;
 pub struct RabbitMq {
     url: String,
     queue_type: QueueType,
+    ended: Arc<Ended>,
 }
 
 impl RabbitMq {
     /// The broker at `url`, with quorum queues.
     #[must_use]
     pub fn new(url: impl Into<String>) -> Self {
+        let url = url.into();
         Self {
-            url: url.into(),
+            ended: Arc::new(Ended {
+                url: url.clone(),
+                sweeps: Mutex::default(),
+            }),
+            url,
             queue_type: QueueType::Quorum,
         }
     }
@@ -54,7 +64,7 @@ impl RabbitMq {
         let name = format!("conformance-{}", MessageId::new());
         let sweep = Sweep::new(&name, &name).map_err(|error| error.to_string())?;
         let swept = Swept {
-            url: self.url.clone(),
+            ended: Arc::clone(&self.ended),
             sweep: Arc::clone(&sweep),
         };
         let amqp = Amqp::new(&self.url)
@@ -111,25 +121,61 @@ impl fmt::Debug for RabbitMq {
     }
 }
 
-/// Clears the place of one scenario when it is dropped.
-struct Swept {
+/// How old a queue is at least when it is deleted.
+///
+/// RabbitMQ starts a process for each quorum queue that dead-letters at least once. Deleted while that starts, it is
+/// started a hundred times over and takes its supervisor with it, and with that every such queue of the node
+/// (rabbitmq-server issue 16652; seen on 4.0.5).
+const AGE: Duration = Duration::from_secs(3);
+
+/// The places of scenarios that have ended, and when. What is left at the end of the run is waited for.
+struct Ended {
     url: String,
+    sweeps: Mutex<VecDeque<(Instant, Arc<Sweep>)>>,
+}
+
+impl Ended {
+    fn clear(&self, old: Vec<Arc<Sweep>>) {
+        let url = self.url.clone();
+        // Whoever drops it may stand in a runtime, which must not be blocked on by another.
+        let clearing = std::thread::spawn(move || -> Result<(), String> {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|error| error.to_string())?;
+            old.into_iter()
+                .try_for_each(|sweep| runtime.block_on(sweep.clear(&url)))
+        });
+        if let Ok(Err(why)) = clearing.join() {
+            tracing::warn!(%why, "what a scenario declared stays on RabbitMQ");
+        }
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let sweeps = std::mem::take(self.sweeps.get_mut());
+        if let Some((youngest, _)) = sweeps.back() {
+            std::thread::sleep(AGE.saturating_sub(youngest.elapsed()));
+        }
+        self.clear(sweeps.into_iter().map(|(_, sweep)| sweep).collect());
+    }
+}
+
+/// Hands on the place of one scenario when it is dropped, and clears those that ended some time ago.
+struct Swept {
+    ended: Arc<Ended>,
     sweep: Arc<Sweep>,
 }
 
 impl Drop for Swept {
     fn drop(&mut self) {
-        let (url, sweep) = (self.url.clone(), Arc::clone(&self.sweep));
-        // Whoever drops it may stand in a runtime, which must not be blocked on by another.
-        let clearing = std::thread::spawn(move || -> Result<(), String> {
-            tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .map_err(|error| error.to_string())?
-                .block_on(sweep.clear(&url))
-        });
-        if let Ok(Err(why)) = clearing.join() {
-            tracing::warn!(%why, "what a scenario declared stays on RabbitMQ");
-        }
+        let old = {
+            let mut sweeps = self.ended.sweeps.lock();
+            sweeps.push_back((Instant::now(), Arc::clone(&self.sweep)));
+            let young = sweeps.partition_point(|(at, _)| at.elapsed() >= AGE);
+            sweeps.drain(..young).map(|(_, sweep)| sweep).collect()
+        };
+        self.ended.clear(old);
     }
 }
