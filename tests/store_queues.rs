@@ -28,6 +28,7 @@ over_both!(
     keyed_order_is_kept_over_retries,
     a_full_queue_follows_its_policy,
     another_process_takes_over,
+    keyed_order_is_kept_when_another_process_takes_over,
     the_outbox_publishes_into_a_durable_queue,
     what_cannot_be_durable_says_so,
     a_group_is_subscribed_again_while_its_former_one_ends,
@@ -426,6 +427,42 @@ async fn another_process_takes_over(world: World) {
     publish(&second, 30..40).await;
     world.until(ROWS, 0).await;
     assert_eq!(there.orders(), (30..40).collect::<Vec<_>>());
+    end(&first).await;
+    end(&second).await;
+}
+
+async fn keyed_order_is_kept_when_another_process_takes_over(world: World) {
+    const ALL: u64 = 200;
+    let (seen, gate) = (Seen::default(), tokio::sync::watch::Sender::new(false));
+    let subscribe = async |bus: &Bus| {
+        let (seen, gate) = (seen.clone(), gate.subscribe());
+        let steps = bus.subscribe_fn::<Placed, _>("steps", async move |placed, _| {
+            gate.clone().wait_for(|is_open| *is_open).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            seen.note(placed.order);
+            Ok(())
+        });
+        steps.keyed(4).durable().start().await.unwrap()
+    };
+    let first = bus(&world).await;
+    let steps = subscribe(&first).await;
+    let second = bus(&world).await;
+    subscribe(&second).await;
+    for order in 0..ALL {
+        let publish = second.publish(Placed { order }).key(order % 8);
+        publish.await.unwrap();
+    }
+    gate.send_replace(true);
+    until("the first is in the middle of it", || seen.len() >= 20).await;
+    steps.stop(Duration::from_secs(5)).await;
+    assert!(seen.len() < ALL as usize, "the second has something left");
+    world.until(ROWS, 0).await;
+    let orders = seen.orders();
+    for key in 0..8 {
+        let of_key = orders.iter().filter(|order| *order % 8 == key);
+        let expected: Vec<_> = (key..ALL).step_by(8).collect();
+        assert_eq!(of_key.copied().collect::<Vec<_>>(), expected, "key {key}");
+    }
     end(&first).await;
     end(&second).await;
 }

@@ -50,7 +50,7 @@ pub enum BridgeError {
 /// | `prefetch` | 256 | 100 to 300; what a crash may redeliver, and what one replica may hoard |
 /// | `window` | 1024 | unconfirmed publishes at a time; more hides a slow broker for longer |
 /// | `queue_type` | quorum | classic where losing messages with a node is cheaper than replicating them |
-/// | `delivery_limit` | 100 | quorum queues only: how often a message may take the process with it |
+/// | `delivery_limit` | 100 | quorum queues only: how often a message may take the process with it. A policy of the broker with a lower one holds too, also for the queue of dead letters, where each listing counts: let none match it |
 /// | `heartbeat` | 10 s | a half-open connection is noticed in twice this |
 /// | `connect_timeout` | 10 s | for one URL: connecting, the handshake and opening |
 /// | `body_limit` | 16 MiB | what the broker takes; RabbitMQ 4 has 16 MiB |

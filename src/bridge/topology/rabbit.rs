@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lapin::options::{
-    BasicGetOptions, BasicNackOptions, BasicPublishOptions, ConfirmSelectOptions,
+    BasicGetOptions, BasicPublishOptions, BasicRejectOptions, ConfirmSelectOptions,
 };
 use lapin::{BasicProperties, Connection};
 
@@ -215,10 +215,7 @@ async fn what_the_broker_gives_up_becomes_a_dead_letter_that_browsing_does_not_l
                 };
                 assert_eq!(message.data, b"poison");
                 message
-                    .nack(BasicNackOptions {
-                        requeue,
-                        multiple: false,
-                    })
+                    .reject(BasicRejectOptions { requeue })
                     .await
                     .unwrap();
             }

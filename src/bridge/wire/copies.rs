@@ -15,7 +15,8 @@ use crate::ports::Refusal;
 /// The properties of a copy that waits for a retry: those of the original, with what failed so far.
 ///
 /// However long its errors, a copy fits its frame. Without its `expiration`, or it would be dropped as it
-/// waits, and its `user_id`, which RabbitMQ compares with ours and refuses.
+/// waits, its `user_id`, which RabbitMQ compares with ours and refuses, and its `priority`: quorum queues obey it
+/// from RabbitMQ 4.0 on, and in a delay queue, where only the first message expires, the rest would wait for it.
 pub(in crate::bridge) fn retry_copy(
     slot: &Slot,
     frame_max: usize,
@@ -101,6 +102,9 @@ fn copy(parcel: &Parcel) -> Result<(BasicProperties, FieldTable), Refusal> {
     if let Some(user) = original.user_id() {
         insert(&mut headers, names::USER_ID, string(user.as_str()));
     }
+    if let Some(priority) = original.priority() {
+        insert(&mut headers, names::PRIORITY, string(&priority.to_string()));
+    }
     let mut properties = BasicProperties::default().with_delivery_mode(PERSISTENT);
     properties = match original.message_id() {
         Some(id) => properties.with_message_id(id.clone()),
@@ -112,9 +116,6 @@ fn copy(parcel: &Parcel) -> Result<(BasicProperties, FieldTable), Refusal> {
     }
     if let Some(text) = original.content_encoding() {
         properties = properties.with_content_encoding(text.clone());
-    }
-    if let Some(priority) = original.priority() {
-        properties = properties.with_priority(*priority);
     }
     if let Some(text) = original.correlation_id() {
         properties = properties.with_correlation_id(text.clone());

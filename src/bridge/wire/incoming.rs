@@ -218,10 +218,20 @@ fn neutral(properties: &BasicProperties) -> (Properties, usize) {
         timestamp: *properties.timestamp(),
         app_id: text(properties.app_id()),
         reply_to: text(properties.reply_to()),
-        priority: *properties.priority(),
+        priority: priority(properties),
         headers,
     };
     (neutral, hidden)
+}
+
+/// Of a copy, what its original had: it is published without.
+fn priority(properties: &BasicProperties) -> Option<u8> {
+    let kept = || {
+        let headers = properties.headers().as_ref()?;
+        let text = value::text(headers.inner().get(names::PRIORITY)?);
+        text.parse().ok()
+    };
+    properties.priority().or_else(kept)
 }
 
 /// The name that the sender gave it, if it can be one; else the routing key; else the exchange.

@@ -18,6 +18,7 @@ pub(super) const KIND: &str = "x-postroom-kind";
 pub(super) const EXCHANGE: &str = "x-postroom-exchange";
 pub(super) const ROUTING_KEY: &str = "x-postroom-routing-key";
 pub(super) const USER_ID: &str = "x-postroom-user-id";
+pub(super) const PRIORITY: &str = "x-postroom-priority";
 pub(super) const ATTEMPTS: &str = "x-postroom-attempts";
 pub(super) const FIRST_FAILED: &str = "x-postroom-first-failed";
 pub(super) const LAST_FAILED: &str = "x-postroom-last-failed";

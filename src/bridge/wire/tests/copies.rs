@@ -70,8 +70,9 @@ fn a_retry_keeps_what_was_foreign_and_loses_what_was_the_brokers() {
     assert!(copy.expiration().is_none() && copy.user_id().is_none());
     assert_eq!(
         (*copy.delivery_mode(), *copy.priority()),
-        (Some(2), Some(4))
+        (Some(2), None)
     );
+    assert_eq!(header(&copy, names::PRIORITY), Some(&string("4")));
     assert_eq!(header(&copy, "number"), Some(&AMQPValue::ShortUInt(7)));
     assert_eq!(header(&copy, names::USER_ID), Some(&string("guest")));
     let names: Vec<_> = copy

@@ -179,6 +179,7 @@ impl WireFormat for Wrapped {
             b"error" => Err(WireFormatError::new("not ours")),
             body => Ok(IncomingMessage {
                 address: Some(format!("{}/{}", wire.exchange, wire.routing_key)),
+                key: wire.properties.priority.map(|priority| priority.to_string()),
                 body: Some([b"[", body, b"]"].concat()),
                 ..IncomingMessage::default()
             }),
@@ -190,10 +191,11 @@ impl WireFormat for Wrapped {
 fn a_format_of_the_users_reads_a_retry_as_it_read_the_original() {
     let decoded = decode_with(
         &Wrapped,
-        arrived("theirs", "a", BasicProperties::default()),
+        arrived("theirs", "a", BasicProperties::default().with_priority(4)),
         EXCHANGES,
     );
     let slot = slot(decoded);
+    assert_eq!(slot.parcel.envelope().key(), Some("4"));
     assert_eq!(
         RawMessage::held(&slot.parcel).json().unwrap(),
         br#"[{"order":7}]"#
@@ -205,6 +207,7 @@ fn a_format_of_the_users_reads_a_retry_as_it_read_the_original() {
     };
     let again = decode_with(&Wrapped, again, EXCHANGES).parcel.own(|| None);
     assert_eq!(again.envelope().address(), "theirs/a");
+    assert_eq!(again.envelope().key(), Some("4"), "its priority");
     assert_eq!(again.envelope().id(), slot.parcel.envelope().id());
     assert_eq!(again.json().unwrap(), br#"[{"order":7}]"#);
 }
