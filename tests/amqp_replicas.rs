@@ -28,9 +28,12 @@ impl Event for Step {
     const TOPIC: &'static str = "replicas.step";
 }
 
-/// What was handled of each key, and by which replica.
+/// The number of a step, and which replica handled it.
+type Handled = (u64, &'static str);
+
+/// What was handled of each key.
 #[derive(Clone, Default)]
-struct Story(Arc<Mutex<HashMap<u64, Vec<(u64, &'static str)>>>>);
+struct Story(Arc<Mutex<HashMap<u64, Vec<Handled>>>>);
 
 impl Story {
     fn handled(&self) -> usize {

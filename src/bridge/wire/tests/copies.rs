@@ -68,10 +68,7 @@ fn a_retry_keeps_what_was_foreign_and_loses_what_was_the_brokers() {
     let slot = failed(read(arrived("theirs", "key", foreign())), vec!["no".into()]);
     let copy = over_the_wire(&retry_copy(&slot, FRAME).unwrap());
     assert!(copy.expiration().is_none() && copy.user_id().is_none());
-    assert_eq!(
-        (*copy.delivery_mode(), *copy.priority()),
-        (Some(2), None)
-    );
+    assert_eq!((*copy.delivery_mode(), *copy.priority()), (Some(2), None));
     assert_eq!(header(&copy, names::PRIORITY), Some(&string("4")));
     assert_eq!(header(&copy, "number"), Some(&AMQPValue::ShortUInt(7)));
     assert_eq!(header(&copy, names::USER_ID), Some(&string("guest")));

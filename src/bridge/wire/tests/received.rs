@@ -179,7 +179,10 @@ impl WireFormat for Wrapped {
             b"error" => Err(WireFormatError::new("not ours")),
             body => Ok(IncomingMessage {
                 address: Some(format!("{}/{}", wire.exchange, wire.routing_key)),
-                key: wire.properties.priority.map(|priority| priority.to_string()),
+                key: wire
+                    .properties
+                    .priority
+                    .map(|priority| priority.to_string()),
                 body: Some([b"[", body, b"]"].concat()),
                 ..IncomingMessage::default()
             }),
