@@ -126,17 +126,16 @@ async fn what_rabbit_mq_has_and_a_durable_queue_has_not_is_unconfirmed(world: Wo
     let rabbit = Rabbit::shared();
     let prefix = Rabbit::unique("both");
     let amqp = || Amqp::new(rabbit.url()).prefix(&prefix);
-    let mail = Bus::builder("mail").bridge(amqp().import("ordering.#"));
+    // A queue is named by its service: theirs is that of this test alone.
+    let mail = Bus::builder(&prefix).bridge(amqp().import("ordering.#"));
     let mail = mail.start().await.unwrap();
     let crossed = Seen::default();
     let noted = crossed.clone();
-    mail.subscribe_fn::<Placed, _>("seen", async move |placed, _| {
+    let seen = mail.subscribe_fn::<Placed, _>("seen", async move |placed, _| {
         noted.note(placed.order);
         Ok(())
-    })
-    .start()
-    .await
-    .unwrap();
+    });
+    let seen = seen.start().await.unwrap();
     let shop = world
         .builder()
         .durable(Durable::new().rows(1))
@@ -159,6 +158,8 @@ async fn what_rabbit_mq_has_and_a_durable_queue_has_not_is_unconfirmed(world: Wo
         "{refused}"
     );
     eventually("both have crossed", || crossed.len() == 2).await;
+    // While it is consumed it would be declared again.
+    seen.stop(Duration::from_secs(5)).await;
     let admin = mail.amqp().unwrap();
     admin.delete("seen", DeleteOnly::Always).await.unwrap();
     // Where nobody imports it, RabbitMQ keeps nothing, and the refusal is the whole truth.
