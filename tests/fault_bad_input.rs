@@ -25,15 +25,8 @@ async fn delete(load: &Load) {
 /// A message that RabbitMQ answers by closing the channel: larger than it takes, and not larger than we think.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_closes_the_channel_does_not_take_others_with_it() {
-    let rabbit = tokio::task::spawn_blocking(Rabbit::start).await.unwrap();
-    rabbit
-        .run(|rabbit| {
-            rabbit.ctl(&[
-                "eval",
-                "application:set_env(rabbit, max_message_size, 20000).",
-            ])
-        })
-        .await;
+    let start = || Rabbit::start_with(&["--set", "max_message_size = 20000"]);
+    let rabbit = tokio::task::spawn_blocking(start).await.unwrap();
     let load = Load::start("poison message that closes the channel", Setup::at(&rabbit)).await;
     let flow = load.flow(50, DEADLINE);
     for _ in 0..3 {
