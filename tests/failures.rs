@@ -61,6 +61,86 @@ async fn a_worker_that_dies_gives_back_what_it_holds() {
     assert!(bus.snapshot().books_balance());
 }
 
+/// What of an error panics.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Part {
+    Text,
+    SourceText,
+    Source,
+    Drop,
+    /// And not the error: what classifies it.
+    Classifier,
+}
+
+#[derive(Debug)]
+struct Broken(Part);
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        assert!(self.0 != Part::Text, "on purpose");
+        f.write_str("broken")
+    }
+}
+
+impl std::error::Error for Broken {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        assert!(self.0 != Part::Source, "on purpose");
+        static WITHOUT_TEXT: Broken = Broken(Part::Text);
+        (self.0 == Part::SourceText).then_some(&WITHOUT_TEXT)
+    }
+}
+
+impl Drop for Broken {
+    fn drop(&mut self) {
+        assert!(self.0 != Part::Drop, "on purpose");
+    }
+}
+
+#[tokio::test]
+async fn an_error_that_panics_is_a_failed_attempt_and_no_message_is_lost() {
+    let bus = Bus::builder("failures").start().await.unwrap();
+    let parts = [
+        Part::Text,
+        Part::SourceText,
+        Part::Source,
+        Part::Drop,
+        Part::Classifier,
+    ];
+    for part in parts {
+        for immediate in [0, 5] {
+            let starts = Arc::new(Mutex::new(Vec::new()));
+            let noted = Arc::clone(&starts);
+            let retry = Retry::exponential(Duration::from_millis(1)..Duration::from_millis(2));
+            let worker = bus
+                .subscribe_fn::<Number, _>("worker", async move |_, cx| {
+                    noted.lock().unwrap().push(cx.attempt());
+                    Err(Broken(part).into())
+                })
+                .retry(retry.attempts(3).immediate(immediate).classify(move |_| {
+                    assert!(part != Part::Classifier, "on purpose");
+                    None
+                }))
+                .start()
+                .await
+                .unwrap();
+            bus.publish(Number(0)).await.unwrap();
+            until("it was not given up", || {
+                worker.snapshot().dead_lettered == 1
+            })
+            .await;
+            let tried = starts.lock().unwrap().clone();
+            assert_eq!(tried, [1, 2, 3], "{part:?}, {immediate} at once");
+            worker.stop(LONG).await;
+            let letters = bus.dead_letters().list(&Filter::default()).await.unwrap();
+            let attempts: Vec<_> = letters.iter().map(|letter| letter.attempts).collect();
+            assert_eq!(attempts, [3], "{part:?}, {immediate} at once");
+            bus.dead_letters().discard(letters[0].id).await.unwrap();
+        }
+    }
+    assert!(bus.shutdown(LONG).await.clean);
+    assert!(bus.snapshot().books_balance());
+}
+
 #[tokio::test]
 async fn a_handler_that_blocks_its_thread_does_not_hold_up_a_shutdown() {
     let bus = Bus::builder("failures").start().await.unwrap();

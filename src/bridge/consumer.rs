@@ -241,7 +241,7 @@ impl Life {
     fn take_up_held(&mut self) {
         if !self.held.is_empty() && !self.core.mailbox.take_in(&mut self.held) {
             for slot in self.held.drain(..) {
-                self.amqp.give_back(slot.token);
+                self.amqp.give_back(slot.record().token);
             }
         }
     }
@@ -255,7 +255,7 @@ impl Life {
 
     fn give_back_queued(&self) {
         for slot in self.core.mailbox.take_queued(Ending::Returned) {
-            self.amqp.give_back(slot.token);
+            self.amqp.give_back(slot.record().token);
         }
     }
 
@@ -275,7 +275,7 @@ impl Life {
         }
         if !self.core.mailbox.take_in(&mut slots) {
             for slot in slots {
-                self.amqp.give_back(slot.token);
+                self.amqp.give_back(slot.record().token);
             }
         }
         Ok(())
@@ -294,10 +294,6 @@ impl Life {
         } else {
             parcel.own(|| None)
         };
-        let mut slot = self.core.slot(held);
-        slot.token = AmqpQueue::token(self.epoch, tag);
-        slot.attempts = decoded.attempts;
-        slot.history = decoded.history;
         if decoded.hidden_headers > 0 {
             let hidden = decoded.hidden_headers;
             self.shared
@@ -305,14 +301,18 @@ impl Life {
                 .fetch_add(hidden as u64, Ordering::Relaxed);
             tracing::debug!(queue = %self.core.name, hidden, "a message has more headers than a handler is shown");
         }
-        if let Some(why) = decoded.undecodable {
-            let now = Duration::from_millis(self.core.services.clock.wall_ms());
-            slot.history = Some(Box::new(History {
-                unfit: Some(Reason::Undecodable),
-                ..History::new(vec![why], SystemTime::UNIX_EPOCH + now)
-            }));
-        }
-        slot
+        Slot::new(held).noted(|record| {
+            record.token = AmqpQueue::token(self.epoch, tag);
+            record.attempts = decoded.attempts;
+            record.history = decoded.history;
+            if let Some(why) = decoded.undecodable {
+                let now = Duration::from_millis(self.core.services.clock.wall_ms());
+                record.history = Some(Box::new(History {
+                    unfit: Some(Reason::Undecodable),
+                    ..History::new(vec![why], SystemTime::UNIX_EPOCH + now)
+                }));
+            }
+        })
     }
 
     /// Writes the settlements that are due. Answers when to look again.

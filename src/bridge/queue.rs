@@ -237,7 +237,7 @@ impl AmqpQueue {
                     tracing::warn!(queue = self.names.queue(), %refusal, "a retry copy was not published");
                 }
             }
-            if self.tag(slot.token).is_none() {
+            if self.tag(slot.record().token).is_none() {
                 return false;
             }
             let timers = Arc::clone(&shared.services.timers);
@@ -252,7 +252,7 @@ impl AmqpQueue {
         delay: Duration,
     ) -> Result<Confirmed, Refusal> {
         let body =
-            wire::copy_body(&slot.parcel).map_err(|error| Refusal::Codec(error.to_string()))?;
+            wire::copy_body(slot.parcel()).map_err(|error| Refusal::Codec(error.to_string()))?;
         let address = self.names.address();
         let names = &shared.names;
         let (exchange, routing_key) = match delay::entry(delay) {
@@ -298,7 +298,7 @@ impl Backing for AmqpQueue {
             queue.wait_in_memory(slot, delay);
             return;
         }
-        queue.mailbox.start_waiting(slot.key());
+        queue.mailbox.start_waiting(queue.lane_of(&slot));
         let (Some(core), Some(shared)) = (queue.shared(), self.shared.upgrade()) else {
             return;
         };
@@ -307,9 +307,10 @@ impl Backing for AmqpQueue {
         };
         shared.thread.clone().spawn(async move {
             if this.defer(&shared, &slot, delay).await {
-                this.acked(slot.token);
+                this.acked(slot.record().token);
             }
-            core.mailbox.end_waiting_as(Ending::Returned, slot.key());
+            core.mailbox
+                .end_waiting_as(Ending::Returned, core.lane_of(&slot));
         });
     }
 
@@ -323,8 +324,8 @@ impl Backing for AmqpQueue {
 
     fn end(&self, queue: &QueueCore, slot: Slot, ending: Ending) {
         match ending {
-            Ending::Returned => self.give_back(slot.token),
-            _ => self.acked(slot.token),
+            Ending::Returned => self.give_back(slot.record().token),
+            _ => self.acked(slot.record().token),
         }
         queue.end_in_flight(&slot, ending);
     }

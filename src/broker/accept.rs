@@ -1,6 +1,6 @@
 use super::{Broker, Route};
 use crate::delivery::Overflow;
-use crate::mailbox::{Acquire, Ending, accept_in_all, halt};
+use crate::mailbox::{Acquire, Ending, Slot, accept_in_all, halt};
 use crate::message::{Held, Payload, SharedParcel};
 use crate::ports::{Bridged, Own, Refusal};
 
@@ -42,7 +42,6 @@ pub(crate) fn accept_everywhere<P: Payload>(
     accept_in_all(
         targets,
         &|queue| queue.lane(key),
-        &|queue, parcel| queue.slot(parcel),
         |queue| queue.spec.shares,
         make,
     )
@@ -193,7 +192,7 @@ impl Reserved<'_> {
         }
         for place in credits {
             let queue = &targets[place];
-            let slot = queue.slot(Held::Shared(parcel.clone()));
+            let slot = Slot::new(Held::Shared(parcel.clone()));
             result.accepted += u32::from(queue.mailbox.push(slot, queue.lane(key)));
         }
         result

@@ -108,8 +108,8 @@ impl Subscription {
         let queue = &self.0.queue;
         let purged = queue.mailbox.take_queued(Ending::Purged);
         for slot in &purged {
-            if slot.token != 0 {
-                queue.backing().acked(slot.token);
+            if slot.record().token != 0 {
+                queue.backing().acked(slot.record().token);
             }
             queue.refuse_reply(slot, Ending::Purged);
         }
@@ -195,7 +195,7 @@ pub(super) async fn abandon(queue: &Arc<QueueCore>) -> Vec<Abandoned> {
     let mut ids = Vec::new();
     for slot in queue.mailbox.take_queued(ending) {
         queue.refuse_reply(&slot, ending);
-        ids.push(slot.parcel.envelope().id());
+        ids.push(slot.parcel().envelope().id());
     }
     if let Some(actor) = queue.started_actor() {
         // An actor that is gone holds nothing.

@@ -1,6 +1,7 @@
 use std::error::Error;
 use std::fmt;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -120,7 +121,7 @@ impl Retry {
     }
 
     /// Decides by the error, where the handler itself did not (by [`Failure::reject`](crate::Failure::reject)
-    /// and the like); `None` means: again, by this policy.
+    /// and the like); `None` means: again, by this policy. So does a classifier that panics.
     #[must_use]
     pub fn classify(
         mut self,
@@ -198,9 +199,12 @@ impl Retry {
     }
 
     pub(crate) fn classified(&self, error: &(dyn Error + 'static)) -> Option<Verdict> {
-        self.classifier
-            .as_ref()
-            .and_then(|classifier| classifier(error))
+        let classifier = self.classifier.as_ref()?;
+        let said = catch_unwind(AssertUnwindSafe(|| classifier(error)));
+        said.unwrap_or_else(|_| {
+            tracing::error!("the classifier of a retry policy panicked");
+            None
+        })
     }
 
     /// Whether two members of a group follow the same policy. Classifiers are the same only if shared.

@@ -16,7 +16,7 @@ fn failures(slot: &Slot, history: Option<&History>) -> Failures {
     let history = history.cloned();
     let history = history.unwrap_or_else(|| History::new(Vec::new(), SystemTime::UNIX_EPOCH));
     Failures {
-        attempts: slot.attempts,
+        attempts: slot.record().attempts,
         errors: history.errors,
         first_failed_ms: millis(history.first_failed_at),
         last_failed_ms: millis(history.last_failed_at),
@@ -47,26 +47,28 @@ impl Backing for StoreBacking {
 
     fn retry_after(&self, queue: &QueueCore, slot: Slot, delay: Duration) {
         let delay = delay.min(NEVER);
-        let failures = failures(&slot, slot.history.as_deref());
+        let failures = failures(&slot, slot.record().history.as_deref());
         // The lane waits in place, or its successors would overtake it.
         if matches!(queue.spec.order, Order::Keyed { .. }) {
-            self.0.note(slot.token, failures);
+            self.0.note(slot.record().token, failures);
             queue.wait_in_memory(slot, delay);
             return;
         }
-        queue.mailbox.start_waiting(slot.key());
+        queue.mailbox.start_waiting(queue.lane_of(&slot));
         let core = queue.shared();
-        let settled = self.0.settle(slot.token, |_| {
+        let settled = self.0.settle(slot.record().token, |_| {
             Some(What::Retried {
                 failures,
                 delay,
                 core,
-                key: slot.key(),
+                key: queue.lane_of(&slot),
             })
         });
         if settled.is_none() {
             self.0.writes.count_lost(1);
-            queue.mailbox.end_waiting_as(Ending::Returned, slot.key());
+            queue
+                .mailbox
+                .end_waiting_as(Ending::Returned, queue.lane_of(&slot));
         }
     }
 
@@ -80,8 +82,8 @@ impl Backing for StoreBacking {
 
     fn end(&self, queue: &QueueCore, slot: Slot, ending: Ending) {
         match ending {
-            Ending::Returned => self.0.give_back(slot.token),
-            _ => self.acked(slot.token),
+            Ending::Returned => self.0.give_back(slot.record().token),
+            _ => self.acked(slot.record().token),
         }
         queue.end_in_flight(&slot, ending);
     }

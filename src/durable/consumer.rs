@@ -132,16 +132,17 @@ fn slot(core: &QueueCore, queue: &StoreQueue, row: QueuedRow) -> (i64, MessageId
     };
     let id = parcel.envelope().id;
     set_reply(queue, id, &mut parcel);
-    let mut slot = core.slot(Held::Shared(parcel));
-    slot.attempts = row.row.attempts;
-    slot.history = row.failures.map(|failures| Box::new(history(failures)));
-    if let Some(why) = unfit {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(now_ms);
-        slot.history = Some(Box::new(History {
-            unfit: Some(Reason::Undecodable),
-            ..History::new(vec![why], now)
-        }));
-    }
+    let slot = Slot::new(Held::Shared(parcel)).noted(|record| {
+        record.attempts = row.row.attempts;
+        record.history = row.failures.map(|failures| Box::new(history(failures)));
+        if let Some(why) = unfit {
+            let now = SystemTime::UNIX_EPOCH + Duration::from_millis(now_ms);
+            record.history = Some(Box::new(History {
+                unfit: Some(Reason::Undecodable),
+                ..History::new(vec![why], now)
+            }));
+        }
+    });
     (position, id, slot)
 }
 

@@ -119,7 +119,7 @@ impl StoreQueue {
             self.detached.store(true, Ordering::Release);
         }
         for slot in core.mailbox.take_queued(Ending::Returned) {
-            self.give_back(slot.token);
+            self.give_back(slot.record().token);
         }
     }
 
@@ -256,17 +256,16 @@ impl StoreQueue {
             state.agenda.has_come();
         }
         let mut slots = Vec::with_capacity(rows.len());
-        for (position, id, mut slot) in rows {
+        for (position, id, slot) in rows {
             if let Some(token) = state.hand.take(position, id) {
-                slot.token = token;
-                slots.push(slot);
+                slots.push(slot.noted(|record| record.token = token));
             }
         }
         // Under the lock, so that who detaches finds all of them there.
         let is_taken = core.mailbox.take_in(&mut slots);
         if !is_taken {
             for slot in slots {
-                state.hand.give_back(slot.token);
+                state.hand.give_back(slot.record().token);
             }
         }
         is_taken

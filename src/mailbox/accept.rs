@@ -95,7 +95,7 @@ impl Mailbox {
             slots
                 .drain(..)
                 .filter_map(|slot| {
-                    let key = slot.key();
+                    let key = state.store.lane_of(&slot);
                     state.put(key, || slot)
                 })
                 .collect()
@@ -128,7 +128,6 @@ impl Mailbox {
 pub(crate) fn accept_in_all<'a, Q, P>(
     targets: &'a [Arc<Q>],
     lane: &impl Fn(&'a Q) -> Option<u64>,
-    slot: &impl Fn(&'a Q, Held) -> Slot,
     shares: impl FnOnce(&Q) -> bool,
     make: impl FnOnce() -> P,
 ) -> bool
@@ -147,7 +146,7 @@ where
             return false;
         }
         let parcel = if !others.is_empty() {
-            match lock_all(others, lane, slot, make) {
+            match lock_all(others, lane, make) {
                 Some(parcel) => Held::Shared(parcel),
                 None => return false,
             }
@@ -157,7 +156,7 @@ where
             make().own(|| state.store.spent())
         };
         state.used += 1;
-        state.put(lane_here, || slot(first, parcel))
+        state.put(lane_here, || Slot::new(parcel))
     };
     if let Some(waker) = waker {
         waker.wake();
@@ -168,7 +167,6 @@ where
 fn lock_all<'a, Q: AsRef<Mailbox>, P: Payload>(
     targets: &'a [Arc<Q>],
     lane: &impl Fn(&'a Q) -> Option<u64>,
-    slot: &impl Fn(&'a Q, Held) -> Slot,
     make: impl FnOnce() -> P,
 ) -> Option<SharedParcel> {
     let Some((target, others)) = targets.split_first() else {
@@ -181,10 +179,10 @@ fn lock_all<'a, Q: AsRef<Mailbox>, P: Payload>(
         if state.admits(mailbox.capacity, lane_here) != Acquire::Taken {
             return None;
         }
-        let parcel = lock_all(others, lane, slot, make)?;
+        let parcel = lock_all(others, lane, make)?;
         state.used += 1;
         let waker = state.put(lane_here, || {
-            slot(target, Held::Shared(SharedParcel::clone(&parcel)))
+            Slot::new(Held::Shared(SharedParcel::clone(&parcel)))
         });
         (parcel, waker)
     };

@@ -183,11 +183,11 @@ pub(super) mod tests {
             },
             metadata: None,
         };
-        Slot::new(Held::Shared(parcel(envelope, number)), false)
+        Slot::new(Held::Shared(parcel(envelope, number)))
     }
 
     fn number(slot: &Slot) -> u32 {
-        slot.parcel.envelope().id.as_u128() as u32
+        slot.parcel().envelope().id.as_u128() as u32
     }
 
     proptest::proptest! {

@@ -20,7 +20,7 @@ mod take;
 pub(crate) use accept::{Acquire, accept_in_all};
 pub(crate) use books::{Books, Ending};
 pub(crate) use lease::Lease;
-pub(crate) use slot::{History, Slot, lane_of};
+pub(crate) use slot::{History, Record, Slot, lane_of};
 pub(crate) use take::{Demand, Settled, Take};
 
 use std::sync::atomic::{AtomicU32, Ordering};

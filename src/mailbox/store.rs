@@ -28,10 +28,19 @@ impl Store {
         }
     }
 
+    /// The lane of a message that is accepted; none where there are no lanes.
+    #[cfg(any(feature = "amqp", feature = "sqlite", feature = "postgres"))]
+    pub(super) fn lane_of(&self, slot: &Slot) -> Option<u64> {
+        match self {
+            Self::Line(_) => None,
+            Self::Lanes(_) => slot.lane(),
+        }
+    }
+
     pub(super) fn push_front(&mut self, slot: Slot) {
         match self {
             Self::Line(line) => line.push_front(slot),
-            Self::Lanes(lanes) => lanes.put_back(slot.key(), slot),
+            Self::Lanes(lanes) => lanes.put_back(slot.lane(), slot),
         }
     }
 
@@ -39,7 +48,7 @@ impl Store {
     pub(super) fn retry(&mut self, slot: Slot) {
         match self {
             Self::Line(line) => line.push_back(|| slot),
-            Self::Lanes(lanes) => lanes.retry(slot.key(), slot),
+            Self::Lanes(lanes) => lanes.retry(slot.lane(), slot),
         }
     }
 

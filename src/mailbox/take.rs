@@ -53,7 +53,7 @@ impl Settled {
     /// A message is done with: what remains of it may carry another.
     #[inline]
     pub(crate) fn spend(&mut self, slot: Slot) {
-        if let Some(spent) = slot.parcel.spend()
+        if let Some(spent) = slot.spend()
             && self.spent.len() < BATCH
         {
             self.spent.push(spent);

@@ -2,7 +2,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
-use super::{CodecError, Envelope, Held, Parcel, SharedParcel};
+use super::{CodecError, Envelope, Parcel, SharedParcel};
 
 /// A JSON body without a Rust type of its own.
 ///
@@ -57,13 +57,6 @@ impl<'a> RawMessage<'a> {
         Self {
             parcel,
             shared: None,
-        }
-    }
-
-    pub(crate) fn held(parcel: &'a Held) -> Self {
-        match parcel {
-            Held::Own(parcel) => Self::new(parcel),
-            Held::Shared(parcel) => Self::of(parcel),
         }
     }
 

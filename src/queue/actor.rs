@@ -122,7 +122,7 @@ impl Handler<Bury> for QueueActor {
             return;
         };
         let (slot, parcel) = slot.share();
-        if !core.backing().is_live(slot.token) {
+        if !core.backing().is_live(slot.record().token) {
             // It comes again, and its attempts with it.
             if again {
                 core.not_stored.fetch_sub(1, Ordering::Relaxed);
@@ -137,12 +137,13 @@ impl Handler<Bury> for QueueActor {
             actor.burying -= 1;
             match stored {
                 Ok(()) => {
-                    core.backing().acked(slot.token);
+                    core.backing().acked(slot.record().token);
                     if again {
                         core.not_stored.fetch_sub(1, Ordering::Relaxed);
                     }
                     core.tell_interceptors(&letter);
-                    core.mailbox.end_in_flight(Ending::DeadLettered, slot.key());
+                    core.mailbox
+                        .end_in_flight(Ending::DeadLettered, core.lane_of(&slot));
                     core.refuse_reply(&slot, Ending::DeadLettered);
                     core.services.lifecycle.dead_letter(&letter.announcement());
                 }
@@ -184,14 +185,14 @@ impl Handler<CloseQueue> for QueueActor {
             .map(|(slot, timer)| {
                 core.services.timers.cancel(timer);
                 give_up(&core, &slot, ending);
-                slot.parcel.envelope().id
+                slot.parcel().envelope().id
             })
             .collect()
     }
 }
 
 fn give_up(core: &Arc<QueueCore>, slot: &Slot, ending: Ending) {
-    core.mailbox.end_waiting_as(ending, slot.key());
+    core.mailbox.end_waiting_as(ending, core.lane_of(slot));
     core.refuse_reply(slot, ending);
 }
 
@@ -289,7 +290,7 @@ mod tests {
         let seat = queue.mailbox.add_seat();
         let mailbox = &queue.mailbox;
         assert_eq!(mailbox.acquire(None), crate::mailbox::Acquire::Taken);
-        mailbox.push(queue.slot(Held::Shared(parcel.shared())), None);
+        mailbox.push(Slot::new(Held::Shared(parcel.shared())), None);
         let mut batch = std::collections::VecDeque::new();
         let waker = std::task::Waker::noop();
         let taken = mailbox.poll_take(

@@ -99,7 +99,7 @@ impl QueueCore {
     pub(crate) fn wait_in_memory(&self, slot: Slot, delay: Duration) {
         // From here, and not from when the actor comes to it.
         let since = self.services.timers.now();
-        self.mailbox.start_waiting(slot.key());
+        self.mailbox.start_waiting(self.lane_of(&slot));
         self.actor()
             .do_send(super::actor::Wait { slot, since, delay });
     }
@@ -121,7 +121,7 @@ impl QueueCore {
     }
 
     pub(crate) fn end_in_flight(&self, slot: &Slot, ending: Ending) {
-        self.mailbox.end_in_flight(ending, slot.key());
+        self.mailbox.end_in_flight(ending, self.lane_of(slot));
         self.refuse_reply(slot, ending);
         if matches!(ending, Ending::Expired | Ending::Returned) {
             // It may have been let through as the breaker's probe, and was not tried.

@@ -7,9 +7,9 @@ use actix::{Actor, Addr, ArbiterHandle};
 
 use super::actor::QueueActor;
 use super::{Backing, BreakerGate, Foundation, QueueSpec};
-use crate::delivery::{Failure, NextStep, Reason};
-use crate::mailbox::{Ending, History, Mailbox, Slot, lane_of};
-use crate::message::{Held, ReplyRefusal, SharedParcel};
+use crate::delivery::{NextStep, Reason};
+use crate::mailbox::{Ending, Mailbox, Record, Slot, lane_of};
+use crate::message::{ReplyRefusal, SharedParcel};
 use crate::ports::{
     DeadLetter, Interceptor, Lifecycle, LifecycleKind, LifecycleSink, Outgoing, Timers,
 };
@@ -71,14 +71,6 @@ pub(crate) struct QueueCore {
 // Six cache lines, of which every idle queue has its own.
 const _: () = assert!(size_of::<QueueCore>() <= 384);
 
-/// A failed attempt, as the worker hands it over.
-pub(crate) struct Failed {
-    pub(crate) slot: Slot,
-    pub(crate) failure: Failure,
-    /// What it was beside an error of the handler's.
-    pub(crate) kind: Reason,
-}
-
 impl QueueCore {
     pub(crate) fn new(
         id: u64,
@@ -131,9 +123,10 @@ impl QueueCore {
         }
     }
 
+    /// The lane of a message that was accepted.
     #[inline]
-    pub(crate) fn slot(&self, parcel: Held) -> Slot {
-        Slot::new(parcel, self.keyed)
+    pub(crate) fn lane_of(&self, slot: &Slot) -> Option<u64> {
+        if self.keyed { slot.lane() } else { None }
     }
 
     pub(crate) fn shared(&self) -> Option<Arc<Self>> {
@@ -152,21 +145,15 @@ impl QueueCore {
         self.actor.get()
     }
 
-    /// Settles a failed attempt by the policy. `slot.attempts` counts it already.
-    pub(crate) fn settle_failed(&self, failed: Failed, step: NextStep) {
-        let Failed {
-            mut slot,
-            failure,
-            kind,
-        } = failed;
-        self.remember(&mut slot, &failure);
+    /// Settles a failed attempt by the policy; the record counts it already. `kind` is what it was beside an error of
+    /// the handler's.
+    pub(crate) fn settle_failed(&self, slot: Slot, step: NextStep, kind: Reason) {
         if kind == Reason::UnknownType
             && let Some(delay) = self.backing().unknown_type_delay()
-            && let Some(history) = slot.history.as_deref_mut()
-            && !std::mem::replace(&mut history.awaited_handler, true)
+            && let Some(history) = slot.record().history.as_deref()
+            && !history.awaited_handler
         {
-            // Nobody has tried it.
-            slot.attempts -= 1;
+            let slot = slot.noted(Record::awaits_handler);
             self.backing().retry_after(self, slot, delay);
             return;
         }
@@ -185,23 +172,13 @@ impl QueueCore {
         }
     }
 
-    /// Keeps the last error of a message, and the times of its first and last failure.
-    pub(crate) fn remember(&self, slot: &mut Slot, failure: &Failure) {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(self.services.clock.wall_ms());
-        let errors = failure.chain();
-        match &mut slot.history {
-            Some(history) => {
-                history.errors = errors;
-                history.last_failed_at = now;
-            }
-            none => {
-                *none = Some(Box::new(History::new(errors, now)));
-            }
-        }
+    /// By the clock on the wall.
+    pub(crate) fn now(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_millis(self.services.clock.wall_ms())
     }
 
     pub(crate) fn refuse_reply(&self, slot: &Slot, ending: Ending) {
-        let metadata = slot.parcel.envelope().metadata.as_ref();
+        let metadata = slot.parcel().envelope().metadata.as_ref();
         if let Some(reply) = metadata.and_then(|metadata| metadata.reply.as_ref()) {
             reply.refuse(match ending {
                 Ending::DeadLettered => ReplyRefusal::DeadLettered,
@@ -222,18 +199,19 @@ impl QueueCore {
         reason: Reason,
     ) -> DeadLetter {
         let clock = &self.services.clock;
-        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(clock.wall_ms());
-        let history = slot.history.as_deref();
+        let now = self.now();
+        let record = slot.record();
+        let history = record.history.as_deref();
         DeadLetter {
             id: clock.new_id(),
             queue: Arc::clone(&self.name),
             reason,
             errors: history.map_or_else(Vec::new, |history| history.errors.clone()),
-            attempts: slot.attempts,
+            attempts: record.attempts,
             first_failed_at: history.map_or(now, |history| history.first_failed_at),
             last_failed_at: history.map_or(now, |history| history.last_failed_at),
             queue_id: self.id,
-            token: slot.token,
+            token: record.token,
             parcel,
         }
     }

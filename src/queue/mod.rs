@@ -11,7 +11,7 @@ mod health;
 mod spec;
 mod state;
 
-pub(crate) use self::core::{Failed, QueueCore, Services};
+pub(crate) use self::core::{QueueCore, Services};
 pub(crate) use actor::CloseQueue;
 pub(crate) use backing::{Backing, Foundation, Memory};
 pub(crate) use breaker::BreakerGate;

@@ -5,7 +5,7 @@ use actix::{Actor, Addr, Handler};
 
 use super::{Context, Subscriber};
 use crate::delivery::{Failure, Outcome};
-use crate::message::{Envelope, Event, Held, SharedParcel};
+use crate::message::{Envelope, Event, SharedParcel};
 
 /// An event as an actix actor receives it; it derefs to the event.
 ///
@@ -62,7 +62,7 @@ where
     M: Fn() -> Addr<A> + 'static,
 {
     async fn handle(&mut self, event: &E, cx: &mut Context<'_>) -> Outcome {
-        let Held::Shared(parcel) = cx.parcel else {
+        let Some(parcel) = cx.slot.shared_parcel() else {
             return Err(Failure::reject("the queue of an actor shares its messages"));
         };
         let decoded = if parcel.body_as::<E>().is_some() {
@@ -74,7 +74,7 @@ where
         let delivery = Delivery {
             parcel: SharedParcel::clone(parcel),
             decoded,
-            attempt: cx.attempt,
+            attempt: cx.attempt(),
         };
         if !self.address.connected() {
             // It has stopped after an earlier message: no reason to spend an attempt of this one.

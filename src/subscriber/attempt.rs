@@ -10,7 +10,6 @@ use super::context::{Context, Scratch};
 use super::dispatch::{Dispatch, DispatchFailure, Message};
 use crate::delivery::{Outcome, Reason};
 use crate::mailbox::{Settled, Slot};
-use crate::message::RawMessage;
 use crate::ports::Deadline;
 use crate::ports::{Inbound, Interceptor, LocalBoxFuture, Next};
 use crate::queue::QueueCore;
@@ -50,9 +49,9 @@ pub(super) fn observed<'a, H, D: Dispatch<H>>(
     scratch: &'a mut Scratch,
     settled: &'a mut Settled,
 ) -> LocalBoxFuture<'a, Ended> {
-    let attempt = slot.attempts + 1;
+    let attempt = slot.attempt();
     let inbound = Inbound {
-        message: RawMessage::held(&slot.parcel),
+        message: slot.raw(),
         queue: &queue.name,
         attempt,
     };
@@ -77,10 +76,9 @@ async fn invoke<H, D: Dispatch<H>>(
     slot: &Slot,
     scratch: &mut Scratch,
 ) -> Result<(), DispatchFailure> {
-    let message = Message(&slot.parcel);
+    let message = Message(slot.parcel());
     let mut cx = Context {
-        parcel: &slot.parcel,
-        attempt: slot.attempts + 1,
+        slot,
         queue,
         scratch,
     };
@@ -90,7 +88,7 @@ async fn invoke<H, D: Dispatch<H>>(
     match dispatch.select(message) {
         Some(found) => dispatch.run(found.place, handler, message, &mut cx).await,
         None => Err(DispatchFailure::unknown_type(
-            slot.parcel.envelope().address(),
+            slot.parcel().envelope().address(),
         )),
     }
 }
@@ -141,7 +139,7 @@ fn chain<'a>(
 
 /// Named as the OpenTelemetry semantic conventions for messaging name it.
 fn delivery_span(queue: &QueueCore, slot: &Slot, attempt: u32) -> tracing::Span {
-    let envelope = slot.parcel.envelope();
+    let envelope = slot.parcel().envelope();
     tracing::info_span!(
         "process",
         otel.name = format_args!("process {}", envelope.address()),

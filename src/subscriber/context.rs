@@ -1,8 +1,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::mailbox::Slot;
 use crate::message::{
-    Address, AddressKind, Command, CorrelationId, Envelope, Event, Held, MessageId, Metadata, Name,
+    Address, AddressKind, Command, CorrelationId, Envelope, Event, MessageId, Metadata, Name,
     Reply, ReplyCell, parcel,
 };
 use crate::ports::{Awaited, Draft, Own, RequestError};
@@ -108,8 +109,7 @@ impl Seldom {
 /// }
 /// ```
 pub struct Context<'a> {
-    pub(crate) parcel: &'a Held,
-    pub(crate) attempt: u32,
+    pub(crate) slot: &'a Slot,
     pub(crate) queue: &'a QueueCore,
     pub(crate) scratch: &'a mut Scratch,
 }
@@ -118,19 +118,19 @@ impl<'a> Context<'a> {
     /// The message's id, the same over all of its attempts.
     #[must_use]
     pub fn id(&self) -> MessageId {
-        self.parcel.envelope().id
+        self.slot.parcel().envelope().id
     }
 
     /// The message's envelope.
     #[must_use]
     pub fn envelope(&self) -> &'a Envelope {
-        self.parcel.envelope()
+        self.slot.parcel().envelope()
     }
 
     /// Which attempt this is; 1 for the first. Attempts cut off by a stop or a sibling's restart do not count.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.attempt
+        self.slot.attempt()
     }
 
     /// The name of the subscriber's queue.
@@ -220,7 +220,7 @@ impl<'a> Context<'a> {
 
     /// What follows from the message in hand belongs to its conversation.
     fn metadata(&self) -> Metadata {
-        let envelope = self.parcel.envelope();
+        let envelope = self.envelope();
         let known = envelope.metadata.as_ref();
         Metadata {
             correlation: Some(

@@ -27,7 +27,7 @@ pub(super) fn release<'a>(
         outgoing,
         drafts: &mut scratch.drafts,
         // Only of a message that has not been continued by an earlier attempt.
-        may_reuse: slot.token == 0,
+        may_reuse: slot.record().token == 0,
         sent: 0,
         reused: false,
     };

@@ -19,11 +19,10 @@ use super::release::{Released, release};
 use super::shell::Run;
 use crate::delivery::{Failure, NextStep, Reason, next_step};
 use crate::mailbox::{Ending, Lease, Slot, Take};
-use crate::message::RawMessage;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 use crate::ports::crash_point;
 use crate::ports::{Caught, Exit, Guarded, Inbound, Panicked};
-use crate::queue::{Failed, QueueCore};
+use crate::queue::QueueCore;
 
 /// How long a worker runs without letting its thread do anything else.
 const SLICE: Duration = Duration::from_millis(1);
@@ -153,12 +152,11 @@ impl Hands {
                 let scratch = &mut self.scratch;
                 let ended = if plain {
                     let mut cx = Context {
-                        parcel: &slot.parcel,
-                        attempt: slot.attempts + 1,
+                        slot,
                         queue,
                         scratch: &mut *scratch,
                     };
-                    let message = Message(&slot.parcel);
+                    let message = Message(slot.parcel());
                     let mut handling = pin!(dispatch.run_typed(&mut *handler, message, &mut cx));
                     // Most handlers never wait: nothing is set up for those that do.
                     let first = handling
@@ -224,7 +222,8 @@ impl Hands {
         let Some(slot) = self.lease.batch.front() else {
             return false;
         };
-        let unfit = slot.history.as_deref().and_then(|history| history.unfit);
+        let unfit = slot.record().history.as_deref();
+        let unfit = unfit.and_then(|history| history.unfit);
         if let Some(ending) = not_to_be_started(queue, slot) {
             if let Some(slot) = self.lease.take() {
                 queue.backing().end(queue, slot, ending);
@@ -320,11 +319,12 @@ impl Hands {
             return;
         };
         self.lease.settled.acked += 1;
-        if slot.token != 0 {
-            queue.backing().acked(slot.token);
+        let token = slot.record().token;
+        if token != 0 {
+            queue.backing().acked(token);
         }
-        if let Some(metadata) = &slot.parcel.envelope().metadata {
-            if let Some(key) = slot.key() {
+        if let Some(metadata) = &slot.parcel().envelope().metadata {
+            if let Some(key) = queue.lane_of(&slot) {
                 queue.mailbox.lane_settled(key);
             }
             if let Some(port) = &metadata.reply
@@ -339,27 +339,34 @@ impl Hands {
     /// Settles a failed attempt whose handler lives on.
     fn failed(&mut self, queue: &QueueCore, (failure, kind): (Failure, Reason)) -> Next {
         self.scratch.clear();
-        let Some(current) = self.lease.batch.front_mut() else {
+        let Some(current) = self.lease.batch.front() else {
             return Next::Message;
         };
-        report(queue, current, Some(&failure.to_string()));
-        current.attempts += 1;
-        let random = fastrand::f64();
-        let step = next_step(&queue.spec.retry, current.attempts, &failure, random);
+        // What is the user's (the error's texts, and its drop) runs before anything is told or counted: a panic in it is
+        // the end of this same attempt.
+        let step = next_step(
+            &queue.spec.retry,
+            current.attempt(),
+            &failure,
+            fastrand::f64(),
+        );
+        let text = failure.to_string();
+        let errors = failure.chain();
+        drop(failure);
+        report(queue, current, Some(&text));
+        let Some(slot) = self.lease.batch.pop_front() else {
+            return Next::Message;
+        };
+        let now = queue.now();
+        let slot = slot.noted(|record| record.failed(errors, now));
         // With a breaker it goes back to the queue, whose hand-over the breaker governs.
         if step == NextStep::Immediate && queue.breaker.is_none() {
-            queue.remember(current, &failure);
+            self.lease.batch.push_front(slot);
             queue.mailbox.count_retry_in_hand();
             return Next::Again;
         }
-        if let Some(slot) = self.lease.take() {
-            let failed = Failed {
-                slot,
-                failure,
-                kind,
-            };
-            queue.settle_failed(failed, step);
-        }
+        self.lease.started = false;
+        queue.settle_failed(slot, step, kind);
         Next::Message
     }
 
@@ -371,27 +378,18 @@ impl Hands {
         } else {
             None
         };
-        let Some(mut slot) = in_hand else {
+        let Some(slot) = in_hand else {
             return Exit::Failed { message: None, why };
         };
         report(queue, &slot, Some(&why));
-        slot.attempts += 1;
         let failure = Failure::retry(why.clone());
-        let policy = &queue.spec.retry;
-        // The classification is the user's code, and may be what panicked.
-        let step = catch_unwind(AssertUnwindSafe(|| {
-            next_step(policy, slot.attempts, &failure, fastrand::f64())
-        }));
-        let step = step.unwrap_or(NextStep::DeadLetter(Reason::Exhausted));
-        let message = Some(slot.parcel.envelope().id);
+        let step = next_step(&queue.spec.retry, slot.attempt(), &failure, fastrand::f64());
+        let message = Some(slot.parcel().envelope().id);
         // Before it, so that a retry at once comes before what was behind it.
         self.lease.put_down();
-        let failed = Failed {
-            slot,
-            failure,
-            kind: Reason::Exhausted,
-        };
-        queue.settle_failed(failed, step);
+        let now = queue.now();
+        let slot = slot.noted(|record| record.failed(failure.chain(), now));
+        queue.settle_failed(slot, step, Reason::Exhausted);
         Exit::Failed { message, why }
     }
 }
@@ -417,7 +415,7 @@ impl Drop for Hands {
         {
             self.run.set_in_the_middle(true);
             let queue = self.lease.queue();
-            tracing::debug!(queue = %queue.name, id = %slot.parcel.envelope().id, "an attempt was cut off");
+            tracing::debug!(queue = %queue.name, id = %slot.parcel().envelope().id, "an attempt was cut off");
             queue.abandon_probe();
         }
     }
@@ -426,7 +424,7 @@ impl Drop for Hands {
 /// How the handler of a message gets its transaction; none: it has none.
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 fn transactor_of<H, D: Dispatch<H>>(dispatch: &D, slot: &Slot) -> Option<Transactor> {
-    let message = Message(&slot.parcel);
+    let message = Message(slot.parcel());
     let place = dispatch.typed_place(message);
     let place = place.or_else(|| dispatch.select(message).map(|found| found.place));
     dispatch.transactor_at(place?)
@@ -435,10 +433,11 @@ fn transactor_of<H, D: Dispatch<H>>(dispatch: &D, slot: &Slot) -> Option<Transac
 /// How a message ends that is too old, or whose delivery must not be started any more.
 #[inline]
 fn not_to_be_started(queue: &QueueCore, slot: &Slot) -> Option<Ending> {
-    if slot.token != 0 && !queue.backing().may_start(slot.token) {
+    let token = slot.record().token;
+    if token != 0 && !queue.backing().may_start(token) {
         return Some(Ending::Returned);
     }
-    let expires = slot.parcel.envelope().expires_ms()?;
+    let expires = slot.parcel().envelope().expires_ms()?;
     (queue.services.clock.wall_ms() >= expires).then_some(Ending::Expired)
 }
 
@@ -448,17 +447,17 @@ fn report(queue: &QueueCore, slot: &Slot, error: Option<&str>) {
     if let Some(error) = error {
         tracing::warn!(
             queue = %queue.name,
-            messaging.message.id = %slot.parcel.envelope().id,
-            postroom.attempt = slot.attempts + 1,
+            messaging.message.id = %slot.parcel().envelope().id,
+            postroom.attempt = slot.attempt(),
             error,
             "an attempt failed"
         );
     }
     for interceptor in queue.services.interceptors.iter() {
         let delivery = Inbound {
-            message: RawMessage::held(&slot.parcel),
+            message: slot.raw(),
             queue: &queue.name,
-            attempt: slot.attempts + 1,
+            attempt: slot.attempt(),
         };
         let outcome = error.map_or(Ok(()), Err);
         let told = catch_unwind(AssertUnwindSafe(|| {

@@ -21,11 +21,11 @@ pub(in crate::bridge) fn retry_copy(
     slot: &Slot,
     frame_max: usize,
 ) -> Result<BasicProperties, Refusal> {
-    let (properties, mut headers) = copy(&slot.parcel)?;
+    let (properties, mut headers) = copy(slot.parcel())?;
     let mut set = |name, text: &str| insert(&mut headers, name, string(text));
-    set(names::ATTEMPTS, &slot.attempts.to_string());
+    set(names::ATTEMPTS, &slot.record().attempts.to_string());
     let mut errors: &[String] = &[];
-    if let Some(history) = &slot.history {
+    if let Some(history) = &slot.record().history {
         set(names::FIRST_FAILED, &millis(history.first_failed_at));
         set(names::LAST_FAILED, &millis(history.last_failed_at));
         if history.awaited_handler {

@@ -112,7 +112,7 @@ pub(in crate::subscriber) async fn deliver(
     queue.mailbox.settle(&mut lease.settled);
     lease.started = true;
     crash_point("before-deliver");
-    let message_id = slot.parcel.envelope().id().to_string();
+    let message_id = slot.parcel().envelope().id().to_string();
     let handling = Handling {
         link,
         consumer: &queue.name,
@@ -194,7 +194,7 @@ pub(in crate::subscriber) async fn commit(
     let Some(connection) = open.connection.take() else {
         return Err(failed(taken_away()));
     };
-    let message_id = slot.parcel.envelope().id().to_string();
+    let message_id = slot.parcel().envelope().id().to_string();
     let handling = Handling {
         link,
         consumer: &queue.name,

@@ -35,8 +35,7 @@ async fn with_transaction<S: TxStore, R>(
     };
     let mut lent = TxContext::<S> {
         context: Context {
-            parcel: cx.parcel,
-            attempt: cx.attempt,
+            slot: cx.slot,
             queue: cx.queue,
             scratch: &mut *cx.scratch,
         },

@@ -163,23 +163,19 @@ proptest! {
         let body = arrived.body.clone();
         let decoded = read(arrived.clone());
         prop_assert!(exchange == DUE || (decoded.attempts == 0 && decoded.history.is_none()));
-        let mut slot = slot(decoded);
-        let envelope = slot.parcel.envelope();
+        let slot = slot(decoded);
+        let envelope = slot.parcel().envelope();
         prop_assert!(!envelope.address().is_empty());
         prop_assert!(envelope.headers().all(|(name, _)| !names::is_ours(name) && !names::is_brokers(name)));
         let (id, address) = (envelope.id(), envelope.address().to_owned());
         let (kind, key) = (envelope.kind(), envelope.key().map(str::to_owned));
         let headers: Vec<_> = envelope.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        prop_assert_eq!(slot.parcel.json().unwrap(), &body[..]);
+        prop_assert_eq!(slot.parcel().json().unwrap(), &body[..]);
 
-        slot.attempts = attempts;
-        slot.history = Some(Box::new(History {
-            errors,
-            first_failed_at: std::time::SystemTime::UNIX_EPOCH,
-            last_failed_at: std::time::SystemTime::UNIX_EPOCH,
-            awaited_handler: false,
-            unfit: None,
-        }));
+        let slot = slot.noted(|record| {
+            record.attempts = attempts;
+            record.history = Some(Box::new(History::new(errors, std::time::SystemTime::UNIX_EPOCH)));
+        });
         let copy = retry_copy(&slot, FRAME).unwrap();
         prop_assert!(size::frame(&copy) <= size::limit(FRAME, size::Way::Ladder));
         let again = read(Arrived {

@@ -10,16 +10,13 @@ fn at(seconds: u64) -> SystemTime {
 }
 
 fn failed(decoded: Decoded, errors: Vec<String>) -> Slot {
-    let mut slot = slot(decoded);
-    slot.attempts = 3;
-    slot.history = Some(Box::new(History {
-        errors,
-        first_failed_at: at(1_700_000_000),
-        last_failed_at: at(1_700_000_060),
-        awaited_handler: false,
-        unfit: None,
-    }));
-    slot
+    slot(decoded).noted(|record| {
+        record.attempts = 3;
+        record.history = Some(Box::new(History {
+            last_failed_at: at(1_700_000_060),
+            ..History::new(errors, at(1_700_000_000))
+        }));
+    })
 }
 
 fn foreign() -> BasicProperties {
@@ -43,18 +40,18 @@ fn foreign() -> BasicProperties {
 }
 
 fn letter(slot: Slot) -> DeadLetter {
-    let history = slot.history.clone().unwrap();
+    let history = slot.record().history.clone().unwrap();
     DeadLetter {
         id: MessageId::new(),
         queue: "shop.mailer".into(),
         reason: Reason::Exhausted,
         errors: history.errors,
-        attempts: slot.attempts,
+        attempts: slot.record().attempts,
         first_failed_at: history.first_failed_at,
         last_failed_at: history.last_failed_at,
         queue_id: 0,
         token: 0,
-        parcel: slot.parcel.share(),
+        parcel: slot.share().1,
     }
 }
 
@@ -86,7 +83,7 @@ fn a_retry_keeps_what_was_foreign_and_loses_what_was_the_brokers() {
 
     let again = read(arrived(DUE, "1.0.queue", copy));
     let envelope = again.parcel.about();
-    assert_eq!(envelope.id(), slot.parcel.envelope().id());
+    assert_eq!(envelope.id(), slot.parcel().envelope().id());
     assert_eq!(
         (envelope.kind(), envelope.address()),
         (AddressKind::Topic, "Order")
@@ -115,7 +112,7 @@ fn a_retry_keeps_the_id_and_the_time_that_the_message_was_given() {
         }
         let slot = failed(read(arrived("theirs", "a", properties)), vec![]);
         let copy = retry_copy(&slot, FRAME).unwrap();
-        let first = slot.parcel.envelope();
+        let first = slot.parcel().envelope();
         let again = read(arrived(DUE, "1.queue", copy));
         assert_eq!(again.parcel.about().id(), first.id(), "{id:?}");
         let gap = first.time().duration_since(again.parcel.about().time());

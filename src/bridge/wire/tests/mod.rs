@@ -83,10 +83,10 @@ fn header<'a>(properties: &'a BasicProperties, name: &str) -> Option<&'a AMQPVal
 }
 
 fn slot(decoded: Decoded) -> Slot {
-    let mut slot = Slot::new(decoded.parcel.own(|| None), false);
-    slot.attempts = decoded.attempts;
-    slot.history = decoded.history;
-    slot
+    Slot::new(decoded.parcel.own(|| None)).noted(|record| {
+        record.attempts = decoded.attempts;
+        record.history = decoded.history;
+    })
 }
 
 /// The bytes of a content header's frame, by lapin's own encoder.

@@ -198,20 +198,17 @@ fn a_format_of_the_users_reads_a_retry_as_it_read_the_original() {
         EXCHANGES,
     );
     let slot = slot(decoded);
-    assert_eq!(slot.parcel.envelope().key(), Some("4"));
-    assert_eq!(
-        RawMessage::held(&slot.parcel).json().unwrap(),
-        br#"[{"order":7}]"#
-    );
+    assert_eq!(slot.parcel().envelope().key(), Some("4"));
+    assert_eq!(slot.raw().json().unwrap(), br#"[{"order":7}]"#);
     let copy = retry_copy(&slot, FRAME).unwrap();
     let again = Arrived {
-        body: copy_body(&slot.parcel).unwrap().to_vec(),
+        body: copy_body(slot.parcel()).unwrap().to_vec(),
         ..arrived(DUE, "0.1.0.queue", copy)
     };
     let again = decode_with(&Wrapped, again, EXCHANGES).parcel.own(|| None);
     assert_eq!(again.envelope().address(), "theirs/a");
     assert_eq!(again.envelope().key(), Some("4"), "its priority");
-    assert_eq!(again.envelope().id(), slot.parcel.envelope().id());
+    assert_eq!(again.envelope().id(), slot.parcel().envelope().id());
     assert_eq!(again.json().unwrap(), br#"[{"order":7}]"#);
 }
 

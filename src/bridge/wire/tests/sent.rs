@@ -139,8 +139,8 @@ fn what_may_be_published_can_be_retried_with_all_its_headers() {
         .rev()
         .find(|bytes| biggest(*bytes).is_some())
         .unwrap();
-    let mut slot = slot(read(arrived(EVENTS, "a", biggest(bytes).unwrap())));
-    slot.attempts = 3;
+    let slot = slot(read(arrived(EVENTS, "a", biggest(bytes).unwrap())));
+    let slot = slot.noted(|record| record.attempts = 3);
     let copy = retry_copy(&slot, FRAME).unwrap();
     assert_eq!(header(&copy, "big"), Some(&string(&"x".repeat(bytes))));
     assert_eq!(header(&copy, names::HEADERS_DROPPED), None);
