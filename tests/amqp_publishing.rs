@@ -6,7 +6,7 @@ mod common;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::proxy::Proxy;
+use common::proxy::{Direction, Proxy};
 use common::rabbit::Rabbit;
 use postroom::{Amqp, Bridged, Bus, Context, DeleteOnly, Event, Problem, Refusal};
 use serde::{Deserialize, Serialize};
@@ -135,5 +135,31 @@ async fn a_publish_that_waits_at_the_shutdown_gets_its_message_back() {
     assert_eq!(*refused.kind(), Refusal::Closed);
     assert_eq!(refused.into_message().unwrap().order, 2);
     assert_eq!(*line.handled.lock().unwrap(), [1]);
+    line.end().await;
+}
+
+/// RabbitMQ answers nothing, and the publisher is cut off with what it had written.
+#[tokio::test]
+async fn a_publish_without_an_answer_ends_with_its_bus() {
+    let line = Line::start().await;
+    line.proxy.stall(Direction::ToClient);
+    let before = line.proxy.bytes(Direction::ToServer);
+    let publishing = line.publishing.clone();
+    let waiting = tokio::spawn(async move {
+        let publish = publishing.publish(Paid { order: 2 });
+        publish.timeout(Duration::from_secs(600)).await
+    });
+    let is_written = || line.proxy.bytes(Direction::ToServer) > before + 100;
+    common::eventually("it is written", is_written).await;
+    line.publishing.shutdown(Duration::from_secs(1)).await;
+    let refused = common::soon("the publish", waiting)
+        .await
+        .unwrap()
+        .unwrap_err();
+    assert!(
+        matches!(refused.kind(), Refusal::Unconfirmed { .. }),
+        "{refused}"
+    );
+    line.proxy.resume();
     line.end().await;
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::eventually;
 use common::rabbit::Rabbit;
-use postroom::{Amqp, Bus, DeleteOnly, Event, QueueType, Subscription};
+use postroom::{Amqp, Bus, DeleteOnly, Event, Failure, QueueType, Subscription};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -18,6 +18,9 @@ const EACH: u64 = 200;
 const ALL: usize = (KEYS * EACH) as usize;
 /// Longer than a replica that hands nothing out keeps its queue.
 const HANDED_OVER: Duration = Duration::from_secs(90);
+
+/// When one is tried again that failed before a long pause, and during it.
+const RETRIED: Duration = Duration::from_secs(35);
 
 #[derive(Serialize, Deserialize)]
 struct Step {
@@ -36,6 +39,12 @@ type Handled = (u64, &'static str);
 struct Story(Arc<Mutex<HashMap<u64, Vec<Handled>>>>);
 
 impl Story {
+    fn note(&self, step: &Step, replica: &'static str) {
+        let mut story = self.0.lock().unwrap();
+        let of_key = story.entry(step.key).or_default();
+        of_key.push((step.number, replica));
+    }
+
     fn handled(&self) -> usize {
         self.0.lock().unwrap().values().map(Vec::len).sum()
     }
@@ -94,11 +103,7 @@ impl Replicas {
             .subscribe_fn::<Step, _>("steps", async move |step, _| {
                 gate.clone().wait_for(|is_open| *is_open).await.unwrap();
                 tokio::time::sleep(Duration::from_millis(5)).await;
-                let mut story = story.0.lock().unwrap();
-                story
-                    .entry(step.key)
-                    .or_default()
-                    .push((step.number, replica));
+                story.note(step, replica);
                 Ok(())
             })
             .keyed(4)
@@ -108,6 +113,25 @@ impl Replicas {
             .await
             .unwrap();
         (bus, steps)
+    }
+
+    /// A subscription of which one key's first step fails once, for longer than a replica hands nothing out, and another
+    /// key's waits at the gate.
+    async fn start_failing(&self) -> (Bus, Subscription) {
+        let bus = Bus::builder(&self.name).bridge(self.amqp().import("replicas.#"));
+        let bus = bus.start().await.unwrap();
+        let (story, gate) = (self.story.clone(), self.gate.subscribe());
+        let steps = bus.subscribe_fn::<Step, _>("steps", async move |step, cx| {
+            match (step.key, step.number, cx.attempt()) {
+                (0, 0, 1) => return Err(Failure::retry_after(RETRIED, "not yet")),
+                (1, 0, _) => drop(gate.clone().wait_for(|is_open| *is_open).await),
+                _ => {}
+            }
+            story.note(step, "it");
+            Ok(())
+        });
+        let steps = steps.keyed(2).mailbox(200).no_timeout();
+        (bus, steps.start().await.unwrap())
     }
 
     async fn publish_all(&self) {
@@ -208,4 +232,40 @@ async fn keyed_order_is_kept_when_a_replica_goes_on_after_a_long_pause() {
     eventually("all is handled", || story.handled() >= ALL).await;
     story.check();
     replicas.end(&bus).await;
+}
+
+/// The replica cannot hand its queue over, since a handler is at work: what is tried again meanwhile still comes before
+/// what was parked behind it. And what it holds can be purged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keyed_order_is_kept_when_a_retry_falls_due_in_a_long_pause() {
+    for is_purged in [false, true] {
+        let replicas = Replicas::new(QueueType::Quorum);
+        let (bus, steps) = replicas.start_failing().await;
+        replicas.publish_all().await;
+        eventually("one waits, and another is in hand", || {
+            let queue = steps.snapshot();
+            queue.waiting == 1 && queue.in_flight > 0
+        })
+        .await;
+        steps.pause();
+        let held = async {
+            while steps.snapshot().waiting + steps.snapshot().queued > 0 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let in_time = tokio::time::timeout(HANDED_OVER, held).await;
+        assert!(in_time.is_ok(), "{:?}", steps.snapshot());
+        let handled = replicas.story.handled();
+        let purged = if is_purged { steps.purge() } else { 0 };
+        steps.resume().await;
+        replicas.gate.send_replace(true);
+        let story = &replicas.story;
+        eventually("all is handled", || story.handled() + purged >= ALL).await;
+        if is_purged {
+            assert!(purged > 100, "{purged}, after {handled}");
+        } else {
+            story.check();
+        }
+        replicas.end(&bus).await;
+    }
 }

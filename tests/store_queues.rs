@@ -11,8 +11,8 @@ use std::time::Duration;
 use common::end;
 use common::store::{Placed, Seen, World, over_both};
 use postroom::{
-    Bus, Command, CommandHandler, Context, Durable, Failure, Filter, Outcome, Overflow, Reason,
-    Refusal, Retry, SubscribeError, Subscription,
+    Bus, Command, CommandHandler, Context, Durable, Event, Failure, Filter, Outcome, Overflow,
+    Reason, Refusal, Retry, SubscribeError, Subscriber, Subscription,
 };
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +29,7 @@ over_both!(
     a_full_queue_follows_its_policy,
     another_process_takes_over,
     keyed_order_is_kept_when_another_process_takes_over,
+    a_key_does_not_wait_for_a_handler_that_nobody_has,
     the_outbox_publishes_into_a_durable_queue,
     what_cannot_be_durable_says_so,
     a_group_is_subscribed_again_while_its_former_one_ends,
@@ -465,6 +466,42 @@ async fn keyed_order_is_kept_when_another_process_takes_over(world: World) {
     }
     end(&first).await;
     end(&second).await;
+}
+
+#[derive(Serialize, Deserialize)]
+struct Moved {
+    order: u64,
+}
+impl Event for Moved {
+    const TOPIC: &'static str = "ordering.moved";
+}
+
+impl Subscriber<Moved> for Seen {
+    async fn handle(&mut self, moved: &Moved, _: &mut Context<'_>) -> Outcome {
+        self.note(moved.order);
+        Ok(())
+    }
+}
+
+async fn a_key_does_not_wait_for_a_handler_that_nobody_has(world: World) {
+    let bus = bus(&world).await;
+    let seen = Seen::default();
+    let made = seen.clone();
+    let make = move || made.clone();
+    let both = bus.subscriber("steps", make.clone()).on::<Placed>();
+    let both = both.on::<Moved>().keyed(2).durable();
+    let former = both.start().await.unwrap();
+    former.pause();
+    bus.publish(Moved { order: 0 }).key("a").await.unwrap();
+    bus.publish(Placed { order: 1 }).key("a").await.unwrap();
+    former.stop(Duration::from_secs(5)).await;
+    let one = bus.subscriber("steps", make).on::<Placed>();
+    one.keyed(2).durable().start().await.unwrap();
+    until("the next of its key is handled", || seen.orders() == [1]).await;
+    let letters = bus.dead_letters().list(&Filter::all()).await.unwrap();
+    let reasons: Vec<_> = letters.iter().map(|letter| letter.reason).collect();
+    assert_eq!(reasons, [Reason::UnknownType]);
+    end(&bus).await;
 }
 
 async fn the_outbox_publishes_into_a_durable_queue(world: World) {

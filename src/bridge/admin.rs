@@ -45,10 +45,10 @@ impl AmqpAdmin {
     pub fn plan(&self) -> Plan {
         let mut groups: Vec<_> = {
             let queues = self.0.queues.lock();
-            let groups = queues.values().filter_map(|attached| {
-                let spec = attached.spec.clone()?;
-                Some((attached.amqp.names.clone(), spec))
-            });
+            let attached = queues.values();
+            let groups = attached
+                .filter(|attached| !attached.amqp.is_detached())
+                .map(|attached| (attached.amqp.names.clone(), Arc::clone(&attached.spec)));
             groups.collect()
         };
         groups.sort_by(|(a, _), (b, _)| a.queue().cmp(b.queue()));

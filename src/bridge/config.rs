@@ -50,7 +50,7 @@ pub enum BridgeError {
 /// | `prefetch` | 256 | 100 to 300; what a crash may redeliver, and what one replica may hoard |
 /// | `window` | 1024 | unconfirmed publishes at a time; more hides a slow broker for longer |
 /// | `queue_type` | quorum | classic where losing messages with a node is cheaper than replicating them |
-/// | `delivery_limit` | 100 | quorum queues only: how often a message may take the process with it. A policy of the broker with a lower one holds too, also for the queue of dead letters, where each listing counts: let none match it |
+/// | `delivery_limit` | 100 | quorum queues only: how often a message may take the process with it; RabbitMQ counts every return, also those of a lost connection and of a long pause. A policy of the broker with a lower one holds too, also for the queue of dead letters, where each listing counts: let none match it |
 /// | `heartbeat` | 10 s | a half-open connection is noticed in twice this |
 /// | `connect_timeout` | 10 s | for one URL: connecting, the handshake and opening |
 /// | `body_limit` | 16 MiB | what the broker takes; RabbitMQ 4 has 16 MiB |
@@ -203,8 +203,9 @@ impl Amqp {
         self
     }
 
-    /// How often RabbitMQ hands one message of a quorum queue out again that takes its consumer with it, before
-    /// it is a dead letter: the last resort, apart from the retry policy. At least 1; use 100 or more.
+    /// How often RabbitMQ hands one message of a quorum queue out again, before it is a dead letter: the last resort, apart
+    /// from the retry policy, for a message that takes its consumer with it. RabbitMQ 3.10 counts every return: also
+    /// those of a lost connection, a stop, and a pause of more than 30 s. At least 1; use 100 or more.
     #[must_use]
     pub fn delivery_limit(mut self, deliveries: u32) -> Self {
         self.delivery_limit = deliveries;
@@ -254,7 +255,8 @@ impl Amqp {
     }
 
     /// How long a message waits, once, that no handler of its queue takes; then it is a dead letter, `unknown-type`.
-    /// During a rolling deploy another replica may have the handler already.
+    /// During a rolling deploy another replica may have the handler already. Not in keyed order, where its key would wait
+    /// for it: there it is a failed attempt like any other.
     #[must_use]
     pub fn unknown_type_delay(mut self, delay: Duration) -> Self {
         self.unknown_type_delay = delay;

@@ -16,7 +16,7 @@ use super::queue::AmqpQueue;
 use super::replies::Answer;
 use super::wire::{self, Arrived};
 use super::{Shared, explained};
-use crate::delivery::{Order, Reason};
+use crate::delivery::Reason;
 use crate::mailbox::{Ending, History, Slot, halt};
 use crate::message::{Held, Payload};
 use crate::queue::QueueCore;
@@ -26,6 +26,9 @@ use crate::supervisor::Stop;
 const LOOK: Duration = Duration::from_millis(250);
 /// How long a queue may hand nothing out before what was not started goes back to RabbitMQ.
 const HELD_AT_MOST: Duration = Duration::from_secs(30);
+/// The same where a breaker stands in the way, which ends by itself: all replicas have theirs, and each return counts
+/// towards the delivery limit. Well below RabbitMQ's consumer timeout of 30 minutes.
+const HELD_BY_BREAKER: Duration = Duration::from_secs(600);
 /// The most deliveries taken in at once.
 const BATCH: usize = 64;
 /// How long RabbitMQ may take to end the deliveries.
@@ -62,7 +65,7 @@ pub(super) async fn live(
     let channel = open(&shared, &connection, prefetch).await?;
     let mut life = Life {
         epoch: amqp.open(prefetch),
-        is_keyed: matches!(core.spec.order, Order::Keyed { .. }),
+        is_keyed: core.spec.order.is_keyed(),
         shared,
         amqp,
         core,
@@ -71,7 +74,6 @@ pub(super) async fn live(
         channel,
         consumer: None,
         held_since: None,
-        held: Vec::new(),
     };
     let ended = life.run(&mut stop).await;
     life.close().await;
@@ -101,9 +103,6 @@ struct Life {
     consumer: Option<Consumer>,
     /// Since when nothing is handed out.
     held_since: Option<Instant>,
-    /// Of keyed order: what was delivered and is not started, while nothing is handed out. RabbitMQ gives the next
-    /// replica what is behind these as soon as a consumer is cancelled; by the end of the channel they go back first.
-    held: Vec<Slot>,
 }
 
 impl Drop for Life {
@@ -150,7 +149,7 @@ impl Life {
             self.rest().await?;
         }
         let end = Instant::now() + LAST_SETTLEMENTS;
-        while self.amqp.outstanding() > self.held.len() && Instant::now() < end {
+        while self.amqp.outstanding() > self.amqp.held.lock().len() && Instant::now() < end {
             self.write(true).await?;
             let _ =
                 tokio::time::timeout(Duration::from_millis(5), self.amqp.changed.notified()).await;
@@ -161,15 +160,20 @@ impl Life {
 
     /// Not while it is being stopped, and not while nothing has been handed out for long.
     fn wants_messages(&mut self) -> bool {
-        let stands_still = halt::PAUSED | halt::SUSPENDED | halt::BREAKER | halt::ENDED;
-        if self.core.mailbox.halted() & stands_still == 0 {
+        let halted = self.core.mailbox.halted();
+        let at_most = if halted & (halt::PAUSED | halt::SUSPENDED | halt::ENDED) != 0 {
+            HELD_AT_MOST
+        } else {
+            HELD_BY_BREAKER
+        };
+        if halted & !(halt::STALLED | halt::SEAT) == 0 {
             self.held_since = None;
         } else {
             self.held_since.get_or_insert_with(Instant::now);
         }
         let held_for_long = self
             .held_since
-            .is_some_and(|since| since.elapsed() >= HELD_AT_MOST);
+            .is_some_and(|since| since.elapsed() >= at_most);
         self.amqp.is_resting.store(held_for_long, Ordering::Relaxed);
         !self.amqp.is_detached() && !held_for_long
     }
@@ -223,14 +227,20 @@ impl Life {
     /// to hand out nothing for long, and nothing is in hand any more, another replica may have it all, from the first on.
     async fn hold(&mut self) -> Result<(), String> {
         let queued = self.core.mailbox.take_queued(Ending::Returned);
-        self.held.extend(queued);
+        let held = {
+            let mut held = self.amqp.held.lock();
+            held.extend(queued);
+            // One whose retry fell due meanwhile stood before those that were parked behind it.
+            held.sort_by_key(|slot| slot.record().token);
+            held.len()
+        };
         self.write(true).await?;
         if self.amqp.is_detached() {
             self.amqp.at_rest.notify_waiters();
-        } else if self.consumer.is_some() && self.amqp.outstanding() <= self.held.len() {
+        } else if self.consumer.is_some() && self.amqp.outstanding() <= held {
             self.close().await;
             self.consumer = None;
-            self.held.clear();
+            self.amqp.held.lock().clear();
             self.channel = open(&self.shared, &self.connection, self.prefetch).await?;
             self.epoch = self.amqp.open(self.prefetch);
         }
@@ -239,8 +249,9 @@ impl Life {
 
     /// What was held is handed out after all, before anything that comes.
     fn take_up_held(&mut self) {
-        if !self.held.is_empty() && !self.core.mailbox.take_in(&mut self.held) {
-            for slot in self.held.drain(..) {
+        let mut held = std::mem::take(&mut *self.amqp.held.lock());
+        if !held.is_empty() && !self.core.mailbox.take_in(&mut held) {
+            for slot in held {
                 self.amqp.give_back(slot.record().token);
             }
         }
@@ -270,7 +281,7 @@ impl Life {
         if self.is_keyed
             && (self.amqp.is_detached() || self.amqp.is_resting.load(Ordering::Relaxed))
         {
-            self.held.append(&mut slots);
+            self.amqp.held.lock().append(&mut slots);
             return Ok(());
         }
         if !self.core.mailbox.take_in(&mut slots) {
@@ -372,7 +383,7 @@ async fn next_deliveries(consumer: Option<&mut Consumer>) -> Next {
                 // What came before the end is taken in first; the end is told again.
                 Poll::Ready(_) if !deliveries.is_empty() => break,
                 Poll::Ready(Some(Err(error))) => {
-                    return Poll::Ready(Next::Ended(error.to_string()));
+                    return Poll::Ready(Next::Ended(explained(error)));
                 }
                 Poll::Ready(None) => {
                     let why =

@@ -19,7 +19,8 @@ impl HealthSource for Shared {
         if !self.consume_link.is_up() {
             return;
         }
-        for (group, attached) in &*self.queues.lock() {
+        for attached in self.queues.lock().values() {
+            let group = &attached.group;
             let amqp = &attached.amqp;
             let is_due = attached.consumer.is_some()
                 && !amqp.is_detached()

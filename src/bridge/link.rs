@@ -7,7 +7,7 @@ use futures_core::Stream;
 use lapin::{Connection, ConnectionProperties, Event};
 use tokio::sync::watch;
 
-use super::Shared;
+use super::{Shared, explained};
 use crate::ports::LifecycleKind;
 use crate::supervisor::Stop;
 
@@ -218,7 +218,7 @@ async fn keep(
             }
             // It tells of every channel that was closed, too.
             Some(Event::Error(error)) if !connection.status().connected() => {
-                break Err(error.to_string());
+                break Err(explained(error));
             }
             Some(_) => {}
             None => break Err("the connection was lost".to_owned()),
@@ -256,7 +256,7 @@ async fn connect(shared: &Shared, link: &Link) -> Result<(Connection, String), S
 
 /// The usual reasons in words that say what to do.
 fn explain(error: &lapin::Error) -> String {
-    let text = error.to_string();
+    let text = explained(error);
     if text.contains("ACCESS_REFUSED") || text.contains("ACCESS-REFUSED") {
         format!("the user or its password is refused, or it may not use this virtual host ({text})")
     } else if text.contains("NOT_ALLOWED") || text.contains("NOT-ALLOWED") {

@@ -52,7 +52,31 @@ use shared::Shared;
 /// The most bytes of a frame, and so of a content header: RabbitMQ's default.
 const FRAME_MAX: usize = 131_072;
 
-/// A failure of one life, for its supervisor and the log.
+/// A failure as it is told: without the user's name, which RabbitMQ says where a permission is missing.
 fn explained(error: impl std::fmt::Display) -> String {
-    error.to_string()
+    const USER: &str = " for user '";
+    let mut text = error.to_string();
+    if let Some(from) = text.find(USER) {
+        let name = from + USER.len();
+        let to = text[name..]
+            .rfind('\'')
+            .map_or(text.len(), |at| name + at + 1);
+        text.replace_range(from..to, "");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_refusal_does_not_say_which_user() {
+        let told = |text| super::explained(text);
+        let refused = "access to queue 'q' in vhost '/' refused for user 'o'neill' (403)";
+        assert_eq!(
+            told(refused),
+            "access to queue 'q' in vhost '/' refused (403)"
+        );
+        assert_eq!(told("refused for user 'cut of"), "refused");
+        assert_eq!(told("another"), "another");
+    }
 }

@@ -86,16 +86,11 @@ impl Bridge for Shared {
                 .or_insert_with(|| AmqpDeadLetters::new(group, names.clone(), self.this.clone()));
             known.clone()
         };
-        let mut queues = self.queues.lock();
-        let attached = queues.entry(group.into()).or_insert_with(|| Attached {
-            amqp: Arc::new(AmqpQueue::new(names, self.this.clone())),
-            spec: None,
-            consumer: None,
-        });
-        let backing: Arc<AmqpQueue> = Arc::clone(&attached.amqp);
+        // One of its own for each subscription: the former one of the group may still be ending.
+        let backing: Arc<dyn Backing> = AmqpQueue::new(names, self.this.clone());
         Ok(Arc::new(Foundation {
             dead_letters: Arc::new(letters),
-            backing: backing as Arc<dyn Backing>,
+            backing,
         }))
     }
 
@@ -103,20 +98,23 @@ impl Bridge for Shared {
         let (this, core) = (self.this.upgrade(), Arc::clone(queue));
         Box::pin(async move {
             let Some(this) = this else { return };
-            let Some(amqp) = this.queue(&core.name) else {
+            let Some(amqp) = AmqpQueue::of(&core) else {
                 return;
             };
-            amqp.attach();
-            if let Some(attached) = this.queues.lock().get_mut(&core.name) {
-                attached.spec = Some(Arc::clone(&core.spec));
-            }
+            let attached = || Attached {
+                group: Arc::clone(&core.name),
+                amqp: Arc::clone(&amqp),
+                spec: Arc::clone(&core.spec),
+                consumer: None,
+            };
+            this.queues.lock().entry(core.id).or_insert_with(attached);
             this.start_consumer(&core, &amqp).await;
             this.declared(&amqp).await;
         })
     }
 
     fn detach(&self, queue: &Arc<QueueCore>) -> BoxFuture<'static, ()> {
-        let amqp = self.queue(&queue.name);
+        let amqp = AmqpQueue::of(queue);
         Box::pin(async move {
             if let Some(amqp) = amqp {
                 Self::detach_queue(amqp).await;
@@ -125,8 +123,15 @@ impl Bridge for Shared {
     }
 
     fn remove(&self, queue: &Arc<QueueCore>) -> BoxFuture<'static, ()> {
-        let attached = self.queues.lock().remove(&queue.name);
-        self.topology_errors.lock().remove(&queue.name);
+        let (attached, is_subscribed_again) = {
+            let mut queues = self.queues.lock();
+            let attached = queues.remove(&queue.id);
+            let mut others = queues.values();
+            (attached, others.any(|other| other.group == queue.name))
+        };
+        if !is_subscribed_again {
+            self.topology_errors.lock().remove(&queue.name);
+        }
         if let Some(attached) = &attached {
             let lost = attached.amqp.lost.load(Ordering::Relaxed);
             self.lost_settlements.fetch_add(lost, Ordering::Relaxed);
@@ -217,7 +222,7 @@ impl Shared {
                 here.consume_link.on_each(live).await
             })
         });
-        match self.queues.lock().get_mut(&core.name) {
+        match self.queues.lock().get_mut(&core.id) {
             Some(attached) if attached.consumer.is_none() => {
                 attached.consumer = Some(ChildId(u64::MAX));
             }
@@ -226,7 +231,7 @@ impl Shared {
         let child = self
             .add(self.part(&format!("consumer.{}", core.name)), life)
             .await;
-        if let Some(attached) = self.queues.lock().get_mut(&core.name) {
+        if let Some(attached) = self.queues.lock().get_mut(&core.id) {
             attached.consumer = child;
         }
     }

@@ -153,14 +153,21 @@ impl Publisher {
         };
         let (done, answer) = oneshot::channel();
         let claim = Claim(Arc::new(AtomicU8::new(stage::WAITS)));
-        self.waiting.lock().push_back(Job {
+        let job = Job {
             publication,
             stage: Arc::clone(&claim.0),
             done,
             _place: place,
             number: self.next.fetch_add(1, Ordering::Relaxed),
             closed: 0,
-        });
+        };
+        {
+            let mut waiting = self.waiting.lock();
+            if self.window.is_closed() {
+                return Err(Refusal::Closed);
+            }
+            waiting.push_back(job);
+        }
         self.wake.notify_one();
         match deadline.bound(answer).await {
             Some(Ok(Ok(confirmed))) => Ok(confirmed),
@@ -239,6 +246,10 @@ impl Publisher {
         let repeated = jobs.len() as u64;
         self.counts.repeated.fetch_add(repeated, Ordering::Relaxed);
         let mut waiting = self.waiting.lock();
+        // Nobody would write it any more: who waits is told by the drop.
+        if self.window.is_closed() {
+            return;
+        }
         for job in jobs.into_iter().rev() {
             waiting.push_front(job);
         }
@@ -250,7 +261,8 @@ impl Publisher {
 
     /// Refuses everything from now on, and gives up what waits.
     pub(super) fn close(&self) {
+        let mut waiting = self.waiting.lock();
         self.window.close();
-        self.waiting.lock().clear();
+        waiting.clear();
     }
 }

@@ -1,3 +1,4 @@
+use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use super::acks::{Acks, Flush, Stray, Wake};
 use super::publisher::{Confirmed, Publication, PublishedBody};
 use super::topology::GroupNames;
 use super::{FRAME_MAX, Shared, delay, wire};
-use crate::delivery::{Order, Reason};
+use crate::delivery::Reason;
 use crate::mailbox::{Ending, Slot};
 use crate::ports::Deadline;
 use crate::ports::Refusal;
@@ -24,6 +25,7 @@ const COPY_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A group's queue on RabbitMQ, as workers settle and its consumer sees it. Outlives every channel.
 pub(super) struct AmqpQueue {
+    this: Weak<Self>,
     pub(super) names: GroupNames,
     shared: Weak<Shared>,
     /// Of the channel whose deliveries can be settled; 0 for none. One for each channel, so that a settlement
@@ -39,6 +41,9 @@ pub(super) struct AmqpQueue {
     /// Whether RabbitMQ has its consumer, and whether it shall have none: it hands nothing out for long.
     pub(super) is_consuming: AtomicBool,
     pub(super) is_resting: AtomicBool,
+    /// Of keyed order: what was delivered and is not started, while nothing is handed out. RabbitMQ gives the next
+    /// replica what is behind these as soon as a consumer is cancelled; by the end of the channel they go back first.
+    pub(super) held: Mutex<Vec<Slot>>,
     /// Settlements whose channel was gone: RabbitMQ hands those messages out again.
     pub(super) lost: AtomicU64,
     declared: watch::Sender<Declared>,
@@ -88,8 +93,9 @@ pub(super) struct ToWrite {
 }
 
 impl AmqpQueue {
-    pub(super) fn new(names: GroupNames, shared: Weak<Shared>) -> Self {
-        Self {
+    pub(super) fn new(names: GroupNames, shared: Weak<Shared>) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            this: this.clone(),
             names,
             shared,
             epoch: AtomicU64::new(0),
@@ -100,9 +106,16 @@ impl AmqpQueue {
             at_rest: Notify::new(),
             is_consuming: AtomicBool::new(false),
             is_resting: AtomicBool::new(false),
+            held: Mutex::default(),
             lost: AtomicU64::new(0),
             declared: watch::Sender::new(Declared::NotYet),
-        }
+        })
+    }
+
+    /// What a queue stands on; none for one that is not bridged.
+    pub(super) fn of(core: &QueueCore) -> Option<Arc<Self>> {
+        let backing: &dyn Any = core.backing();
+        backing.downcast_ref::<Self>()?.this.upgrade()
     }
 
     pub(super) fn declaring(&self) -> Declaring<'_> {
@@ -138,6 +151,8 @@ impl AmqpQueue {
             self.lost.fetch_add(acks.unsent() as u64, Ordering::Relaxed);
         }
         state.give_back.clear();
+        drop(state);
+        self.held.lock().clear();
     }
 
     pub(super) fn token(epoch: u64, tag: u64) -> u64 {
@@ -171,11 +186,6 @@ impl AmqpQueue {
 
     pub(super) fn detach(&self) {
         self.detached.store(true, Ordering::Release);
-        self.changed.notify_one();
-    }
-
-    pub(super) fn attach(&self) {
-        self.detached.store(false, Ordering::Release);
         self.changed.notify_one();
     }
 
@@ -255,7 +265,9 @@ impl AmqpQueue {
             wire::copy_body(slot.parcel()).map_err(|error| Refusal::Codec(error.to_string()))?;
         let address = self.names.address();
         let names = &shared.names;
-        let (exchange, routing_key) = match delay::entry(delay) {
+        let entry = delay::entry(delay);
+        let is_delayed = entry.is_some();
+        let (exchange, routing_key) = match entry {
             Some(entry) => {
                 shared.prepare_delay(entry.level()).await?;
                 (names.delay(entry.level()), entry.routing_key(address))
@@ -268,7 +280,12 @@ impl AmqpQueue {
             properties: wire::retry_copy(slot, FRAME_MAX)?,
             body: PublishedBody::Bytes(body.to_vec()),
         };
-        shared.publisher.publish(publication, COPY_PATIENCE).await
+        let answer = shared.publisher.publish(publication, COPY_PATIENCE).await;
+        if is_delayed && answer != Ok(Confirmed::Routed) {
+            // A rung may have been deleted.
+            shared.forget_ladder().await;
+        }
+        answer
     }
 }
 
@@ -294,7 +311,7 @@ impl Backing for AmqpQueue {
 
     fn retry_after(&self, queue: &QueueCore, slot: Slot, delay: Duration) {
         // The lane waits in place, or its successors would overtake it.
-        if matches!(queue.spec.order, Order::Keyed { .. }) {
+        if queue.spec.order.is_keyed() {
             queue.wait_in_memory(slot, delay);
             return;
         }
@@ -302,7 +319,7 @@ impl Backing for AmqpQueue {
         let (Some(core), Some(shared)) = (queue.shared(), self.shared.upgrade()) else {
             return;
         };
-        let Some(this) = shared.queue(&queue.name) else {
+        let Some(this) = self.this.upgrade() else {
             return;
         };
         shared.thread.clone().spawn(async move {
@@ -332,6 +349,10 @@ impl Backing for AmqpQueue {
 
     fn unknown_type_delay(&self) -> Option<Duration> {
         Some(self.shared.upgrade()?.amqp.unknown_type_delay)
+    }
+
+    fn take_held(&self) -> Vec<Slot> {
+        std::mem::take(&mut self.held.lock())
     }
 
     fn is_bridged(&self) -> bool {

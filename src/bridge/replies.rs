@@ -7,11 +7,11 @@ use futures_core::Stream;
 use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::publisher::{Publication, PublishedBody};
 use super::wire::{self, Arrived, NO_REPLY, ReplyAddress};
-use super::{FRAME_MAX, Shared};
+use super::{FRAME_MAX, Shared, explained};
 use crate::message::{ReplyPort, ReplyRefusal};
 use crate::supervisor::Stop;
 
@@ -28,13 +28,19 @@ pub(super) struct Replies {
     /// The queue; none while there is none. Changed only under the lock.
     address: watch::Sender<Option<String>>,
     requests: Mutex<HashMap<String, Arc<dyn ReplyPort>>>,
+    /// Replies to other processes that are on their way to RabbitMQ.
+    places: Arc<Semaphore>,
 }
+
+/// The most replies that are on their way at a time. While RabbitMQ takes none, requests are still handled.
+const MOST: usize = 1024;
 
 impl Default for Replies {
     fn default() -> Self {
         Self {
             address: watch::Sender::new(None),
             requests: Mutex::default(),
+            places: Arc::new(Semaphore::new(MOST)),
         }
     }
 }
@@ -143,7 +149,7 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Stri
         };
         match delivery {
             Some(Ok(delivery)) => receive(&shared, delivery),
-            Some(Err(error)) => return Err(error.to_string()),
+            Some(Err(error)) => return Err(explained(error)),
             None => return Err("RabbitMQ cancelled the consumer of replies".to_owned()),
         }
     }
@@ -181,7 +187,8 @@ impl Answer {
         })
     }
 
-    /// Published behind the delivery, which it can not fail: at most as many at a time as are unsettled.
+    /// Published behind the delivery, which it can not fail. While too many are on their way it is dropped, and counted as
+    /// late.
     fn send(&self, properties: Result<lapin::BasicProperties, crate::ports::Refusal>, body: &[u8]) {
         let properties = match properties {
             Ok(properties) => properties,
@@ -189,6 +196,11 @@ impl Answer {
                 tracing::warn!(%refusal, "a reply could not be written");
                 return;
             }
+        };
+        let Ok(place) = Arc::clone(&self.shared.replies.places).try_acquire_owned() else {
+            tracing::warn!("a reply was dropped: RabbitMQ does not take those before it");
+            self.shared.count_late_reply();
+            return;
         };
         let publication = Publication {
             exchange: "".into(),
@@ -198,6 +210,7 @@ impl Answer {
         };
         let shared = Arc::clone(&self.shared);
         self.shared.thread.spawn(async move {
+            let _place = place;
             let sent = shared.publisher.publish(publication, PATIENCE).await;
             if sent != Ok(super::publisher::Confirmed::Routed) {
                 // The requester is gone, or RabbitMQ is: it finds out by its timeout.

@@ -10,13 +10,13 @@ use parking_lot::Mutex;
 use super::config::{Amqp, Checked};
 use super::dead_letters::AmqpDeadLetters;
 use super::delay;
+use super::explained;
 use super::link::Link;
 use super::publisher::Publisher;
 use super::queue::AmqpQueue;
 use super::replies::Replies;
 use super::topology::{self, GroupNames, Names, Plan, SubscriptionShape, TopologyError};
 use super::wire::{Exchanges, WireFormat};
-use crate::delivery::Order;
 use crate::ports::{ChildId, Refusal};
 use crate::queue::{QueueSpec, Services};
 use crate::supervisor::SupervisorActor;
@@ -39,7 +39,8 @@ pub(super) struct Shared {
     pub(super) replies: Replies,
     pub(super) format: Arc<dyn WireFormat>,
     pub(super) exchange_names: ExchangeNames,
-    pub(super) queues: Mutex<HashMap<Arc<str>, Attached>>,
+    /// By the id of the queue: a group that is subscribed again while its former subscription ends has two.
+    pub(super) queues: Mutex<HashMap<u64, Attached>>,
     /// The dead letters that are known of, also of groups whose subscription has ended.
     pub(super) letters: Mutex<BTreeMap<Arc<str>, AmqpDeadLetters>>,
     /// Up to which level the delay ladder is declared, on which connection.
@@ -61,9 +62,10 @@ pub(super) struct ExchangeNames {
 
 /// A queue of this process that stands on RabbitMQ.
 pub(super) struct Attached {
+    pub(super) group: Arc<str>,
     pub(super) amqp: Arc<AmqpQueue>,
-    /// What it is subscribed to; none before it is attached.
-    pub(super) spec: Option<Arc<QueueSpec>>,
+    /// What it is subscribed to.
+    pub(super) spec: Arc<QueueSpec>,
     pub(super) consumer: Option<ChildId>,
 }
 
@@ -140,11 +142,6 @@ impl Shared {
         }
     }
 
-    pub(super) fn queue(&self, group: &str) -> Option<Arc<AmqpQueue>> {
-        let queues = self.queues.lock();
-        queues.get(group).map(|queue| Arc::clone(&queue.amqp))
-    }
-
     pub(super) fn prefetch(&self, spec: &QueueSpec) -> u16 {
         let depth = u16::try_from(spec.depth).unwrap_or(u16::MAX);
         depth.min(self.amqp.prefetch)
@@ -159,7 +156,7 @@ impl Shared {
         let commands: Vec<_> = spec.commands.iter().map(|name| name.as_str()).collect();
         let shape = SubscriptionShape {
             queue_type: self.amqp.queue_type,
-            single_active_consumer: matches!(spec.order, Order::Keyed { .. }),
+            single_active_consumer: spec.order.is_keyed(),
             delivery_limit: self.amqp.delivery_limit,
         };
         let plan =
@@ -217,6 +214,11 @@ impl Shared {
         }
     }
 
+    /// The next wait declares its rungs again.
+    pub(super) async fn forget_ladder(&self) {
+        *self.ladder.lock().await = None;
+    }
+
     /// Waits for what has to be opened on a connection, up to the connect timeout.
     pub(super) async fn opened<T, E: std::fmt::Display>(
         &self,
@@ -224,7 +226,7 @@ impl Shared {
     ) -> Result<T, String> {
         match tokio::time::timeout(self.amqp.connect_timeout, opening).await {
             Ok(Ok(opened)) => Ok(opened),
-            Ok(Err(error)) => Err(error.to_string()),
+            Ok(Err(error)) => Err(explained(error)),
             Err(_) => Err("no answer within the connect timeout".to_owned()),
         }
     }

@@ -205,7 +205,10 @@ pub(super) async fn drain(queues: &[Arc<QueueCore>], end: Instant) {
     let busy = |queue: &Arc<QueueCore>| {
         let books = queue.mailbox.books();
         let moves = queue.mailbox.halted() & stands_still == 0;
-        books.in_flight > 0 || (moves && books.queued + books.waiting > 0)
+        // A lane waits for its retry in place. It is not handed out any more, and is kept elsewhere.
+        let in_vain = queue.spec.order.is_keyed() && queue.backing().is_kept_elsewhere();
+        let waiting = if in_vain { 0 } else { books.waiting };
+        books.in_flight > 0 || (moves && books.queued + waiting > 0)
     };
     // Nothing to look for twice: many idle subscribers are stopped one after another at once.
     if queues.iter().all(|queue| queue.mailbox.is_spent()) {

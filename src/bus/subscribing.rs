@@ -7,7 +7,7 @@ use super::subscriber_builder::SubscriberBuilder;
 use super::subscription::{Home, abandon};
 use super::{SubscribeError, Subscription, Supervisor, threads};
 use crate::broker::{Gate, SubscribeRefusal};
-use crate::delivery::{Order, Overflow};
+use crate::delivery::Overflow;
 use crate::message::{Pattern, validate_queue};
 use crate::queue::{Foundation, QueueSpec};
 use crate::subscriber::{Dispatch, Factory, Member, MemberChild, WorkerThread};
@@ -41,7 +41,7 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
             });
         }
         let hold = self.retry.longest_hold();
-        if matches!(self.order, Order::Keyed { .. }) && hold > LONGEST_HOLD {
+        if self.order.is_keyed() && hold > LONGEST_HOLD {
             let name = self.name.clone();
             return Err(SubscribeError::HoldsTooLong {
                 name,

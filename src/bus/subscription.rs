@@ -106,7 +106,8 @@ impl Subscription {
     /// after the message in hand.
     pub fn purge(&self) -> usize {
         let queue = &self.0.queue;
-        let purged = queue.mailbox.take_queued(Ending::Purged);
+        let mut purged = queue.backing().take_held();
+        purged.extend(queue.mailbox.take_queued(Ending::Purged));
         for slot in &purged {
             if slot.record().token != 0 {
                 queue.backing().acked(slot.record().token);

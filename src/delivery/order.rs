@@ -33,6 +33,10 @@ impl Order {
             Self::Unordered { workers } => workers,
         }
     }
+
+    pub(crate) fn is_keyed(self) -> bool {
+        matches!(self, Self::Keyed { .. })
+    }
 }
 
 /// What happens to a message for a full mailbox (contract, rule 2).

@@ -3,7 +3,7 @@ use std::time::{Duration, SystemTime};
 
 use super::queue::{StoreQueue, millis};
 use super::settlement::What;
-use crate::delivery::{NEVER, Order, Reason};
+use crate::delivery::{NEVER, Reason};
 use crate::mailbox::{Ending, History, Slot};
 use crate::queue::{Backing, QueueCore};
 use crate::store::Failures;
@@ -49,7 +49,7 @@ impl Backing for StoreBacking {
         let delay = delay.min(NEVER);
         let failures = failures(&slot, slot.record().history.as_deref());
         // The lane waits in place, or its successors would overtake it.
-        if matches!(queue.spec.order, Order::Keyed { .. }) {
+        if queue.spec.order.is_keyed() {
             self.0.note(slot.record().token, failures);
             queue.wait_in_memory(slot, delay);
             return;

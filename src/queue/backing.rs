@@ -1,3 +1,4 @@
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::ports::DeadLetterSink;
 /// Workers and the queue actor know only this. What a settlement promises (contract, rule 5): the retry
 /// copy or the dead letter is safe before the original is gone; where that fails the original stays.
 /// All methods return at once; what takes time goes on behind them while the message keeps its credit.
-pub(crate) trait Backing: Send + Sync {
+pub(crate) trait Backing: Any + Send + Sync {
     /// The handler succeeded and its releases were accepted, or its dead letter is stored. The mailbox's books
     /// are kept by the caller.
     fn acked(&self, token: u64);
@@ -32,6 +33,10 @@ pub(crate) trait Backing: Send + Sync {
     /// How long a message that no handler takes waits once for one, before it is given up: other replicas may
     /// be of another version. None: it is given up at once.
     fn unknown_type_delay(&self) -> Option<Duration>;
+    /// Takes what was delivered to this process and is held back from its mailbox, to be purged.
+    fn take_held(&self) -> Vec<Slot> {
+        Vec::new()
+    }
     /// Whether its messages come from outside of the process, so that local publishes do not go to it.
     fn is_bridged(&self) -> bool;
     /// Whether its messages are rows of the store, from which they are handed over.

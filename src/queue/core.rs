@@ -87,7 +87,7 @@ impl QueueCore {
                 .breaker
                 .as_ref()
                 .map(|breaker| Box::new(BreakerGate::new(breaker))),
-            keyed: matches!(spec.order, crate::delivery::Order::Keyed { .. }),
+            keyed: spec.order.is_keyed(),
             spec,
             services,
             foundation,
@@ -148,7 +148,9 @@ impl QueueCore {
     /// Settles a failed attempt by the policy; the record counts it already. `kind` is what it was beside an error of
     /// the handler's.
     pub(crate) fn settle_failed(&self, slot: Slot, step: NextStep, kind: Reason) {
+        // In keyed order its key would wait for it, and here, where no replica of another version sees it.
         if kind == Reason::UnknownType
+            && !self.keyed
             && let Some(delay) = self.backing().unknown_type_delay()
             && let Some(history) = slot.record().history.as_deref()
             && !history.awaited_handler

@@ -1,4 +1,4 @@
-//! The bridge beside plain lapin and its peers, on the same RabbitMQ, in one run.
+//! The bridge beside plain lapin, on the same RabbitMQ, in one run.
 //!
 //! Every repeat runs every contestant of a case once, in an order that rotates; ratios are taken within a
 //! repeat, and their median is told. Every run checks that each message arrived exactly once. The RabbitMQ is the
@@ -36,7 +36,7 @@ const PEERS: [(&str, Contestant); 3] = [
 /// After this no further repeat begins.
 const WHOLE_RUN: Duration = Duration::from_secs(7 * 60);
 
-/// Measures the bridge beside plain lapin and its peers.
+/// Measures the bridge beside plain lapin.
 #[derive(Parser)]
 struct Args {
     /// How often each contestant runs in each case.

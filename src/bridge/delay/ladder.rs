@@ -34,8 +34,7 @@ pub(in crate::bridge) fn ladder_plan(names: &Names, up_to: u8) -> Plan {
     plan
 }
 
-/// That what is due comes to a group's queue. Cheap where it is there already, and so declared again with each
-/// delayed message: a queue that was deleted and made anew has lost it.
+/// That what is due comes to a group's queue. Declared with the queue: one that was deleted and made anew has lost it.
 pub(in crate::bridge) fn destination_plan(names: &Names, group: &GroupNames) -> Plan {
     let mut plan = Plan::default();
     plan.bind_queue(names.due(), format!("#.{}", group.address()), group.queue());

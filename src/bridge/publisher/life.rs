@@ -1,6 +1,6 @@
 //! The life of the publisher: what is on its way on one channel after another.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -65,6 +65,37 @@ fn route_of(properties: &BasicProperties, exchange: &str, routing_key: &str) -> 
     )
 }
 
+/// The returns that no publication was judged by yet, and how many there are of each: one id may be on its way twice, as
+/// when its first publisher has given up and its relay tries again.
+#[derive(Default)]
+struct Returned(HashMap<Route, u32>);
+
+impl Returned {
+    fn note(&mut self, route: Route) {
+        *self.0.entry(route).or_default() += 1;
+    }
+
+    /// Whether one of them is of this publication; then it is one fewer.
+    fn take(&mut self, publication: &Publication) -> bool {
+        if self.0.is_empty() {
+            return false;
+        }
+        let route = route_of(
+            &publication.properties,
+            publication.exchange.as_str(),
+            publication.routing_key.as_str(),
+        );
+        let Some(left) = self.0.get_mut(&route) else {
+            return false;
+        };
+        *left -= 1;
+        if *left == 0 {
+            self.0.remove(&route);
+        }
+        true
+    }
+}
+
 /// One life of the publisher: on one channel after another, until the connection fails or everything is published
 /// at a stop. That a channel is closed is the fault of what was published on it, not of the publisher.
 pub(in crate::bridge) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), String> {
@@ -105,7 +136,7 @@ async fn fly(
         free: Vec::new(),
         closed: None,
     };
-    let mut returned: HashSet<Route> = HashSet::new();
+    let mut returned = Returned::default();
     let mut landed: Vec<Landed> = Vec::new();
     let mut most = publisher.places as usize;
     let mut stopping = false;
@@ -138,10 +169,10 @@ async fn fly(
             &mut returned,
         ) {
             if error.is_amqp_soft_error() {
-                sky.closed = Some(error.to_string());
+                sky.closed = Some(explained(&error));
                 return Ok(Err(error));
             }
-            return Err(error.to_string());
+            return Err(explained(error));
         }
         if stopping && sky.flights.len() == 0 && publisher.is_idle() {
             return Ok(Ok(()));
@@ -186,13 +217,13 @@ fn settle(
     jobs: &mut [Option<Job>],
     free: &mut Vec<usize>,
     landed: &mut Vec<Landed>,
-    returned: &mut HashSet<Route>,
+    returned: &mut Returned,
 ) -> Option<lapin::Error> {
     for one in landed.iter_mut() {
         if let Ok(answer) = &mut one.answer
             && let Some(route) = answer.returned.take()
         {
-            returned.insert(*route);
+            returned.note(*route);
         }
     }
     let counts = &publisher.counts;
@@ -213,14 +244,7 @@ fn settle(
             continue;
         };
         free.push(seat);
-        let publication = &job.publication;
-        let was_returned = !returned.is_empty() && {
-            let (exchange, key) = (
-                publication.exchange.as_str(),
-                publication.routing_key.as_str(),
-            );
-            returned.remove(&route_of(&publication.properties, exchange, key))
-        };
+        let was_returned = returned.take(&job.publication);
         let (confirmed, count) = match (confirmed, was_returned) {
             (Confirmed::Nacked, _) => (Confirmed::Nacked, &counts.nacked),
             (_, true) => (Confirmed::Returned, &counts.returned),
@@ -231,4 +255,33 @@ fn settle(
         let _ = job.done.send(Ok(confirmed));
     }
     failed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::PublishedBody;
+    use super::*;
+
+    #[test]
+    fn each_return_is_of_one_publication_though_they_have_one_id() {
+        let publication = |key: &str| Publication {
+            exchange: "commands".into(),
+            routing_key: key.into(),
+            properties: BasicProperties::default().with_message_id("7".into()),
+            body: PublishedBody::Bytes(Vec::new()),
+        };
+        let (mail, pay) = (publication("mail"), publication("pay"));
+        let mut returned = Returned::default();
+        let route = |publication: &Publication| {
+            let key = publication.routing_key.as_str();
+            route_of(&publication.properties, "commands", key)
+        };
+        for _ in 0..2 {
+            returned.note(route(&mail));
+        }
+        let judged = [&mail, &pay, &mail, &mail].map(|one| returned.take(one));
+        assert_eq!(judged, [true, false, true, false]);
+        returned.note(route(&pay));
+        assert!(returned.take(&pay) && returned.0.is_empty());
+    }
 }

@@ -90,7 +90,7 @@ pub(super) fn explain(object: &PlanObject, error: &lapin::Error) -> TopologyErro
 }
 
 pub(super) fn connection(error: &lapin::Error) -> TopologyError {
-    TopologyError::Connection(error.to_string())
+    TopologyError::Connection(crate::bridge::explained(error))
 }
 
 fn rejected(object: String, text: &str) -> TopologyError {

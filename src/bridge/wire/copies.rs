@@ -5,12 +5,15 @@ use super::headers::kind_text;
 use super::incoming::Received;
 use super::outgoing::{PERSISTENT, outgoing, short};
 use super::plain::PlainJson;
-use super::size::{Way, fitted, insert, string};
+use super::size::{self, Way, fitted, insert, string};
 use super::{millis, names, seconds};
 use crate::mailbox::Slot;
 use crate::message::Parcel;
 use crate::ports::DeadLetter;
 use crate::ports::Refusal;
+
+/// The most bytes of a header of ours that is copied: a type, a length and what a name may have.
+const MOST_OF_OURS: usize = 1 + 4 + 255;
 
 /// The properties of a copy that waits for a retry: those of the original, with what failed so far.
 ///
@@ -79,7 +82,9 @@ fn copy(parcel: &Parcel) -> Result<(BasicProperties, FieldTable), Refusal> {
     let mut headers = FieldTable::default();
     for (name, value) in original.headers().iter().flatten() {
         let text = name.as_str();
-        if !names::is_brokers(text) && !names::FAILURES.contains(&text) {
+        // Ours are short, or forged.
+        let is_short = !names::is_ours(text) || size::tagged(value) <= MOST_OF_OURS;
+        if names::is_copied(text) && is_short {
             headers.insert(name.clone(), value.clone());
         }
     }

@@ -34,17 +34,18 @@ pub(super) const QUEUE: &str = "x-postroom-queue";
 // Of a reply.
 pub(super) const REFUSAL: &str = "x-postroom-refusal";
 
-/// What tells of failures: gone from a replay.
-pub(super) const FAILURES: [&str; 8] = [
-    ATTEMPTS,
-    AWAITED_HANDLER,
-    FIRST_FAILED,
-    LAST_FAILED,
-    ERRORS,
-    DEAD_LETTER_ID,
-    REASON,
-    QUEUE,
-];
+/// What a copy keeps of ours; the rest it writes anew, or it tells of failures.
+const KEPT: [&str; 6] = [KEY, CAUSATION, EXPIRES, CONVERSATION, USER_ID, PRIORITY];
+
+/// Whether a copy keeps a header. Of ours only what is known: what anybody else wrote under our prefix has no bound, and is
+/// never left out to make a copy fit.
+pub(super) fn is_copied(name: &str) -> bool {
+    if is_ours(name) {
+        KEPT.contains(&name) || name == HEADERS_DROPPED
+    } else {
+        !is_brokers(name)
+    }
+}
 
 /// What the broker reads or writes itself. On a copy it would route a second time, or tell an old story.
 pub(super) fn is_brokers(name: &str) -> bool {

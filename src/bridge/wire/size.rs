@@ -84,7 +84,7 @@ fn table(fields: &FieldTable) -> usize {
     4 + within + nested
 }
 
-fn tagged(value: &AMQPValue) -> usize {
+pub(super) fn tagged(value: &AMQPValue) -> usize {
     1 + flat(value) + nested(value)
 }
 

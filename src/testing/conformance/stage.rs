@@ -104,6 +104,31 @@ impl Stage {
         self.time().advance(bus, by).await;
     }
 
+    /// What has come when nothing can have come yet. In real time it says nothing any more once so many steps are over: the
+    /// machine may have stood still.
+    pub(super) fn not_before<S, E>(
+        &self,
+        begun: Instant,
+        steps: u32,
+        what: &str,
+        come: S,
+        expected: E,
+    ) -> Result<(), Unmet>
+    where
+        S: PartialEq<E> + std::fmt::Debug,
+        E: std::fmt::Debug,
+    {
+        match self.time() {
+            Time::Real if begun.elapsed() >= self.steps(steps) => Ok(()),
+            _ => same(what, come, expected),
+        }
+    }
+
+    /// Whether time passes by itself.
+    pub(super) fn is_in_real_time(&self) -> bool {
+        matches!(self.time(), Time::Real)
+    }
+
     /// Waits for something that happens without the clock.
     pub(super) async fn until(
         &self,

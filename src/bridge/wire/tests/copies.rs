@@ -166,8 +166,18 @@ fn a_dead_letter_is_read_back_and_replayed_with_its_attempts_anew() {
 
     let parcel = dead.parcel.own(|| None);
     let replay = replayed(&parcel, FRAME).unwrap();
+    let of_failures = [
+        names::ATTEMPTS,
+        names::AWAITED_HANDLER,
+        names::FIRST_FAILED,
+        names::LAST_FAILED,
+        names::ERRORS,
+        names::DEAD_LETTER_ID,
+        names::REASON,
+        names::QUEUE,
+    ];
     assert!(
-        names::FAILURES
+        of_failures
             .iter()
             .all(|name| header(&replay, name).is_none())
     );
@@ -274,5 +284,26 @@ fn a_copy_fits_its_frame_whatever_its_errors_and_headers() {
             bytes == 130_000,
             "{count} headers of {bytes} bytes"
         );
+    }
+}
+
+#[test]
+fn what_others_wrote_under_our_prefix_never_keeps_a_copy_from_fitting() {
+    let long = string(&"x".repeat(50_000));
+    let theirs = with_headers(&[
+        ("x-postroom-junk", long.clone()),
+        (names::KEY, long.clone()),
+        (names::HEADERS_DROPPED, long.clone()),
+        ("number", AMQPValue::ShortUInt(7)),
+    ]);
+    let slot = failed(read(arrived("theirs", "key", theirs)), vec!["no".into()]);
+    let retry = retry_copy(&slot, FRAME).unwrap();
+    let dead = dead_letter(&letter(slot), FRAME).unwrap();
+    for copy in [retry, dead] {
+        let copy = over_the_wire(&copy);
+        for gone in ["x-postroom-junk", names::KEY, names::HEADERS_DROPPED] {
+            assert_eq!(header(&copy, gone), None);
+        }
+        assert_eq!(header(&copy, "number"), Some(&AMQPValue::ShortUInt(7)));
     }
 }

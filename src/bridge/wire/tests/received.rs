@@ -1,5 +1,4 @@
 use super::*;
-use crate::message::RawMessage;
 
 #[test]
 fn a_message_of_nobody_has_its_address_from_the_way_it_came() {
