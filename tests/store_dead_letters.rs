@@ -23,6 +23,7 @@ over_both!(
     it_is_found_by_its_reason_and_discarded,
     an_event_given_up_by_two_queues_is_two_letters,
     what_cannot_be_encoded_is_kept_in_memory,
+    text_that_postgresql_cannot_keep_is_replaced,
     the_oldest_beyond_the_bound_are_deleted_and_counted,
 );
 
@@ -243,6 +244,31 @@ async fn what_cannot_be_encoded_is_kept_in_memory(world: World) {
         (letters.ledger().made, letters.len().await.unwrap()),
         (2, 1)
     );
+    end(&bus).await;
+}
+
+async fn text_that_postgresql_cannot_keep_is_replaced(world: World) {
+    let (works, seen) = (Arc::new(AtomicBool::new(false)), Seen::default());
+    let bus = world.bus().await;
+    let queue = subscribe(&bus, "mailer", &works, &seen).await;
+    bus.publish(Placed { order: 7 })
+        .correlation("a\0b")
+        .traceparent("c\0d")
+        .header("tenant", "e\0f")
+        .await
+        .unwrap();
+    eventually("settled", || queue.snapshot().dead_lettered == 1).await;
+    let letters = bus.dead_letters();
+    let listed = letters.list(&Filter::all()).await.unwrap();
+    let envelope = listed[0].envelope();
+    assert_eq!(envelope.correlation_id(), "a\u{fffd}b");
+    assert_eq!(envelope.traceparent(), Some("c\u{fffd}d"));
+    // As JSON, where a NUL is an escape.
+    assert_eq!(envelope.header("tenant"), Some("e\0f"));
+    assert_eq!(bus.snapshot().outbox.unwrap().database_errors, 0);
+    works.store(true, Ordering::Relaxed);
+    letters.replay(listed[0].id).await.unwrap();
+    eventually("handled", || seen.orders() == [7]).await;
     end(&bus).await;
 }
 
