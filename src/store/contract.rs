@@ -71,8 +71,9 @@ pub trait StoreSession: super::QueueSession {
         give_up: &'a [u32],
     ) -> StoreFuture<'a, LaneLease>;
 
-    /// Gives up everything that the relay holds, and that it lives.
-    fn leave<'a>(&'a mut self, holder: &'a str) -> StoreFuture<'a, ()>;
+    /// Gives up what the relay holds, and that it lives. The lanes of `keep` stay its own until their lease runs out:
+    /// something of them is still on its way.
+    fn leave<'a>(&'a mut self, holder: &'a str, keep: &'a [u32]) -> StoreFuture<'a, ()>;
 
     /// Whether another connection may have committed something since this was asked last. `true` where the
     /// database cannot tell for less than it costs to look.

@@ -251,7 +251,10 @@ impl Statements {
                 "UPDATE {{lanes}} SET leased_until = {} WHERE holder = $1 RETURNING CAST(lane AS BIGINT), fence",
                 after("$2")
             )),
-            leave: sql("UPDATE {lanes} SET holder = NULL, leased_until = NULL WHERE holder = $1"),
+            leave: sql(&format!(
+                "UPDATE {{lanes}} SET holder = NULL, leased_until = NULL WHERE holder = $1 AND lane NOT IN ({})",
+                numbers("$2")
+            )),
             end: sql("DELETE FROM {relays} WHERE holder = $1"),
             clean_outbox: sql(&format!(
                 "DELETE FROM {{outbox}} WHERE position IN (SELECT position FROM {{outbox}} \

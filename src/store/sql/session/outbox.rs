@@ -163,12 +163,13 @@ impl<D: Driver> StoreSession for Session<D> {
         }))
     }
 
-    fn leave<'a>(&'a mut self, holder: &'a str) -> StoreFuture<'a, ()> {
+    fn leave<'a>(&'a mut self, holder: &'a str, keep: &'a [u32]) -> StoreFuture<'a, ()> {
         const DURING: &str = "give up a relay's lanes";
         Box::pin(self.in_transaction(DURING, async move |session| {
-            let me = || vec![Value::from(holder)];
-            session.execute(DURING, |all| &all.leave, me()).await?;
-            session.execute(DURING, |all| &all.end, me()).await?;
+            let me = || Value::from(holder);
+            let but = vec![me(), Value::from(list(keep))];
+            session.execute(DURING, |all| &all.leave, but).await?;
+            session.execute(DURING, |all| &all.end, vec![me()]).await?;
             Ok(())
         }))
     }
