@@ -80,7 +80,8 @@ pub trait StoreSession: super::QueueSession {
     fn has_changed(&mut self) -> StoreFuture<'_, bool>;
 
     /// Rows whose turn it is, by position: those without an earlier row of their key that waits for a retry. A delayed
-    /// one that is returned cannot be taken back any more by [`cancel`](Self::cancel).
+    /// one that is returned cannot be taken back any more by [`cancel`](Self::cancel); one for which that cannot be
+    /// written now is left out, and comes at a later look.
     fn take<'a>(&'a mut self, wanted: &'a TakeRows) -> StoreFuture<'a, Vec<StoredRow>>;
 
     /// When delayed rows and retries are due, of all lanes.

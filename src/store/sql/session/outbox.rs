@@ -213,7 +213,12 @@ impl<D: Driver> StoreSession for Session<D> {
                 taken.push(row);
             }
             if !due.is_empty() {
-                let begun = self.begin_due(&due).await?;
+                let begun = match self.begin_due(&due).await {
+                    Ok(begun) => begun,
+                    // Who writes keeps back what has to be written, and not what has only to be read.
+                    Err(error) if error.keeps_connection() && taken.len() > due.len() => Vec::new(),
+                    Err(error) => return Err(error),
+                };
                 taken.retain(|row| !due.contains(&row.position) || begun.contains(&row.position));
             }
             Ok(taken)
