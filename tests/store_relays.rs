@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use common::process::{Process, task};
 use common::store::{Placed, Pool, Seen, World, over_both, sqlite_options};
 use common::{end, eventually};
-use postroom::parts::{HeldLane, PublishedRow, StoreSession, StoredRow, TakeRows};
+use postroom::parts::{FailedRow, HeldLane, PublishedRow, StoreSession, StoredRow, TakeRows};
 use postroom::{Bus, DatabaseProblem, Postgres, Relay, Sqlite, Store};
 use sqlx::ConnectOptions;
 
@@ -18,6 +18,7 @@ over_both!(
     a_relay_that_comes_gets_its_share_and_one_that_goes_leaves_it,
     the_mark_of_a_relay_that_lost_its_lane_is_refused,
     a_relay_stopped_beyond_its_lease_cannot_overwrite_its_successor,
+    a_failure_that_is_written_twice_counts_once,
 );
 
 const LANES: usize = 32;
@@ -134,6 +135,32 @@ async fn session(world: &World) -> Box<dyn StoreSession> {
         Pool::Postgres(pool) => Box::new(Postgres::new(pool)),
     };
     store.open().await.unwrap()
+}
+
+/// As after an answer that was lost.
+async fn a_failure_that_is_written_twice_counts_once(world: World) {
+    let bus = world.bus().await;
+    let mut tx = world.begin().await;
+    tx.place(&bus, 7).await;
+    tx.commit().await;
+    let mut relay = session(&world).await;
+    let lease = Duration::from_secs(20);
+    let held = relay.renew("relay", lease, &[]).await.unwrap().held;
+    let rows = relay.take(&everything()).await.unwrap();
+    let lane = held.iter().find(|held| held.lane == rows[0].lane).unwrap();
+    let failed = [FailedRow {
+        position: rows[0].position,
+        fence: lane.fence,
+        attempts: rows[0].attempts + 1,
+        error: "no".to_owned(),
+        retry_in: Some(Duration::from_secs(60)),
+    }];
+    for _ in 0..2 {
+        assert_eq!(relay.mark_failed("relay", &failed).await.unwrap(), 1);
+    }
+    let attempts = "SELECT CAST(attempts AS BIGINT) FROM postroom_outbox WHERE status = 'retrying'";
+    assert_eq!(world.number(attempts).await, 1);
+    end(&bus).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

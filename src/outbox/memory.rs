@@ -175,6 +175,7 @@ impl Memory {
                 self.failed.push(FailedRow {
                     position,
                     fence,
+                    attempts: failures,
                     error: why,
                     retry_in: (!is_final).then(|| retry_in(failures)).flatten(),
                 });

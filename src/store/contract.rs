@@ -96,7 +96,8 @@ pub trait StoreSession: super::QueueSession {
         keep: bool,
     ) -> StoreFuture<'a, u64>;
 
-    /// Counts an attempt of rows that failed, and says when they are tried again, under the same condition.
+    /// Writes how often rows failed, and when they are tried again, under the same condition. Repeated, since it is not
+    /// known whether it was done, it counts no attempt twice.
     fn mark_failed<'a>(
         &'a mut self,
         holder: &'a str,

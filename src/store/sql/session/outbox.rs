@@ -277,7 +277,8 @@ impl<D: Driver> StoreSession for Session<D> {
                 .iter()
                 .map(|row| {
                     let error: String = row.error.chars().filter(|c| !c.is_control()).collect();
-                    (row.position, row.fence, row.retry_in.map(millis), error)
+                    let retry_in = row.retry_in.map(millis);
+                    (row.position, row.fence, retry_in, error, row.attempts)
                 })
                 .collect();
             let values = vec![Value::from(list(&rows)), Value::from(holder)];
