@@ -16,6 +16,7 @@ over_both!(
     what_cannot_be_sent_is_refused_alone,
     a_batch_goes_only_into_the_database_of_its_bus,
     a_batch_that_the_database_does_not_take_leaves_nothing,
+    text_that_the_database_does_not_take_is_refused_where_it_is_written,
 );
 
 #[derive(Serialize, Deserialize)]
@@ -226,5 +227,46 @@ async fn a_batch_that_the_database_does_not_take_leaves_nothing(world: World) {
     write(batch, &mut tx).await.unwrap();
     tx.commit().await;
     world.until("SELECT count(*) FROM postroom_outbox", 1).await;
+    end(&bus).await;
+}
+
+/// PostgreSQL has no text with a NUL in it; SQLite has.
+async fn text_that_the_database_does_not_take_is_refused_where_it_is_written(world: World) {
+    let bus = world.bus().await;
+    let with_nul = |order| bus.publish(Placed { order }).correlation("a\0b");
+    let mut tx = world.begin().await;
+    let alone = tx.write(with_nul(1)).await.map(drop);
+    tx.roll_back().await;
+    let mut batch = bus.batch();
+    for order in 0..2 {
+        batch.add(with_nul(order)).unwrap();
+    }
+    let mut tx = world.begin().await;
+    let many = write(batch, &mut tx).await;
+    tx.roll_back().await;
+    for written in [alone, many] {
+        match written {
+            Ok(()) => assert!(world.is_sqlite()),
+            Err(refused) => assert!(
+                !world.is_sqlite() && matches!(refused, TransactionRefusal::Database(_)),
+                "{refused:?}"
+            ),
+        }
+    }
+    let delayed = with_nul(3).delay(Duration::from_secs(60)).await;
+    match delayed {
+        Ok(_) => assert!(world.is_sqlite()),
+        Err(refused) => {
+            let kind = refused.kind();
+            assert!(
+                !world.is_sqlite() && matches!(kind, Refusal::NotStored { .. }),
+                "{refused}"
+            );
+            assert_eq!(refused.into_message().unwrap().order, 3);
+        }
+    }
+    // The writer goes on as ever.
+    let later = Duration::from_secs(60);
+    bus.publish(Placed { order: 4 }).delay(later).await.unwrap();
     end(&bus).await;
 }

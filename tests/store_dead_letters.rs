@@ -23,7 +23,9 @@ over_both!(
     it_is_found_by_its_reason_and_discarded,
     an_event_given_up_by_two_queues_is_two_letters,
     what_cannot_be_encoded_is_kept_in_memory,
+    text_that_postgresql_cannot_keep_is_replaced,
     the_oldest_beyond_the_bound_are_deleted_and_counted,
+    however_many_are_beyond_the_bound_they_are_deleted_at_once,
 );
 
 const LETTERS: &str = "SELECT count(*) FROM postroom_dead_letters";
@@ -202,6 +204,31 @@ async fn the_oldest_beyond_the_bound_are_deleted_and_counted(world: World) {
     end(&bus).await;
 }
 
+async fn however_many_are_beyond_the_bound_they_are_deleted_at_once(world: World) {
+    let (works, seen) = (Arc::new(AtomicBool::new(false)), Seen::default());
+    let bounded = world.builder().durable(Durable::new().dead_letters(3));
+    let bus = bounded.start().await.unwrap();
+    // One batch each 5 s would take ten times as long as is waited for here.
+    world
+        .run(
+            "INSERT INTO postroom_dead_letters (id, queue, reason, attempts, first_failed_at, last_failed_at, \
+             message_id, kind, address, body, created_at) \
+             WITH RECURSIVE made(number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM made WHERE number < 20000) \
+             SELECT 'letter-' || number, 'mailer', 'rejected', 1, '2026-11-26T04:30:00.000Z', \
+             '2026-11-26T04:30:00.000Z', 'message-' || number, 'event', 'a.b', '{}', '2026-11-26T04:30:00.000Z' \
+             FROM made",
+        )
+        .await;
+    let queue = subscribe(&bus, "mailer", &works, &seen).await;
+    bus.publish(Placed { order: 7 }).await.unwrap();
+    eventually("settled", || queue.snapshot().dead_lettered == 1).await;
+    world.until(LETTERS, 3).await;
+    let ledger = || bus.dead_letters().ledger();
+    eventually("counted", || ledger().evicted == 19_998).await;
+    // The ledger is of one process, which has not made most of them.
+    assert!(bus.shutdown(common::PATIENCE).await.clean);
+}
+
 /// Never leaves its process.
 struct Handle;
 
@@ -243,6 +270,31 @@ async fn what_cannot_be_encoded_is_kept_in_memory(world: World) {
         (letters.ledger().made, letters.len().await.unwrap()),
         (2, 1)
     );
+    end(&bus).await;
+}
+
+async fn text_that_postgresql_cannot_keep_is_replaced(world: World) {
+    let (works, seen) = (Arc::new(AtomicBool::new(false)), Seen::default());
+    let bus = world.bus().await;
+    let queue = subscribe(&bus, "mailer", &works, &seen).await;
+    bus.publish(Placed { order: 7 })
+        .correlation("a\0b")
+        .traceparent("c\0d")
+        .header("tenant", "e\0f")
+        .await
+        .unwrap();
+    eventually("settled", || queue.snapshot().dead_lettered == 1).await;
+    let letters = bus.dead_letters();
+    let listed = letters.list(&Filter::all()).await.unwrap();
+    let envelope = listed[0].envelope();
+    assert_eq!(envelope.correlation_id(), "a\u{fffd}b");
+    assert_eq!(envelope.traceparent(), Some("c\u{fffd}d"));
+    // As JSON, where a NUL is an escape.
+    assert_eq!(envelope.header("tenant"), Some("e\0f"));
+    assert_eq!(bus.snapshot().outbox.unwrap().database_errors, 0);
+    works.store(true, Ordering::Relaxed);
+    letters.replay(listed[0].id).await.unwrap();
+    eventually("handled", || seen.orders() == [7]).await;
     end(&bus).await;
 }
 

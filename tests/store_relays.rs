@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use common::process::{Process, task};
 use common::store::{Placed, Pool, Seen, World, over_both, sqlite_options};
 use common::{end, eventually};
-use postroom::parts::{HeldLane, PublishedRow, StoreSession, TakeRows};
-use postroom::{Bus, Postgres, Relay, Sqlite, Store};
+use postroom::parts::{FailedRow, HeldLane, PublishedRow, StoreSession, StoredRow, TakeRows};
+use postroom::{Bus, DatabaseProblem, Postgres, Relay, Sqlite, Store};
 use sqlx::ConnectOptions;
 
 over_both!(
@@ -18,6 +18,7 @@ over_both!(
     a_relay_that_comes_gets_its_share_and_one_that_goes_leaves_it,
     the_mark_of_a_relay_that_lost_its_lane_is_refused,
     a_relay_stopped_beyond_its_lease_cannot_overwrite_its_successor,
+    a_failure_that_is_written_twice_counts_once,
 );
 
 const LANES: usize = 32;
@@ -117,6 +118,16 @@ async fn a_relay_that_comes_gets_its_share_and_one_that_goes_leaves_it(world: Wo
     end(&second).await;
 }
 
+fn everything() -> TakeRows {
+    TakeRows {
+        lanes: (0..32).collect(),
+        most: 100,
+        most_of_lane: 100,
+        due: true,
+        ..TakeRows::default()
+    }
+}
+
 async fn session(world: &World) -> Box<dyn StoreSession> {
     let store: Box<dyn Store> = match world.pool() {
         Pool::Sqlite(pool) => Box::new(Sqlite::new(pool)),
@@ -124,6 +135,69 @@ async fn session(world: &World) -> Box<dyn StoreSession> {
         Pool::Postgres(pool) => Box::new(Postgres::new(pool)),
     };
     store.open().await.unwrap()
+}
+
+/// As after an answer that was lost.
+async fn a_failure_that_is_written_twice_counts_once(world: World) {
+    let bus = world.bus().await;
+    let mut tx = world.begin().await;
+    tx.place(&bus, 7).await;
+    tx.commit().await;
+    let mut relay = session(&world).await;
+    let lease = Duration::from_secs(20);
+    let held = relay.renew("relay", lease, &[]).await.unwrap().held;
+    let rows = relay.take(&everything()).await.unwrap();
+    let lane = held.iter().find(|held| held.lane == rows[0].lane).unwrap();
+    let failed = [FailedRow {
+        position: rows[0].position,
+        fence: lane.fence,
+        attempts: rows[0].attempts + 1,
+        error: "no".to_owned(),
+        retry_in: Some(Duration::from_secs(60)),
+    }];
+    for _ in 0..2 {
+        assert_eq!(relay.mark_failed("relay", &failed).await.unwrap(), 1);
+    }
+    let attempts = "SELECT CAST(attempts AS BIGINT) FROM postroom_outbox WHERE status = 'retrying'";
+    assert_eq!(world.number(attempts).await, 1);
+    end(&bus).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_due_keeps_nothing_else_back_while_a_file_is_locked() {
+    let world = World::sqlite().await;
+    let Pool::Sqlite(pool) = world.pool() else {
+        return;
+    };
+    let bus = world.bus().await;
+    let mut tx = world.begin().await;
+    tx.place(&bus, 1).await;
+    let delay = Duration::from_millis(1);
+    tx.write(bus.publish(Placed { order: 2 }).delay(delay))
+        .await
+        .unwrap();
+    tx.commit().await;
+    let due = "SELECT count(*) FROM postroom_outbox WHERE status = 'scheduled' \
+        AND due_at <= strftime('%Y-%m-%dT%H:%M:%fZ', 'now')";
+    world.until(due, 1).await;
+    let store = Sqlite::new(pool).busy_timeout(Duration::from_millis(50));
+    let mut relay = store.open().await.unwrap();
+    let lease = Duration::from_secs(20);
+    relay.renew("relay", lease, &[]).await.unwrap();
+    let writing = world.begin().await;
+    let rows = relay.take(&everything()).await.unwrap();
+    let bodies = |rows: &[StoredRow]| rows.iter().map(|row| row.body.clone()).collect::<Vec<_>>();
+    assert_eq!(bodies(&rows), [r#"{"order":1}"#]);
+    let others = TakeRows {
+        except: vec![rows[0].position],
+        ..everything()
+    };
+    let alone = relay.take(&others).await.unwrap_err();
+    assert_eq!(alone.problem(), DatabaseProblem::Busy, "{alone}");
+    writing.roll_back().await;
+    let rows = relay.take(&others).await.unwrap();
+    assert_eq!(bodies(&rows), [r#"{"order":2}"#]);
+    end(&bus).await;
 }
 
 async fn the_mark_of_a_relay_that_lost_its_lane_is_refused(world: World) {
@@ -138,13 +212,7 @@ async fn the_mark_of_a_relay_that_lost_its_lane_is_refused(world: World) {
     let held = old.renew("old", lease, &[]).await.unwrap();
     assert_eq!((held.held.len(), held.share, held.relays), (LANES, 32, 1));
     assert!(held.held.iter().all(|lane| lane.fence == 1));
-    let all = TakeRows {
-        lanes: (0..32).collect(),
-        most: 100,
-        most_of_lane: 100,
-        due: true,
-        ..TakeRows::default()
-    };
+    let all = everything();
     let rows = old.take(&all).await.unwrap();
     assert_eq!(rows.len(), 10);
     let others = new.renew("new", lease, &[]).await.unwrap();

@@ -1,5 +1,5 @@
-//! The database of a service: a SQLite file, or a schema in PostgreSQL. No two services share one, and no service reads
-//! another's.
+//! The database of a service: a SQLite file, or a schema in PostgreSQL. With `--services` each has its own; in one process
+//! they share one. No service reads another's documents.
 //!
 //! What a service knows is kept as *documents*: JSON with a kind, an id and a state, in one table that can be read with
 //! plain SQL. A handler changes them in its [transaction](postroom::TxContext::tx); that the message was handled and

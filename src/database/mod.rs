@@ -3,4 +3,4 @@
 
 mod tree;
 
-pub(crate) use tree::{State, Tree, Wiring};
+pub(crate) use tree::{STOP_TIMEOUT, State, Tree, Wiring};

@@ -18,7 +18,7 @@ use crate::supervisor::{
 };
 
 /// The longest that a part may take to stop.
-const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a tree stands on.
 #[derive(Clone)]

@@ -57,7 +57,7 @@ impl Durable {
         self
     }
 
-    /// The most dead letters of all queues that keep them in the store; the oldest beyond it are deleted every few seconds.
+    /// The most dead letters of all queues that keep them in the store; the oldest beyond it are deleted within some seconds.
     pub fn dead_letters(mut self, letters: u64) -> Self {
         self.dead_letters = letters;
         self

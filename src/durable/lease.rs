@@ -11,30 +11,40 @@ const STANDBY: Duration = Duration::from_secs(1);
 /// How often dead letters beyond their bound are looked for, and the most that are deleted at once.
 const TRIM: Duration = Duration::from_secs(5);
 const TRIMMED: u32 = 500;
+/// Between two batches, so that others come to write.
+const BREATH: Duration = Duration::from_millis(20);
 
 /// Holds the queues of this process for as long as they are attached, and renews them.
 pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), DatabaseError> {
     let mut session = shared.tree.open().await?;
     shared.tree.works("lease");
-    let mut trims_at = Instant::now() + TRIM;
+    let mut renews_at = Instant::now();
+    let mut trims_at = renews_at + TRIM;
     loop {
-        let (is_done, pause) = match renew(&shared, &mut *session).await {
-            Ok(pause) => (true, pause),
-            Err(error) if error.keeps_connection() => {
-                shared.tree.failed("lease", &error);
-                (false, STANDBY.min(shared.settings.lease / 4))
-            }
-            Err(error) => return Err(error),
-        };
-        if is_done {
-            shared.tree.works("lease");
-            if Instant::now() >= trims_at {
-                trims_at = trim(&shared, &mut *session).await?;
-            }
+        if Instant::now() >= renews_at {
+            let pause = match renew(&shared, &mut *session).await {
+                Ok(pause) => {
+                    shared.tree.works("lease");
+                    pause
+                }
+                Err(error) if error.keeps_connection() => {
+                    shared.tree.failed("lease", &error);
+                    let pause = STANDBY.min(shared.settings.lease / 4);
+                    // What cannot renew cannot delete.
+                    trims_at = trims_at.max(Instant::now() + pause);
+                    pause
+                }
+                Err(error) => return Err(error),
+            };
+            renews_at = Instant::now() + pause;
+        }
+        // One batch between two looks at the lease, however many are to be deleted.
+        if Instant::now() >= trims_at {
+            trims_at = trim(&shared, &mut *session).await?;
         }
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = shared.lease_changed.notified() => {}
+            () = tokio::time::sleep_until(renews_at.min(trims_at).into()) => {}
+            () = shared.lease_changed.notified() => renews_at = Instant::now(),
             () = stop.asked() => break,
         }
     }
@@ -83,11 +93,16 @@ async fn renew(shared: &Shared, session: &mut dyn StoreSession) -> Result<Durati
     })
 }
 
-/// Deletes dead letters beyond their bound. Answers when to do so next.
+/// Deletes dead letters beyond their bound. Answers when to do so next: soon while there may be more of them.
 async fn trim(shared: &Shared, session: &mut dyn StoreSession) -> Result<Instant, DatabaseError> {
     let keep = shared.settings.dead_letters;
     match session.trim_letters(keep, TRIMMED).await {
-        Ok(trimmed) => shared.letters.count_evicted(trimmed),
+        Ok(trimmed) => {
+            shared.letters.count_evicted(trimmed);
+            if trimmed >= u64::from(TRIMMED) {
+                return Ok(Instant::now() + BREATH);
+            }
+        }
         Err(error) if error.keeps_connection() => {}
         Err(error) => return Err(error),
     }

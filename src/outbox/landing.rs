@@ -6,7 +6,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::flight::fly;
 use super::memory::{Landing, Launch};
-use super::relay::{LOCKED, RelayLife};
+use super::relay::{GATHER, LOCKED, RelayLife, until};
 use crate::ports::{Caught, LifecycleKind, Panicked, crash_point};
 use crate::store::DatabaseError;
 
@@ -134,6 +134,7 @@ impl RelayLife<'_> {
     /// Sends a row on its way, beside everything else.
     pub(super) fn launch(&self, launch: Launch) {
         let shared = Arc::clone(self.shared);
+        let flight = shared.flights.begin(launch.row.lane);
         actix::spawn(async move {
             let Launch { row, fence } = launch;
             let (position, id, address) = (row.position, row.id.clone(), row.address.clone());
@@ -152,30 +153,43 @@ impl RelayLife<'_> {
                 address,
                 landing,
             });
+            drop(flight);
         });
     }
 
-    /// What is on its way lands, and is marked. Cut off by the supervisor when it takes too long: what is not marked
-    /// is published again, with the same id.
+    /// What is on its way lands, and is marked: what has landed does not wait for the rest. Cut off by the supervisor when
+    /// it takes too long: what is not marked is published again, with the same id.
     pub(super) async fn finish(
         mut self,
         landing: &mut UnboundedReceiver<Landed>,
     ) -> Result<(), DatabaseError> {
+        {
+            let mut memory = self.shared.memory.lock();
+            memory.close(&mut self.shared.lanes.lock());
+        }
+        let mut marks_at = Instant::now();
         loop {
+            while let Ok(landed) = landing.try_recv() {
+                self.land(landed);
+            }
             let (in_flight, has_marks) = {
                 let memory = self.shared.memory.lock();
                 (memory.in_flight, memory.marks() > 0)
             };
-            if in_flight == 0 {
-                if !has_marks || self.mark().await? {
-                    return Ok(());
-                }
-                tokio::time::sleep(LOCKED).await;
+            if in_flight == 0 && !has_marks {
+                return Ok(());
+            }
+            if has_marks && Instant::now() >= marks_at {
+                let is_done = self.mark().await?;
+                marks_at = Instant::now() + if is_done { GATHER } else { LOCKED };
                 continue;
             }
-            match landing.recv().await {
-                Some(landed) => self.land(landed),
-                None => return Ok(()),
+            tokio::select! {
+                landed = landing.recv(), if in_flight > 0 => match landed {
+                    Some(landed) => self.land(landed),
+                    None => return Ok(()),
+                },
+                () = until(has_marks.then_some(marks_at)) => {}
             }
         }
     }

@@ -55,5 +55,7 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Data
             () = stop.asked() => break,
         }
     }
-    session.leave(&shared.tree.holder).await
+    // What is on its way may be published under its lane's fence, so no successor begins there before the lease ends.
+    let keep = shared.flights.lanes();
+    session.leave(&shared.tree.holder, &keep).await
 }

@@ -59,6 +59,7 @@ pub(super) struct Memory {
     failed_keys: Vec<String>,
     pub(super) blocked: Blocked,
     pub(super) in_flight: usize,
+    pub(super) is_closed: bool,
 }
 
 impl Memory {
@@ -74,6 +75,18 @@ impl Memory {
         self.published.len() + self.failed.len()
     }
 
+    /// Nothing is sent from now on. What is behind a row on its way stays in the database.
+    pub(super) fn close(&mut self, lanes: &mut Lanes) {
+        self.is_closed = true;
+        let mut behind = Vec::new();
+        for chain in self.chains.values_mut() {
+            if let Chain::Moves(rows) = chain {
+                behind.extend(rows.drain(..).map(|row| row.position));
+            }
+        }
+        self.forget_all(behind.into_iter(), lanes);
+    }
+
     /// Takes in rows that were read, by position, and says which of them may go now. Some may be skipped: they stay in
     /// the database.
     pub(super) fn take_in(
@@ -83,6 +96,9 @@ impl Memory {
         now: Instant,
     ) -> Vec<Launch> {
         let mut launches = Vec::new();
+        if self.is_closed {
+            return launches;
+        }
         // Behind a row of their key that was skipped they have to stay too.
         let mut skipped_keys = HashSet::new();
         for row in rows {
@@ -159,6 +175,7 @@ impl Memory {
                 self.failed.push(FailedRow {
                     position,
                     fence,
+                    attempts: failures,
                     error: why,
                     retry_in: (!is_final).then(|| retry_in(failures)).flatten(),
                 });

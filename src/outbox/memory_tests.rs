@@ -159,3 +159,27 @@ fn under_a_lease_that_ran_out_the_next_of_a_key_is_not_sent() {
     assert_eq!(desk.memory.positions(), [1]);
     assert!(desk.take_in(&[(3, None, "x")]).is_empty());
 }
+
+#[test]
+fn after_its_end_nothing_is_sent_and_what_is_on_its_way_lands() {
+    let mut desk = Desk::new();
+    let rows = [
+        (1, Some("a"), "x"),
+        (2, Some("a"), "x"),
+        (3, Some("a"), "x"),
+        (4, Some("b"), "x"),
+    ];
+    assert_eq!(desk.take_in(&rows), [1, 4]);
+    desk.memory.close(&mut desk.lanes);
+    assert_eq!(
+        desk.memory.len(),
+        2,
+        "those behind another stay in the database"
+    );
+    assert!(desk.take_in(&[(5, None, "x")]).is_empty());
+    assert_eq!(desk.land(1, Landing::Published), None);
+    assert_eq!(desk.land(4, failed()), None);
+    assert_eq!((desk.memory.in_flight, desk.memory.marks()), (0, 2));
+    desk.marked();
+    assert_eq!(desk.memory.len(), 0);
+}

@@ -6,6 +6,7 @@
 mod blocked;
 mod config;
 mod flight;
+mod flights;
 mod handle;
 mod keeper;
 mod landing;

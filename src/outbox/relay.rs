@@ -14,7 +14,7 @@ use crate::store::{DatabaseError, NextDue, Ring, StoreSession, TakeRows};
 use crate::supervisor::Stop;
 
 /// How long marks are gathered.
-const GATHER: Duration = Duration::from_millis(5);
+pub(super) const GATHER: Duration = Duration::from_millis(5);
 /// How often a relay that has more waiting rows than it can take asks for those that are due as well.
 const DUE: Duration = Duration::from_millis(20);
 /// The wait of a database that is locked, before it is asked again.
@@ -64,14 +64,15 @@ impl RelayLife<'_> {
             while let Ok(landed) = landing.try_recv() {
                 self.land(landed);
             }
-            let (marks, in_flight, bodies) = {
+            let (marks, in_flight, bodies, is_closed) = {
                 let memory = self.shared.memory.lock();
                 let marks = memory.marks();
-                (marks, memory.in_flight, memory.len().saturating_sub(marks))
+                let bodies = memory.len().saturating_sub(marks);
+                (marks, memory.in_flight, bodies, memory.is_closed)
             };
             let window = self.shared.settings.relay.window as usize;
             // A row that waits for its mark is a few numbers. Where marks cannot be written, no more is published.
-            let has_room = bodies <= window / 2 && marks <= window;
+            let has_room = !is_closed && bodies <= window / 2 && marks <= window;
             // Before the marks, so that there is something on its way while they are written.
             if has_room && (self.more || self.pace.is_due(Instant::now())) {
                 if !self.take(window - bodies).await? {
@@ -234,7 +235,7 @@ impl RelayLife<'_> {
     }
 }
 
-async fn until(at: Option<Instant>) {
+pub(super) async fn until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,

@@ -1,16 +1,17 @@
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use super::config::Relay;
+use super::flights::Flights;
 use super::landing::Landed;
 use super::lanes::Lanes;
 use super::memory::Memory;
 use super::{keeper, lease, listener, relay};
 use crate::broker::Broker;
-use crate::database::{State, Tree, Wiring};
+use crate::database::{STOP_TIMEOUT, State, Tree, Wiring};
 use crate::ports::{Condition, HealthSource, Problem, WhenDown};
 use crate::store::{DatabaseError, DatabaseProblem, Migrations, Told};
 
@@ -34,6 +35,7 @@ pub(crate) struct Shared {
     /// Rung when lanes were won, or rows landed that a leaving lane waits for.
     pub(super) lanes_changed: tokio::sync::Notify,
     pub(super) memory: Mutex<Memory>,
+    pub(super) flights: Arc<Flights>,
     /// What lands, also between two lives of the relay.
     pub(super) landed: mpsc::UnboundedSender<Landed>,
     pub(super) landing: tokio::sync::Mutex<mpsc::UnboundedReceiver<Landed>>,
@@ -57,6 +59,7 @@ pub(crate) async fn start(
         lanes: Mutex::default(),
         lanes_changed: tokio::sync::Notify::new(),
         memory: Mutex::default(),
+        flights: Arc::default(),
         landed,
         landing: tokio::sync::Mutex::new(landing),
         started: watch::Sender::new(starts_with_bus),
@@ -89,9 +92,17 @@ pub(crate) async fn start(
 }
 
 impl Shared {
-    /// Stops claiming, waits for what is on its way, marks it, and gives the lanes up.
+    /// Sends nothing more, waits for what is on its way, marks it, and gives the lanes up. While it waits the relay marks
+    /// what lands, and the lanes are renewed.
     pub(crate) async fn close(&self, deadline: Duration) {
-        self.tree.stop(deadline).await;
+        let begun = Instant::now();
+        self.memory.lock().close(&mut self.lanes.lock());
+        // The parts, the lease among them, and what else is to be stopped need some of the time too.
+        let rest = (STOP_TIMEOUT * 2).max(deadline / 4);
+        let landed = self.flights.all_landed();
+        let _ = tokio::time::timeout(deadline.saturating_sub(rest), landed).await;
+        let left = deadline.saturating_sub(begun.elapsed());
+        self.tree.stop(left).await;
     }
 }
 

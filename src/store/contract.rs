@@ -71,15 +71,17 @@ pub trait StoreSession: super::QueueSession {
         give_up: &'a [u32],
     ) -> StoreFuture<'a, LaneLease>;
 
-    /// Gives up everything that the relay holds, and that it lives.
-    fn leave<'a>(&'a mut self, holder: &'a str) -> StoreFuture<'a, ()>;
+    /// Gives up what the relay holds, and that it lives. The lanes of `keep` stay its own until their lease runs out:
+    /// something of them is still on its way.
+    fn leave<'a>(&'a mut self, holder: &'a str, keep: &'a [u32]) -> StoreFuture<'a, ()>;
 
     /// Whether another connection may have committed something since this was asked last. `true` where the
     /// database cannot tell for less than it costs to look.
     fn has_changed(&mut self) -> StoreFuture<'_, bool>;
 
     /// Rows whose turn it is, by position: those without an earlier row of their key that waits for a retry. A delayed
-    /// one that is returned cannot be taken back any more by [`cancel`](Self::cancel).
+    /// one that is returned cannot be taken back any more by [`cancel`](Self::cancel); one for which that cannot be
+    /// written now is left out, and comes at a later look.
     fn take<'a>(&'a mut self, wanted: &'a TakeRows) -> StoreFuture<'a, Vec<StoredRow>>;
 
     /// When delayed rows and retries are due, of all lanes.
@@ -94,7 +96,8 @@ pub trait StoreSession: super::QueueSession {
         keep: bool,
     ) -> StoreFuture<'a, u64>;
 
-    /// Counts an attempt of rows that failed, and says when they are tried again, under the same condition.
+    /// Writes how often rows failed, and when they are tried again, under the same condition. Repeated, since it is not
+    /// known whether it was done, it counts no attempt twice.
     fn mark_failed<'a>(
         &'a mut self,
         holder: &'a str,

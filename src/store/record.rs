@@ -182,6 +182,8 @@ pub struct FailedRow {
     pub position: i64,
     /// The fence of its lane when it was taken.
     pub fence: i64,
+    /// Attempts that have failed, this one too. To write the same again changes nothing.
+    pub attempts: u32,
     /// Why.
     pub error: String,
     /// When it is tried again; none: it is given up.

@@ -135,16 +135,17 @@ impl Statements {
         );
         let publish_and_delete = format!("{held} DELETE FROM {{outbox}} WHERE {published}");
         let fail = format!(
-            "{held} UPDATE {{outbox}} AS o SET attempts = o.attempts + 1, last_error = done.error, \
+            "{held} UPDATE {{outbox}} AS o SET attempts = done.attempts, last_error = done.error, \
              status = CASE WHEN done.delay IS NULL THEN 'dead' ELSE 'retrying' END, \
              retry_at = CASE WHEN done.delay IS NULL THEN NULL ELSE {after} END \
-             FROM (SELECT {position} AS position, {fence} AS fence, {delay} AS delay, {error} AS error FROM {rows}) \
-             AS done {fenced}",
+             FROM (SELECT {position} AS position, {fence} AS fence, {delay} AS delay, {error} AS error, \
+             {attempts} AS attempts FROM {rows}) AS done {fenced}",
             after = after("done.delay"),
             position = number(0),
             fence = number(1),
             delay = number(2),
             error = word(3),
+            attempts = number(4),
             rows = elements("$1"),
         );
         let when = |what: &str| {
@@ -251,7 +252,10 @@ impl Statements {
                 "UPDATE {{lanes}} SET leased_until = {} WHERE holder = $1 RETURNING CAST(lane AS BIGINT), fence",
                 after("$2")
             )),
-            leave: sql("UPDATE {lanes} SET holder = NULL, leased_until = NULL WHERE holder = $1"),
+            leave: sql(&format!(
+                "UPDATE {{lanes}} SET holder = NULL, leased_until = NULL WHERE holder = $1 AND lane NOT IN ({})",
+                numbers("$2")
+            )),
             end: sql("DELETE FROM {relays} WHERE holder = $1"),
             clean_outbox: sql(&format!(
                 "DELETE FROM {{outbox}} WHERE position IN (SELECT position FROM {{outbox}} \

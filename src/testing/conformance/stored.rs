@@ -97,7 +97,7 @@ impl Backing for Stored {
             // What is parked may take the whole mailbox.
             parked_half: !self.is_durable,
             survives_restart: self.is_durable,
-            // Those beyond their bound are deleted every few seconds.
+            // Those beyond their bound are deleted within some seconds.
             dead_letter_bound: false,
             // They are rows of a table.
             schedule_bound: false,

@@ -163,12 +163,13 @@ impl<D: Driver> StoreSession for Session<D> {
         }))
     }
 
-    fn leave<'a>(&'a mut self, holder: &'a str) -> StoreFuture<'a, ()> {
+    fn leave<'a>(&'a mut self, holder: &'a str, keep: &'a [u32]) -> StoreFuture<'a, ()> {
         const DURING: &str = "give up a relay's lanes";
         Box::pin(self.in_transaction(DURING, async move |session| {
-            let me = || vec![Value::from(holder)];
-            session.execute(DURING, |all| &all.leave, me()).await?;
-            session.execute(DURING, |all| &all.end, me()).await?;
+            let me = || Value::from(holder);
+            let but = vec![me(), Value::from(list(keep))];
+            session.execute(DURING, |all| &all.leave, but).await?;
+            session.execute(DURING, |all| &all.end, vec![me()]).await?;
             Ok(())
         }))
     }
@@ -212,7 +213,12 @@ impl<D: Driver> StoreSession for Session<D> {
                 taken.push(row);
             }
             if !due.is_empty() {
-                let begun = self.begin_due(&due).await?;
+                let begun = match self.begin_due(&due).await {
+                    Ok(begun) => begun,
+                    // Who writes keeps back what has to be written, and not what has only to be read.
+                    Err(error) if error.keeps_connection() && taken.len() > due.len() => Vec::new(),
+                    Err(error) => return Err(error),
+                };
                 taken.retain(|row| !due.contains(&row.position) || begun.contains(&row.position));
             }
             Ok(taken)
@@ -271,7 +277,8 @@ impl<D: Driver> StoreSession for Session<D> {
                 .iter()
                 .map(|row| {
                     let error: String = row.error.chars().filter(|c| !c.is_control()).collect();
-                    (row.position, row.fence, row.retry_in.map(millis), error)
+                    let retry_in = row.retry_in.map(millis);
+                    (row.position, row.fence, retry_in, error, row.attempts)
                 })
                 .collect();
             let values = vec![Value::from(list(&rows)), Value::from(holder)];

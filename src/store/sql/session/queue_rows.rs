@@ -35,7 +35,7 @@ pub(super) fn new_rows(new: &[Arc<NewQueued>]) -> String {
     list(&rows)
 }
 
-/// The rows of dead letters, as the statement reads them.
+/// The rows of dead letters, as the statement reads them. Their messages were accepted in memory, where any text may be.
 pub(super) fn letter_rows(letters: &[Arc<NewLetter>]) -> String {
     let rows = letters.iter().map(|letter| {
         let (failures, row) = (&letter.failures, &letter.row);
@@ -49,14 +49,14 @@ pub(super) fn letter_rows(letters: &[Arc<NewLetter>]) -> String {
             failures.last_failed_ms,
             row.id,
             row.kind,
-            row.address,
-            row.key,
-            row.correlation,
+            clean(&row.address),
+            row.key.as_deref().map(clean),
+            row.correlation.as_deref().map(clean),
             row.causation,
-            row.headers,
-            row.traceparent,
+            row.headers.as_deref().map(clean),
+            row.traceparent.as_deref().map(clean),
             row.expires_in.map(millis),
-            row.body,
+            clean(&row.body),
         ])
     });
     list(&rows.collect::<Vec<_>>())
@@ -66,10 +66,14 @@ pub(super) fn pair(row: &TakenRow) -> (i64, i64) {
     (row.position, row.fence)
 }
 
-/// The errors as a JSON array. A text with a NUL is none for PostgreSQL.
+/// A text with a NUL is none for PostgreSQL, which would refuse the whole write, again and again.
+fn clean(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+/// The errors as a JSON array.
 pub(super) fn errors(failures: &Failures) -> Option<String> {
-    let clean = |error: &String| error.replace('\0', "\u{fffd}");
-    let errors: Vec<_> = failures.errors.iter().map(clean).collect();
+    let errors: Vec<_> = failures.errors.iter().map(|error| clean(error)).collect();
     (!errors.is_empty()).then(|| list(&errors))
 }
 
