@@ -20,7 +20,9 @@ mod take;
 pub(crate) use accept::{Acquire, accept_in_all};
 pub(crate) use books::{Books, Ending};
 pub(crate) use lease::Lease;
-pub(crate) use slot::{History, Record, Slot, lane_of};
+#[cfg(any(feature = "amqp", feature = "sqlite", feature = "postgres"))]
+pub(crate) use slot::History;
+pub(crate) use slot::{Record, Slot, lane_of};
 pub(crate) use take::{Demand, Settled, Take};
 
 use std::sync::atomic::{AtomicU32, Ordering};
