@@ -8,16 +8,17 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use common::inbox::{Db, duplicates, take};
 use common::process::{Cell, dies_at, rounds, task};
 use common::rabbit::Rabbit;
 use common::store::{Placed, World};
 use common::{end, eventually};
-use postroom::{Amqp, Bus, Postgres, Sqlite};
+use postroom::{Amqp, Bus, Postgres, Relay, Sqlite};
 
 /// A point, and at which passing of it the process dies first.
-const POINTS: [(&str, u64); 8] = [
+const POINTS: [(&str, u64); 10] = [
     ("before-deliver", 10),
     ("after-deliver", 10),
     ("before-handle", 10),
@@ -26,13 +27,21 @@ const POINTS: [(&str, u64); 8] = [
     ("after-inbox-commit", 10),
     ("before-ack", 10),
     ("after-ack", 10),
+    // Records are kept for some rounds of the clean-up; the second point is passed where it has deleted some.
+    ("before-clean-up", 8),
+    ("after-clean-up", 2),
 ];
 /// More than any passing.
 const ORDERS: u64 = 100;
+/// How long the process that dies keeps its records: for longer than RabbitMQ takes to deliver again what it held.
+const KEPT: Duration = Duration::from_secs(1);
+/// And how many it deletes at once: 20 rounds, so, of the clean-up.
+const BATCH: u32 = 5;
 
-async fn shop<S: Db>(world: &World, url: &str, prefix: &str) -> Bus {
+async fn shop<S: Db>(world: &World, relay: Relay, url: &str, prefix: &str) -> Bus {
     let bus = world
         .builder()
+        .relay(relay)
         .bridge(Amqp::new(url).prefix(prefix).import("ordering.#"))
         .start()
         .await
@@ -54,9 +63,10 @@ async fn a_process_that_dies() {
         panic!("{task}");
     };
     let world = World::found_at(address).await;
+    let relay = World::relay().keep_handled(KEPT).clean_batch(BATCH);
     let _bus = match world.is_sqlite() {
-        true => shop::<Sqlite>(&world, url, prefix).await,
-        false => shop::<Postgres>(&world, url, prefix).await,
+        true => shop::<Sqlite>(&world, relay, url, prefix).await,
+        false => shop::<Postgres>(&world, relay, url, prefix).await,
     };
     std::future::pending::<()>().await;
 }
@@ -65,7 +75,7 @@ async fn cell<S: Db>(world: World, rabbit: &Rabbit, point: &str, passing: u64) {
     let what = format!("{point}:{passing}");
     let prefix = format!("crash{:x}", fastrand::u32(..));
     // Makes the tables and the queue.
-    end(&shop::<S>(&world, rabbit.url(), &prefix).await).await;
+    end(&shop::<S>(&world, World::relay(), rabbit.url(), &prefix).await).await;
     world.make_effects().await;
     let amqp = Amqp::new(rabbit.url()).prefix(&prefix).export("ordering.#");
     let mail = Bus::builder("mail").bridge(amqp).start().await.unwrap();
@@ -77,9 +87,11 @@ async fn cell<S: Db>(world: World, rabbit: &Rabbit, point: &str, passing: u64) {
     end(&mail).await;
     let task = format!("{} {prefix} {}", rabbit.url(), world.address());
     dies_at(&what, "a_process_that_dies", &task).await;
-    let before = world.records().await;
+    let before = world.effects().await.len() as i64;
+    let deleted = before - world.records().await;
+    assert!(deleted > 0 || point != "after-clean-up", "{what}");
 
-    let heir = shop::<S>(&world, rabbit.url(), &prefix).await;
+    let heir = shop::<S>(&world, World::relay(), rabbit.url(), &prefix).await;
     // Each that is delivered is acknowledged, those too that were handled before.
     eventually("all are settled", || {
         let queue = common::queue(&heir, "stock");
@@ -97,8 +109,11 @@ async fn cell<S: Db>(world: World, rabbit: &Rabbit, point: &str, passing: u64) {
     assert_eq!(sent, all, "{what}: sent");
     let records = world.texts("SELECT message_id FROM postroom_inbox").await;
     let mut records: Vec<u64> = records.iter().map(|id| ids[id]).collect();
+    let kept = records.len() as i64;
     records.sort_unstable();
-    assert_eq!(records, all, "{what}: records");
+    records.dedup();
+    assert_eq!(records.len() as i64, kept, "{what}: records");
+    assert_eq!(kept + deleted, ORDERS as i64, "{what}: records");
     let effects = world.sorted_effects().await;
     Cell {
         what: "inbox",
@@ -111,6 +126,14 @@ async fn cell<S: Db>(world: World, rabbit: &Rabbit, point: &str, passing: u64) {
     .record();
 }
 
+/// How many passings of a point there are, from the first on that is taken.
+fn passings(point: &str, first: u64) -> u64 {
+    match point.ends_with("clean-up") {
+        true => ORDERS / u64::from(BATCH) - first,
+        false => ORDERS - first,
+    }
+}
+
 async fn rabbit() -> Rabbit {
     tokio::task::spawn_blocking(Rabbit::start).await.unwrap()
 }
@@ -120,7 +143,7 @@ async fn over_sqlite() {
     let rabbit = rabbit().await;
     for (point, first) in POINTS {
         for round in 0..rounds() {
-            let passing = first + round % (ORDERS - first);
+            let passing = first + round % passings(point, first);
             cell::<Sqlite>(World::sqlite().await, &rabbit, point, passing).await;
         }
     }
@@ -131,7 +154,7 @@ async fn over_postgres() {
     let rabbit = rabbit().await;
     for (point, first) in POINTS {
         for round in 0..rounds() {
-            let passing = first + round % (ORDERS - first);
+            let passing = first + round % passings(point, first);
             cell::<Postgres>(World::postgres().await, &rabbit, point, passing).await;
         }
     }

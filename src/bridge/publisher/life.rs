@@ -11,6 +11,7 @@ use super::{Confirmed, Job, Publication, Publisher};
 use crate::bridge::flights::Flights;
 use crate::bridge::link::LinkState;
 use crate::bridge::{Shared, explained, topology};
+use crate::ports::crash_point;
 use crate::supervisor::Stop;
 
 /// What is on its way on one channel. Dropped for whatever reason, it goes back to be written again.
@@ -207,6 +208,7 @@ async fn write(channel: &Channel, publication: &Publication) -> lapin::Result<An
             publication.properties.clone(),
         )
         .await?;
+    crash_point("before-confirm");
     Ok(confirm.await?.into())
 }
 
