@@ -59,11 +59,14 @@ async fn a_process_that_dies() {
     let Some(task) = task() else {
         return;
     };
-    let [url, prefix, address] = task.split(' ').collect::<Vec<_>>()[..] else {
+    let [url, prefix, address, cleans_up] = task.split(' ').collect::<Vec<_>>()[..] else {
         panic!("{task}");
     };
     let world = World::found_at(address).await;
-    let relay = World::relay().keep_handled(KEPT).clean_batch(BATCH);
+    let mut relay = World::relay();
+    if cleans_up == "true" {
+        relay = relay.keep_handled(KEPT).clean_batch(BATCH);
+    }
     let _bus = match world.is_sqlite() {
         true => shop::<Sqlite>(&world, relay, url, prefix).await,
         false => shop::<Postgres>(&world, relay, url, prefix).await,
@@ -85,7 +88,9 @@ async fn cell<S: Db>(world: World, rabbit: &Rabbit, point: &str, passing: u64) {
         ids.insert(receipt.id.to_string(), order);
     }
     end(&mail).await;
-    let task = format!("{} {prefix} {}", rabbit.url(), world.address());
+    // At the other points PostgreSQL may be deleting still, when the process is gone.
+    let cleans_up = point.ends_with("clean-up");
+    let task = format!("{} {prefix} {} {cleans_up}", rabbit.url(), world.address());
     dies_at(&what, "a_process_that_dies", &task).await;
     let before = world.effects().await.len() as i64;
     let deleted = before - world.records().await;

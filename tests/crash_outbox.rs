@@ -180,17 +180,18 @@ async fn die_and_inherit(
     let what = format!("{point}:{passing}");
     dies_at(&what, "a_process_that_dies", &task).await;
 
-    let committed = committed(world).await;
-    assert!(!committed.is_empty(), "{what}");
     if point.ends_with("clean-up") {
+        let orders = world.number("SELECT count(*) FROM orders").await;
         let rows = world.number("SELECT count(*) FROM postroom_outbox").await;
-        let deleted = committed.len() as u64 - u64::try_from(rows).unwrap();
-        assert!(deleted > 0, "{what}: nothing was deleted before");
+        assert!(orders > rows, "{what}: nothing was deleted before");
     }
     let heir = bus(world, "heir", target).await;
     let left = "SELECT count(*) FROM postroom_outbox WHERE status <> 'published'";
     world.until(left, 0).await;
     end(&heir).await;
+    // Not before: PostgreSQL may have been at the last commit of the process when that was gone.
+    let committed = committed(world).await;
+    assert!(!committed.is_empty(), "{what}");
     committed
 }
 

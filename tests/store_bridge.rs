@@ -5,10 +5,10 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::rabbit::Rabbit;
-use common::store::{Placed, Seen, World, over_both};
+use common::store::{Charge, Placed, Seen, World, over_both};
 use common::{end, eventually};
 use postroom::{Amqp, Bus, DeleteOnly, Durable, Event, Overflow, Refusal};
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 over_both!(
     what_is_written_crosses_over_an_outage_and_holds_up_nothing_local,
     what_rabbit_mq_has_and_a_durable_queue_has_not_is_unconfirmed,
+    commands_and_delayed_ones_cross_with_what_belongs_to_them,
 );
 
 #[derive(Serialize, Deserialize)]
@@ -166,5 +167,71 @@ async fn what_rabbit_mq_has_and_a_durable_queue_has_not_is_unconfirmed(world: Wo
     let refused = shop.publish(Placed { order: 2 }).await.unwrap_err();
     assert!(matches!(refused.kind(), Refusal::Full { .. }), "{refused}");
     mail.shutdown(Duration::from_secs(5)).await;
+    end(&shop).await;
+}
+
+async fn commands_and_delayed_ones_cross_with_what_belongs_to_them(world: World) {
+    const DELAY: Duration = Duration::from_millis(300);
+    let (rabbit, prefix) = (Rabbit::shared(), Rabbit::unique("kinds"));
+    let amqp = || Amqp::new(rabbit.url()).prefix(&prefix);
+    let pay = amqp().import("ordering.#").import_commands("payment.#");
+    let pay = Bus::builder(&prefix).bridge(pay).start().await.unwrap();
+    let charged: Arc<Mutex<Vec<_>>> = Arc::default();
+    let noted = Arc::clone(&charged);
+    pay.handle_fn::<Charge, _>("charge", async move |charge, cx| {
+        let envelope = cx.envelope();
+        noted.lock().unwrap().push((
+            charge.cents,
+            cx.id().to_string(),
+            envelope.key().map(str::to_owned),
+            envelope.header("tenant").map(str::to_owned),
+            envelope.correlation_id(),
+        ));
+        Ok(())
+    })
+    .start()
+    .await
+    .unwrap();
+    let came: Arc<Mutex<Vec<_>>> = Arc::default();
+    let noted = Arc::clone(&came);
+    pay.subscribe_fn::<Placed, _>("late", async move |_, cx| {
+        let came = (cx.id().to_string(), Instant::now());
+        noted.lock().unwrap().push(came);
+        Ok(())
+    })
+    .start()
+    .await
+    .unwrap();
+    let amqp = amqp().export("ordering.#").export_commands("payment.#");
+    let shop = world.builder().bridge(amqp).start().await.unwrap();
+    shop.outbox().unwrap().start_relay();
+
+    let mut tx = world.begin().await;
+    let charge = shop.send(Charge { cents: 700 }).key("k");
+    let charge = charge.header("tenant", "t").correlation("order-7");
+    let charge = tx.write(charge).await.unwrap();
+    let written_at = Instant::now();
+    let late = shop.publish(Placed { order: 7 }).delay(DELAY);
+    let late = tx.write(late).await.unwrap();
+    tx.commit_by(&shop).await;
+    eventually("both have come", || {
+        !charged.lock().unwrap().is_empty() && !came.lock().unwrap().is_empty()
+    })
+    .await;
+    let expected = (
+        700,
+        charge.id.to_string(),
+        Some("k".to_owned()),
+        Some("t".to_owned()),
+        "order-7".to_owned(),
+    );
+    assert_eq!(*charged.lock().unwrap(), [expected]);
+    let (id, at) = came.lock().unwrap()[0].clone();
+    assert_eq!(id, late.id.to_string());
+    // The database's clock counts in milliseconds.
+    let after = at - written_at;
+    assert!(after + Duration::from_millis(1) >= DELAY, "{after:?}");
+    world.until_rows("published", 2).await;
+    end(&pay).await;
     end(&shop).await;
 }

@@ -1,11 +1,11 @@
-//! The whole contract over durable queues: in SQLite files, and in PostgreSQL.
+//! What the rooms need of a database, and the whole contract over durable queues: in SQLite files, and in PostgreSQL.
 #![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
 
 mod common;
 
 use common::conformance::{OUTSIDE_OF_MEMORY, Skipped, check};
 use common::store::{postgres_url, sqlite_options};
-use postroom::testing::conformance::Stored;
+use postroom::testing::conformance::{Line, Report, Stored, Verdict, run_store};
 use postroom::{Postgres, Sqlite};
 
 /// A table has no bound at which a delayed message is refused.
@@ -31,22 +31,47 @@ impl Drop for Directory {
     }
 }
 
+fn file() -> Result<(Sqlite, Directory), String> {
+    let name = format!("postroom-conformance-{:x}", fastrand::u64(..));
+    let directory = std::env::temp_dir().join(name);
+    std::fs::create_dir_all(&directory).map_err(|error| error.to_string())?;
+    let options = sqlite_options(&directory.join("store.db"));
+    Ok((Sqlite::with_options(options), Directory(directory)))
+}
+
+fn schema() -> Result<(Postgres, ()), String> {
+    let url: sqlx::postgres::PgConnectOptions = postgres_url().parse().unwrap();
+    let schema = format!("c_{:x}", fastrand::u64(..));
+    Ok((Postgres::with_options(url).schema(schema), ()))
+}
+
 fn sqlite() -> Stored {
-    Stored::new("SQLite", || {
-        let name = format!("postroom-conformance-{:x}", fastrand::u64(..));
-        let directory = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&directory).map_err(|error| error.to_string())?;
-        let options = sqlite_options(&directory.join("store.db"));
-        Ok((Sqlite::with_options(options), Directory(directory)))
-    })
+    Stored::new("SQLite", file)
 }
 
 fn postgresql() -> Stored {
-    Stored::new("PostgreSQL", || {
-        let url: sqlx::postgres::PgConnectOptions = postgres_url().parse().unwrap();
-        let schema = format!("c_{:x}", fastrand::u64(..));
-        Ok((Postgres::with_options(url).schema(schema), ()))
-    })
+    Stored::new("PostgreSQL", schema)
+}
+
+#[allow(
+    clippy::print_stdout,
+    reason = "the table is read in the test's output"
+)]
+fn check_store(report: &Report) {
+    println!("{report}");
+    report.assert_passed();
+    let passed = |line: &Line| line.verdict == Verdict::Passed;
+    assert!(report.lines().len() > 30 && report.lines().iter().all(passed));
+}
+
+#[test]
+fn sqlite_does_what_the_rooms_need() {
+    check_store(&run_store("SQLite", file));
+}
+
+#[test]
+fn postgresql_does_what_the_rooms_need() {
+    check_store(&run_store("PostgreSQL", schema));
 }
 
 #[test]

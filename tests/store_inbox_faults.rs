@@ -121,41 +121,104 @@ async fn a_database_lost_in_the_middle_fails_the_attempt_and_the_next_one_succee
     end(&bus).await;
 }
 
+/// A handler of one or more attempts whose commits go through a proxy.
+struct Distant {
+    server: Arc<PrivatePostgres>,
+    world: World,
+    proxy: Arc<Proxy>,
+    bus: Bus,
+    attempts: Log<u32>,
+}
+
+impl Distant {
+    /// The first commit is held up in this direction.
+    async fn start(direction: Direction, retry: Retry) -> Self {
+        let server = PrivatePostgres::begin().await;
+        let world = server.world().await;
+        world.make_effects().await;
+        let port = server.url.rsplit(':').next().unwrap();
+        let port: u16 = port.split('/').next().unwrap().parse().unwrap();
+        let proxy = Arc::new(Proxy::start(&format!("127.0.0.1:{port}")));
+        let url = server
+            .url
+            .replace(&port.to_string(), &proxy.address().port().to_string());
+        let store = Postgres::with_options(url.parse().unwrap());
+        let bus = Bus::builder("shop").store(store).start().await.unwrap();
+        let attempts = Log::new();
+        let (noted, cut) = (attempts.clone(), Arc::clone(&proxy));
+        bus.transactional_fn::<Placed, Postgres, _>("stock", async move |placed, cx| {
+            Postgres::run(cx.tx(), &effect(placed.order)).await?;
+            if cx.attempt() == 1 {
+                cut.stall(direction);
+            }
+            noted.push(cx.attempt());
+            Ok(())
+        })
+        .retry(retry)
+        .start()
+        .await
+        .unwrap();
+        bus.publish(Placed { order: 7 }).await.unwrap();
+        Self {
+            server,
+            world,
+            proxy,
+            bus,
+            attempts,
+        }
+    }
+
+    async fn is_handled(&self) {
+        let acked = || queue(&self.bus, "stock").acked == 1;
+        eventually("it is handled", acked).await;
+        assert_eq!(queue(&self.bus, "stock").dead_lettered, 0);
+        assert_eq!(effects_of(&self.server).await, [7]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_whose_answer_is_lost_is_found_out_by_the_next_attempt() {
-    let server = PrivatePostgres::begin().await;
-    let world = server.world().await;
-    world.make_effects().await;
-    let port = server.url.rsplit(':').next().unwrap();
-    let port: u16 = port.split('/').next().unwrap().parse().unwrap();
-    let proxy = Arc::new(Proxy::start(&format!("127.0.0.1:{port}")));
-    let url = server
-        .url
-        .replace(&port.to_string(), &proxy.address().port().to_string());
-    let store = Postgres::with_options(url.parse().unwrap());
-    let bus = Bus::builder("shop").store(store).start().await.unwrap();
-    let (ran, cut) = (Log::new(), Arc::clone(&proxy));
-    let noted = ran.clone();
-    bus.transactional_fn::<Placed, Postgres, _>("stock", async move |placed, cx| {
-        Postgres::run(cx.tx(), &effect(placed.order)).await?;
-        noted.push(cx.attempt());
-        cut.stall(Direction::ToClient);
-        Ok(())
+async fn a_commit_whose_answer_is_lost_is_found_out_and_is_no_failure() {
+    let shop = Distant::start(Direction::ToClient, quick().attempts(1)).await;
+    shop.world.until_effects(1).await;
+    // The answer is held back, and now lost. It was the only attempt.
+    shop.proxy.cut();
+    shop.proxy.resume();
+    shop.is_handled().await;
+    let counts = queue(&shop.bus, "stock");
+    assert_eq!((counts.retried, duplicates(&shop.bus)), (0, 0));
+    assert_eq!(shop.attempts.all(), [1]);
+    end(&shop.bus).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_is_lost_on_its_way_is_a_failed_attempt() {
+    let shop = Distant::start(Direction::ToServer, quick()).await;
+    eventually("it was tried", || shop.attempts.len() == 1).await;
+    shop.proxy.cut();
+    shop.proxy.resume();
+    shop.is_handled().await;
+    let counts = queue(&shop.bus, "stock");
+    assert_eq!((counts.retried, duplicates(&shop.bus)), (1, 0));
+    assert_eq!(shop.attempts.all(), [1, 2]);
+    end(&shop.bus).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_cannot_be_asked_after_is_found_out_by_the_next_attempt() {
+    let shop = Distant::start(Direction::ToClient, quick()).await;
+    shop.world.until_effects(1).await;
+    shop.proxy.refuse();
+    shop.proxy.cut();
+    eventually("its health says so", || {
+        trouble(&shop.bus, "stock").is_some()
     })
-    .retry(quick())
-    .start()
-    .await
-    .unwrap();
-    bus.publish(Placed { order: 7 }).await.unwrap();
-    world.until_effects(1).await;
-    // The answer is held back, and now lost.
-    proxy.cut();
-    proxy.resume();
-    eventually("it is handled", || queue(&bus, "stock").acked == 1).await;
-    assert_eq!((queue(&bus, "stock").retried, duplicates(&bus)), (1, 1));
-    assert_eq!(ran.all(), [1]);
-    assert_eq!(effects_of(&server).await, [7]);
-    end(&bus).await;
+    .await;
+    shop.proxy.resume();
+    shop.is_handled().await;
+    let counts = queue(&shop.bus, "stock");
+    assert_eq!((counts.retried, duplicates(&shop.bus)), (1, 1));
+    assert_eq!(shop.attempts.all(), [1]);
+    end(&shop.bus).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,23 +1,21 @@
-use std::pin::Pin;
+mod deliveries;
+mod pause;
+
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::task::Poll;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use futures_core::Stream;
 use lapin::message::Delivery;
-use lapin::options::{
-    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
-};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer};
 
+use self::deliveries::{Next, next_deliveries};
 use super::queue::AmqpQueue;
 use super::replies::Answer;
 use super::wire::{self, Arrived};
 use super::{Shared, explained};
-use crate::delivery::Reason;
-use crate::mailbox::{Ending, History, Slot, halt};
+use crate::mailbox::{Ending, Slot, halt};
 use crate::message::{Held, Payload};
 use crate::queue::QueueCore;
 use crate::supervisor::Stop;
@@ -29,10 +27,6 @@ const HELD_AT_MOST: Duration = Duration::from_secs(30);
 /// The same where a breaker stands in the way, which ends by itself: all replicas have theirs, and each return counts
 /// towards the delivery limit. Well below RabbitMQ's consumer timeout of 30 minutes.
 const HELD_BY_BREAKER: Duration = Duration::from_secs(600);
-/// The most deliveries taken in at once.
-const BATCH: usize = 64;
-/// How long RabbitMQ may take to end the deliveries.
-const CANCEL: Duration = Duration::from_secs(1);
 /// The longest that a stop waits for handlers whose settlement is still to come.
 const LAST_SETTLEMENTS: Duration = Duration::from_millis(500);
 
@@ -115,24 +109,14 @@ impl Drop for Life {
     }
 }
 
-/// What a consumer waits for.
-enum Next {
-    Deliveries(Vec<Delivery>),
-    Ended(String),
-    Look,
-    Stop,
-}
-
 impl Life {
     async fn run(&mut self, stop: &mut Stop) -> Result<(), String> {
         loop {
             if self.wants_messages() {
                 self.consume().await?;
                 self.take_up_held();
-            } else if self.is_keyed {
-                self.hold().await?;
             } else {
-                self.rest().await?;
+                self.stand_by().await?;
             }
             let look_at = self.write(false).await?;
             match self.next(stop, look_at).await {
@@ -143,11 +127,7 @@ impl Life {
             }
         }
         self.amqp.detach();
-        if self.is_keyed {
-            self.hold().await?;
-        } else {
-            self.rest().await?;
-        }
+        self.stand_by().await?;
         let end = Instant::now() + LAST_SETTLEMENTS;
         while self.amqp.outstanding() > self.amqp.held.lock().len() && Instant::now() < end {
             self.write(true).await?;
@@ -193,81 +173,11 @@ impl Life {
         Ok(())
     }
 
-    /// Cancels the consumer, and gives back what was not started.
-    async fn rest(&mut self) -> Result<(), String> {
-        // First: a broker that does not answer must not see more of them started.
-        self.give_back_queued();
-        if let Some(consumer) = &mut self.consumer {
-            self.amqp.is_consuming.store(false, Ordering::Relaxed);
-            let options = BasicCancelOptions::default();
-            let cancelling = self.channel.basic_cancel(consumer.tag(), options);
-            match tokio::time::timeout(CANCEL, cancelling).await {
-                Ok(cancelled) => cancelled.map_err(explained)?,
-                Err(_) => return Err("no answer to the end of consuming".to_owned()),
-            }
-            // What came before the cancellation took effect.
-            while let Some(delivery) = ready(consumer).await {
-                self.amqp
-                    .delivered(delivery.delivery_tag)
-                    .map_err(explained)?;
-                let token = AmqpQueue::token(self.epoch, delivery.delivery_tag);
-                self.amqp.give_back(token);
-            }
-            self.consumer = None;
-            self.give_back_queued();
-        }
-        self.write(true).await?;
-        if self.amqp.is_detached() {
-            self.amqp.at_rest.notify_waiters();
-        }
-        Ok(())
-    }
-
-    /// Keyed order: starts nothing more, and goes on consuming, so that no other replica gets what is behind. When it is
-    /// to hand out nothing for long, and nothing is in hand any more, another replica may have it all, from the first on.
-    async fn hold(&mut self) -> Result<(), String> {
-        let queued = self.core.mailbox.take_queued(Ending::Returned);
-        let held = {
-            let mut held = self.amqp.held.lock();
-            held.extend(queued);
-            // One whose retry fell due meanwhile stood before those that were parked behind it.
-            held.sort_by_key(|slot| slot.record().token);
-            held.len()
-        };
-        self.write(true).await?;
-        if self.amqp.is_detached() {
-            self.amqp.at_rest.notify_waiters();
-        } else if self.consumer.is_some() && self.amqp.outstanding() <= held {
-            self.close().await;
-            self.consumer = None;
-            self.amqp.held.lock().clear();
-            self.channel = open(&self.shared, &self.connection, self.prefetch).await?;
-            self.epoch = self.amqp.open(self.prefetch);
-        }
-        Ok(())
-    }
-
-    /// What was held is handed out after all, before anything that comes.
-    fn take_up_held(&mut self) {
-        let mut held = std::mem::take(&mut *self.amqp.held.lock());
-        if !held.is_empty() && !self.core.mailbox.take_in(&mut held) {
-            for slot in held {
-                self.amqp.give_back(slot.record().token);
-            }
-        }
-    }
-
     /// What was delivered and not settled comes again, to whoever consumes then.
     async fn close(&mut self) {
         self.amqp.is_consuming.store(false, Ordering::Relaxed);
         let closed = self.channel.close(200, "done".into());
         let _ = tokio::time::timeout(Duration::from_millis(200), closed).await;
-    }
-
-    fn give_back_queued(&self) {
-        for slot in self.core.mailbox.take_queued(Ending::Returned) {
-            self.amqp.give_back(slot.record().token);
-        }
     }
 
     fn take_in(&mut self, deliveries: Vec<Delivery>) -> Result<(), String> {
@@ -317,11 +227,7 @@ impl Life {
             record.attempts = decoded.attempts;
             record.history = decoded.history;
             if let Some(why) = decoded.undecodable {
-                let now = Duration::from_millis(self.core.services.clock.wall_ms());
-                record.history = Some(Box::new(History {
-                    unfit: Some(Reason::Undecodable),
-                    ..History::new(vec![why], SystemTime::UNIX_EPOCH + now)
-                }));
+                record.undecodable(why, self.core.now());
             }
         })
     }
@@ -368,42 +274,4 @@ impl Life {
             () = stop.asked() => Next::Stop,
         }
     }
-}
-
-/// At least one delivery, and what else is there already.
-async fn next_deliveries(consumer: Option<&mut Consumer>) -> Next {
-    let Some(consumer) = consumer else {
-        return Next::Look;
-    };
-    let mut deliveries = Vec::new();
-    std::future::poll_fn(|cx| {
-        while deliveries.len() < BATCH {
-            match Pin::new(&mut *consumer).poll_next(cx) {
-                Poll::Ready(Some(Ok(delivery))) => deliveries.push(delivery),
-                // What came before the end is taken in first; the end is told again.
-                Poll::Ready(_) if !deliveries.is_empty() => break,
-                Poll::Ready(Some(Err(error))) => {
-                    return Poll::Ready(Next::Ended(explained(error)));
-                }
-                Poll::Ready(None) => {
-                    let why =
-                        "RabbitMQ cancelled the consumer: its queue was deleted, or its node went";
-                    return Poll::Ready(Next::Ended(why.to_owned()));
-                }
-                Poll::Pending if deliveries.is_empty() => return Poll::Pending,
-                Poll::Pending => break,
-            }
-        }
-        Poll::Ready(Next::Deliveries(std::mem::take(&mut deliveries)))
-    })
-    .await
-}
-
-/// A delivery that is there already.
-async fn ready(consumer: &mut Consumer) -> Option<Delivery> {
-    std::future::poll_fn(|cx| match Pin::new(&mut *consumer).poll_next(cx) {
-        Poll::Ready(Some(Ok(delivery))) => Poll::Ready(Some(delivery)),
-        _ => Poll::Ready(None),
-    })
-    .await
 }

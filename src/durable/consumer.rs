@@ -3,7 +3,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::queue::StoreQueue;
 use super::shared::Shared;
-use crate::delivery::Reason;
 use crate::mailbox::{History, Slot};
 use crate::message::{Held, MessageId, SharedParcel};
 use crate::ports::crash_point;
@@ -136,11 +135,7 @@ fn slot(core: &QueueCore, queue: &StoreQueue, row: QueuedRow) -> (i64, MessageId
         record.attempts = row.row.attempts;
         record.history = row.failures.map(|failures| Box::new(history(failures)));
         if let Some(why) = unfit {
-            let now = SystemTime::UNIX_EPOCH + Duration::from_millis(now_ms);
-            record.history = Some(Box::new(History {
-                unfit: Some(Reason::Undecodable),
-                ..History::new(vec![why], now)
-            }));
+            record.undecodable(why, core.now());
         }
     });
     (position, id, slot)

@@ -47,6 +47,14 @@ impl Record {
         }
     }
 
+    /// No handler can read it: it is given up unseen.
+    pub(crate) fn undecodable(&mut self, why: String, now: SystemTime) {
+        self.history = Some(Box::new(History {
+            unfit: Some(Reason::Undecodable),
+            ..History::new(vec![why], now)
+        }));
+    }
+
     /// Nobody has tried it: it waits once for a deploy that brings a handler for it.
     pub(crate) fn awaits_handler(&mut self) {
         self.attempts = self.attempts.saturating_sub(1);

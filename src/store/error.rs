@@ -57,6 +57,14 @@ impl DatabaseError {
         }
     }
 
+    /// Whether what was asked for may have been done all the same.
+    pub(crate) fn may_be_done(&self) -> bool {
+        matches!(
+            self.problem,
+            DatabaseProblem::Unreachable | DatabaseProblem::Timeout
+        )
+    }
+
     /// What kind of trouble it is.
     #[must_use]
     pub fn problem(&self) -> DatabaseProblem {

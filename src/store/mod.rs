@@ -45,7 +45,7 @@ pub use record::{
     TakeRows,
 };
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
-pub(crate) use record::{LANES, parcel_of, row_of, unreadable};
+pub(crate) use record::{LANES, lane_of, parcel_of, row_of, unreadable};
 #[cfg(feature = "postgres")]
 pub use sql::Postgres;
 #[cfg(feature = "sqlite")]

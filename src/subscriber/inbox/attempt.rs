@@ -97,6 +97,25 @@ pub(in crate::subscriber) enum Delivered {
     PutDown,
 }
 
+async fn begin(
+    queue: &QueueCore,
+    transactor: Transactor,
+    handling: Handling<'_>,
+    kept: Option<Connection>,
+) -> Result<Begun, DatabaseError> {
+    let limits = HandlingLimits::new(queue.spec.timeout);
+    let beginning = transactor.0.begin(handling, kept, limits);
+    // By real time, as the database's is.
+    match tokio::time::timeout(limits.patience, beginning).await {
+        Ok(begun) => begun,
+        Err(_) => Err(DatabaseError::new(
+            DatabaseProblem::Timeout,
+            "begin to handle a message",
+            format!("no answer within {:?}", limits.patience),
+        )),
+    }
+}
+
 /// Begins the transaction of the first message and records it. Spends no attempt.
 pub(in crate::subscriber) async fn deliver(
     queue: &QueueCore,
@@ -118,17 +137,7 @@ pub(in crate::subscriber) async fn deliver(
         consumer: &queue.name,
         message_id: &message_id,
     };
-    let limits = HandlingLimits::new(queue.spec.timeout);
-    let beginning = transactor.0.begin(handling, inbox.kept.take(), limits);
-    // By real time, as the database's is.
-    let begun = match tokio::time::timeout(limits.patience, beginning).await {
-        Ok(begun) => begun,
-        Err(_) => Err(DatabaseError::new(
-            DatabaseProblem::Timeout,
-            "begin to handle a message",
-            format!("no answer within {:?}", limits.patience),
-        )),
-    };
+    let begun = begin(queue, transactor, handling, inbox.kept.take()).await;
     match begun {
         Ok(Begun {
             connection,
@@ -173,7 +182,7 @@ pub(in crate::subscriber) async fn deliver(
 }
 
 /// Writes what the handler sends into its transaction, and commits that. After an error the transaction is still to be
-/// rolled back.
+/// rolled back, if there is one.
 pub(in crate::subscriber) async fn commit(
     queue: &QueueCore,
     scratch: &mut Scratch,
@@ -207,19 +216,62 @@ pub(in crate::subscriber) async fn commit(
             crash_point("after-inbox-commit");
             inbox.open = None;
             inbox.kept = connection;
-            scratch.drafts.clear();
-            if written > 0 {
-                link.counts
-                    .written
-                    .fetch_add(written as u64, Ordering::Relaxed);
-                link.bell.ring(Ring::Committed);
+        }
+        Err(error) if error.may_be_done() => {
+            // Its turn to write ends with it.
+            let transactor = open.transactor;
+            inbox.open = None;
+            if !is_committed(queue, inbox, transactor, handling).await {
+                return Err(failed(error));
             }
-            Ok(())
+            tracing::info!(
+                queue = %queue.name, id = message_id, %error,
+                "a commit was not answered, and was done"
+            );
         }
         Err(error) => {
             open.connection = connection;
-            Err(failed(error))
+            return Err(failed(error));
         }
+    }
+    scratch.drafts.clear();
+    if written > 0 {
+        link.counts
+            .written
+            .fetch_add(written as u64, Ordering::Relaxed);
+        link.bell.ring(Ring::Committed);
+    }
+    Ok(())
+}
+
+/// Asks whether a commit that was not answered is done: its record is there then. Waits for one that is still under way.
+/// Where the database cannot be asked, the next attempt finds it out.
+async fn is_committed(
+    queue: &QueueCore,
+    inbox: &mut Inbox,
+    transactor: Transactor,
+    handling: Handling<'_>,
+) -> bool {
+    let link = handling.link;
+    match begin(queue, transactor, handling, None).await {
+        Ok(Begun {
+            connection,
+            is_new: false,
+            ..
+        }) => {
+            inbox.kept = Some(connection);
+            true
+        }
+        // The turn is held until it is rolled back.
+        Ok(Begun {
+            connection,
+            turn: _turn,
+            ..
+        }) => {
+            inbox.kept = transactor.0.roll_back(link, connection).await;
+            false
+        }
+        Err(_) => false,
     }
 }
 

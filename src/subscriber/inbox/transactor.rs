@@ -25,6 +25,7 @@ pub(super) struct Handling<'a> {
 }
 
 /// A kind of store, seen by a worker that does not know its type.
+#[derive(Clone, Copy)]
 #[doc(hidden)]
 pub struct Transactor(pub(super) &'static dyn Transact);
 

@@ -18,6 +18,9 @@
 //! [`InProcess`] runs on a manual clock, in milliseconds. With the feature `amqp`, `RabbitMq` runs over a broker
 //! of yours, and with `sqlite` or `postgres` `Stored` over durable queues in a database, both in real time. A backing of another kind implements [`Backing`] and says in its [`Features`] what it
 //! does not promise; scenarios about that are skipped, and reported with the feature that they need.
+//!
+//! Who adds a database runs `run_store` first: it holds the store's own methods to what the outbox, the inbox and
+//! durable queues need of them.
 
 /// Lists a room's scenarios, each with the feature that it needs, if it needs one.
 macro_rules! scenarios {
@@ -53,6 +56,8 @@ mod schedules;
 mod shutdown;
 mod stage;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod store;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod stored;
 mod supervision;
 mod unmet;
@@ -63,6 +68,8 @@ pub use backing::{Backing, Features, InProcess, Isolated, Time};
 pub use rabbit_mq::RabbitMq;
 pub use report::{Line, Report, Verdict};
 pub use run::{run, run_blocking};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use store::run_store;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use stored::Stored;
 pub use unmet::Unmet;

@@ -10,10 +10,10 @@ use super::{Backing, Line, Report, Scenario, Unmet, Verdict, scenarios};
 /// The longest that one scenario may take, in real time.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// The same over a backing whose waits have to be waited for.
-const DEADLINE_IN_REAL_TIME: Duration = Duration::from_secs(120);
+pub(super) const DEADLINE_IN_REAL_TIME: Duration = Duration::from_secs(120);
 
 /// How many are run at once over such a backing: they mostly wait.
-const SIDE_BY_SIDE: usize = 8;
+pub(super) const SIDE_BY_SIDE: usize = 8;
 
 /// Runs every scenario over a backing: one after another, or eight at once where the backing has no
 /// `exact_time`, since there they mostly wait. Works from any runtime.
@@ -41,6 +41,21 @@ pub fn run_blocking(backing: impl Backing) -> Report {
         false => SIDE_BY_SIDE,
     };
     let scenarios = scenarios();
+    let lines = side_by_side(scenarios.len(), at_once, |number| {
+        scenarios[number].run_on(Arc::clone(&backing))
+    });
+    Report {
+        backing: backing.name(),
+        lines,
+    }
+}
+
+/// Runs so many, some of them at once, and returns their lines in order.
+pub(super) fn side_by_side(
+    all: usize,
+    at_once: usize,
+    run: impl Fn(usize) -> Line + Sync,
+) -> Vec<Line> {
     let next = AtomicUsize::new(0);
     let (done, lines) = channel();
     std::thread::scope(|scope| {
@@ -48,12 +63,11 @@ pub fn run_blocking(backing: impl Backing) -> Report {
             scope.spawn(|| {
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(scenario) = scenarios.get(number) else {
+                    if number >= all {
                         break;
-                    };
-                    let line = scenario.run_on(Arc::clone(&backing));
+                    }
                     // It is received after all of them.
-                    let _ = done.send((number, line));
+                    let _ = done.send((number, run(number)));
                 }
             });
         }
@@ -61,9 +75,34 @@ pub fn run_blocking(backing: impl Backing) -> Report {
     drop(done);
     let mut lines: Vec<(usize, Line)> = lines.iter().collect();
     lines.sort_by_key(|(number, _)| *number);
-    Report {
-        backing: backing.name(),
-        lines: lines.into_iter().map(|(_, line)| line).collect(),
+    lines.into_iter().map(|(_, line)| line).collect()
+}
+
+/// Runs one on a thread of its own, which is left behind where it does not end by the deadline.
+pub(super) fn apart(
+    name: &str,
+    deadline: Duration,
+    work: impl FnOnce() -> Result<(), Unmet> + Send + 'static,
+) -> Verdict {
+    let (done, wait) = channel();
+    let spawned = std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            let ended = catch_unwind(AssertUnwindSafe(work));
+            let ended = ended.unwrap_or_else(|panic| Err(Unmet::Panicked(text(&*panic))));
+            // Who waited may have given up.
+            let _ = done.send(ended);
+        });
+    if let Err(error) = spawned {
+        return Verdict::Failed(Unmet::Unavailable(error.to_string()));
+    }
+    match wait.recv_timeout(deadline) {
+        Ok(Ok(())) => Verdict::Passed,
+        Ok(Err(unmet)) => Verdict::Failed(unmet),
+        Err(RecvTimeoutError::Timeout) => Verdict::Failed(Unmet::Hung(deadline)),
+        Err(RecvTimeoutError::Disconnected) => {
+            Verdict::Failed(Unmet::Panicked("its thread ended".to_owned()))
+        }
     }
 }
 
@@ -91,26 +130,7 @@ impl Scenario {
             true => DEADLINE,
             false => DEADLINE_IN_REAL_TIME,
         };
-        let (done, wait) = channel();
-        let spawned = std::thread::Builder::new()
-            .name(self.name.to_owned())
-            .spawn(move || {
-                let ended = catch_unwind(AssertUnwindSafe(|| self.play(backing)));
-                let ended = ended.unwrap_or_else(|panic| Err(Unmet::Panicked(text(&*panic))));
-                // Who waited may have given up.
-                let _ = done.send(ended);
-            });
-        if let Err(error) = spawned {
-            return line(Verdict::Failed(Unmet::Unavailable(error.to_string())));
-        }
-        line(match wait.recv_timeout(deadline) {
-            Ok(Ok(())) => Verdict::Passed,
-            Ok(Err(unmet)) => Verdict::Failed(unmet),
-            Err(RecvTimeoutError::Timeout) => Verdict::Failed(Unmet::Hung(deadline)),
-            Err(RecvTimeoutError::Disconnected) => {
-                Verdict::Failed(Unmet::Panicked("its thread ended".to_owned()))
-            }
-        })
+        line(apart(self.name, deadline, move || self.play(backing)))
     }
 
     fn play(self, backing: Arc<dyn Backing>) -> Result<(), Unmet> {

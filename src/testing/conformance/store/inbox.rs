@@ -1,0 +1,198 @@
+//! A message is recorded with what its handler does, once.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use super::Stand;
+use super::stand::{CONSUMER, LONG, SHORT, all_of, bodies, rows, until};
+use crate::store::{StoreConnection, TxStore};
+use crate::testing::conformance::unmet::{Step, Unmet, holds, same};
+
+store_scenarios! {
+    a_message_is_handled_once_by_each_consumer;
+    a_message_whose_handling_was_rolled_back_is_new;
+    who_handles_the_same_message_waits_for_the_first;
+    who_waited_for_one_that_rolls_back_handles_it;
+    what_a_handler_sends_commits_with_its_record;
+    a_record_is_of_the_users_transaction;
+    records_are_kept_until_they_are_old;
+}
+
+async fn a_message_is_handled_once_by_each_consumer<S: TxStore>(
+    stand: &Stand<S>,
+) -> Result<(), Unmet> {
+    stand.session().await?;
+    let mut connection = stand.connect().await?;
+    same(
+        "the first time",
+        stand.begin(&mut connection, "m").await?,
+        true,
+    )?;
+    stand.commit(&mut connection, "m", &[]).await?;
+    same(
+        "the second time",
+        stand.begin(&mut connection, "m").await?,
+        false,
+    )?;
+    // It is in no transaction now, and goes on.
+    same(
+        "another message",
+        stand.begin(&mut connection, "n").await?,
+        true,
+    )?;
+    stand.commit(&mut connection, "n", &[]).await?;
+    let begun = stand.store.begin_handling(&mut connection, "other", "m");
+    same(
+        "another consumer",
+        begun.await.step("beginning to handle")?,
+        true,
+    )?;
+    stand.roll_back(&mut connection).await
+}
+
+async fn a_message_whose_handling_was_rolled_back_is_new<S: TxStore>(
+    stand: &Stand<S>,
+) -> Result<(), Unmet> {
+    stand.session().await?;
+    let mut connection = stand.connect().await?;
+    same(
+        "the first time",
+        stand.begin(&mut connection, "m").await?,
+        true,
+    )?;
+    stand.roll_back(&mut connection).await?;
+    same(
+        "the second time",
+        stand.begin(&mut connection, "m").await?,
+        true,
+    )?;
+    // As when its process dies.
+    drop(connection);
+    let mut connection = stand.connect().await?;
+    same(
+        "the third time",
+        stand.begin(&mut connection, "m").await?,
+        true,
+    )?;
+    stand.commit(&mut connection, "m", &[]).await?;
+    same(
+        "the fourth time",
+        stand.begin(&mut connection, "m").await?,
+        false,
+    )
+}
+
+/// Whether a second one handles the message, which begins while the first one is at it.
+async fn second<S: TxStore>(stand: &Stand<S>, first_commits: bool) -> Result<bool, Unmet> {
+    stand.session().await?;
+    let mut first = stand.connect().await?;
+    let mut second = stand.connect().await?;
+    same("the first", stand.begin(&mut first, "m").await?, true)?;
+    let has_ended = Cell::new(false);
+    let first = async {
+        // So that the other one has begun; were it sooner, it would prove nothing less.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        has_ended.set(true);
+        match first_commits {
+            true => stand.commit(&mut first, "m", &[]).await,
+            false => stand.roll_back(&mut first).await,
+        }
+    };
+    let second = async {
+        let begun = stand.begin(&mut second, "m").await?;
+        holds("it has waited", has_ended.get(), begun)?;
+        Ok::<_, Unmet>(begun)
+    };
+    let (first, second) = tokio::join!(first, second);
+    first?;
+    second
+}
+
+async fn who_handles_the_same_message_waits_for_the_first<S: TxStore>(
+    stand: &Stand<S>,
+) -> Result<(), Unmet> {
+    same("the second handles it", second(stand, true).await?, false)
+}
+
+async fn who_waited_for_one_that_rolls_back_handles_it<S: TxStore>(
+    stand: &Stand<S>,
+) -> Result<(), Unmet> {
+    same("the second handles it", second(stand, false).await?, true)
+}
+
+async fn what_a_handler_sends_commits_with_its_record<S: TxStore>(
+    stand: &Stand<S>,
+) -> Result<(), Unmet> {
+    let (mut session, lease) = stand.relay("a").await?;
+    let mut connection = stand.connect().await?;
+    stand.begin(&mut connection, "m").await?;
+    stand.insert(&mut connection, &rows(0..1)).await?;
+    let seen = bodies(&mut *session, &all_of(&lease)).await?;
+    same("what is there before the commit", seen.len(), 0)?;
+    stand.commit(&mut connection, "m", &rows(1..3)).await?;
+    let seen = bodies(&mut *session, &all_of(&lease)).await?;
+    same("what is there after it", seen, ["0", "1", "2"])
+}
+
+async fn a_record_is_of_the_users_transaction<S: TxStore>(stand: &Stand<S>) -> Result<(), Unmet> {
+    stand.session().await?;
+    let mut connection = stand.connect().await?;
+    let record = async |connection: &mut S::Connection, message| {
+        let recorded = connection.record_handled(&stand.store, CONSUMER, message);
+        recorded.await.step("recording")
+    };
+    stand.begin(&mut connection, "m").await?;
+    same("the first time", record(&mut connection, "n").await?, true)?;
+    same(
+        "the second time",
+        record(&mut connection, "n").await?,
+        false,
+    )?;
+    stand.roll_back(&mut connection).await?;
+    stand.begin(&mut connection, "m").await?;
+    same(
+        "after a roll back",
+        record(&mut connection, "n").await?,
+        true,
+    )?;
+    stand.commit(&mut connection, "m", &[]).await?;
+    same(
+        "after a commit",
+        stand.begin(&mut connection, "n").await?,
+        false,
+    )
+}
+
+async fn records_are_kept_until_they_are_old<S: TxStore>(stand: &Stand<S>) -> Result<(), Unmet> {
+    let mut session = stand.session().await?;
+    let mut connection = stand.connect().await?;
+    for message in ["a", "b", "c"] {
+        stand.begin(&mut connection, message).await?;
+        stand.commit(&mut connection, message, &[]).await?;
+    }
+    let cleaned = session.clean_inbox(LONG, 10).await;
+    same(
+        "what is older than an hour",
+        cleaned.step("cleaning up")?,
+        0,
+    )?;
+    same(
+        "it is known",
+        stand.begin(&mut connection, "a").await?,
+        false,
+    )?;
+    let mut batches = Vec::new();
+    until("what is older than a moment", async || {
+        let cleaned = session.clean_inbox(SHORT, 2).await.step("cleaning up")?;
+        batches.extend((cleaned > 0).then_some(cleaned));
+        Ok(batches.iter().sum::<u64>() == 3)
+    })
+    .await?;
+    let is_bounded = batches.iter().all(|batch| *batch <= 2);
+    holds("at most two at once", is_bounded, &batches)?;
+    same(
+        "it is forgotten",
+        stand.begin(&mut connection, "a").await?,
+        true,
+    )
+}
