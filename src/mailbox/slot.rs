@@ -48,6 +48,7 @@ impl Record {
     }
 
     /// No handler can read it: it is given up unseen.
+    #[cfg(any(feature = "amqp", feature = "sqlite", feature = "postgres"))]
     pub(crate) fn undecodable(&mut self, why: String, now: SystemTime) {
         self.history = Some(Box::new(History {
             unfit: Some(Reason::Undecodable),

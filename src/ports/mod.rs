@@ -3,7 +3,7 @@
 mod bridge_snapshot;
 mod caught;
 mod child;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
+#[cfg(any(feature = "amqp", feature = "sqlite", feature = "postgres"))]
 mod crash;
 mod dead_letter;
 mod dead_letter_store;
@@ -25,7 +25,7 @@ pub(crate) use caught::{Caught, Guarded, Panicked};
 pub(crate) use child::{
     Child, ChildId, Exit, ExitReporter, Part, Report, Starting, Stop, StopFor, SuspendReason,
 };
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
+#[cfg(any(feature = "amqp", feature = "sqlite", feature = "postgres"))]
 pub(crate) use crash::crash_point;
 pub use dead_letter::{DeadLetter, DeadLettered, Filter};
 pub(crate) use dead_letter_store::{Claim, Claims, DeadLetterSink, DeadLetterStore, Wanted};

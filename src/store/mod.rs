@@ -37,6 +37,8 @@ pub use queue_record::{
     BuriedRow, Failures, HeldQueue, LetterFilter, LetterRow, NewLetter, NewQueued, QueueWrite,
     QueueWritten, QueuedRow, RetriedRow, TakeQueued, TakenRow,
 };
+#[cfg(all(feature = "testing", any(feature = "sqlite", feature = "postgres")))]
+pub(crate) use record::lane_of;
 #[cfg(feature = "postgres")]
 pub(crate) use record::number_of;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -45,7 +47,7 @@ pub use record::{
     TakeRows,
 };
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
-pub(crate) use record::{LANES, lane_of, parcel_of, row_of, unreadable};
+pub(crate) use record::{LANES, parcel_of, row_of, unreadable};
 #[cfg(feature = "postgres")]
 pub use sql::Postgres;
 #[cfg(feature = "sqlite")]
