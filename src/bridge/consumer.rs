@@ -194,12 +194,21 @@ impl Life {
             self.amqp.held.lock().append(&mut slots);
             return Ok(());
         }
-        if !self.core.mailbox.take_in(&mut slots) {
-            for slot in slots {
-                self.amqp.give_back(slot.record().token);
-            }
-        }
+        self.hand_over(slots);
         Ok(())
+    }
+
+    /// To the workers; back to RabbitMQ where nothing is taken any more.
+    fn hand_over(&self, mut slots: Vec<Slot>) {
+        if !self.core.mailbox.take_in(&mut slots) {
+            self.give_back(slots);
+        }
+    }
+
+    fn give_back(&self, slots: Vec<Slot>) {
+        for slot in slots {
+            self.amqp.give_back(slot.record().token);
+        }
     }
 
     fn slot(&self, delivery: Delivery) -> Slot {

@@ -77,17 +77,13 @@ impl Life {
 
     /// What was held is handed out after all, before anything that comes.
     pub(super) fn take_up_held(&mut self) {
-        let mut held = std::mem::take(&mut *self.amqp.held.lock());
-        if !held.is_empty() && !self.core.mailbox.take_in(&mut held) {
-            for slot in held {
-                self.amqp.give_back(slot.record().token);
-            }
+        let held = std::mem::take(&mut *self.amqp.held.lock());
+        if !held.is_empty() {
+            self.hand_over(held);
         }
     }
 
     fn give_back_queued(&self) {
-        for slot in self.core.mailbox.take_queued(Ending::Returned) {
-            self.amqp.give_back(slot.record().token);
-        }
+        self.give_back(self.core.mailbox.take_queued(Ending::Returned));
     }
 }

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use super::Stand;
-use super::stand::{CONSUMER, LONG, SHORT, all_of, bodies, rows, until};
+use super::stand::{CONSUMER, all_of, bodies, is_cleaned, rows};
 use crate::store::{StoreConnection, TxStore};
 use crate::testing::conformance::unmet::{Step, Unmet, holds, same};
 
@@ -23,23 +23,17 @@ async fn a_message_is_handled_once_by_each_consumer<S: TxStore>(
 ) -> Result<(), Unmet> {
     stand.session().await?;
     let mut connection = stand.connect().await?;
-    same(
-        "the first time",
-        stand.begin(&mut connection, "m").await?,
-        true,
-    )?;
+    stand
+        .begins("the first time", &mut connection, "m", true)
+        .await?;
     stand.commit(&mut connection, "m", &[]).await?;
-    same(
-        "the second time",
-        stand.begin(&mut connection, "m").await?,
-        false,
-    )?;
+    stand
+        .begins("the second time", &mut connection, "m", false)
+        .await?;
     // It is in no transaction now, and goes on.
-    same(
-        "another message",
-        stand.begin(&mut connection, "n").await?,
-        true,
-    )?;
+    stand
+        .begins("another message", &mut connection, "n", true)
+        .await?;
     stand.commit(&mut connection, "n", &[]).await?;
     let begun = stand.store.begin_handling(&mut connection, "other", "m");
     same(
@@ -55,31 +49,23 @@ async fn a_message_whose_handling_was_rolled_back_is_new<S: TxStore>(
 ) -> Result<(), Unmet> {
     stand.session().await?;
     let mut connection = stand.connect().await?;
-    same(
-        "the first time",
-        stand.begin(&mut connection, "m").await?,
-        true,
-    )?;
+    stand
+        .begins("the first time", &mut connection, "m", true)
+        .await?;
     stand.roll_back(&mut connection).await?;
-    same(
-        "the second time",
-        stand.begin(&mut connection, "m").await?,
-        true,
-    )?;
+    stand
+        .begins("the second time", &mut connection, "m", true)
+        .await?;
     // As when its process dies.
     drop(connection);
     let mut connection = stand.connect().await?;
-    same(
-        "the third time",
-        stand.begin(&mut connection, "m").await?,
-        true,
-    )?;
+    stand
+        .begins("the third time", &mut connection, "m", true)
+        .await?;
     stand.commit(&mut connection, "m", &[]).await?;
-    same(
-        "the fourth time",
-        stand.begin(&mut connection, "m").await?,
-        false,
-    )
+    stand
+        .begins("the fourth time", &mut connection, "m", false)
+        .await
 }
 
 /// Whether a second one handles the message, which begins while the first one is at it.
@@ -87,7 +73,7 @@ async fn second<S: TxStore>(stand: &Stand<S>, first_commits: bool) -> Result<boo
     stand.session().await?;
     let mut first = stand.connect().await?;
     let mut second = stand.connect().await?;
-    same("the first", stand.begin(&mut first, "m").await?, true)?;
+    stand.begins("the first", &mut first, "m", true).await?;
     let has_ended = Cell::new(false);
     let first = async {
         // So that the other one has begun; were it sooner, it would prove nothing less.
@@ -156,11 +142,9 @@ async fn a_record_is_of_the_users_transaction<S: TxStore>(stand: &Stand<S>) -> R
         true,
     )?;
     stand.commit(&mut connection, "m", &[]).await?;
-    same(
-        "after a commit",
-        stand.begin(&mut connection, "n").await?,
-        false,
-    )
+    stand
+        .begins("after a commit", &mut connection, "n", false)
+        .await
 }
 
 async fn records_are_kept_until_they_are_old<S: TxStore>(stand: &Stand<S>) -> Result<(), Unmet> {
@@ -170,29 +154,12 @@ async fn records_are_kept_until_they_are_old<S: TxStore>(stand: &Stand<S>) -> Re
         stand.begin(&mut connection, message).await?;
         stand.commit(&mut connection, message, &[]).await?;
     }
-    let cleaned = session.clean_inbox(LONG, 10).await;
-    same(
-        "what is older than an hour",
-        cleaned.step("cleaning up")?,
-        0,
-    )?;
-    same(
-        "it is known",
-        stand.begin(&mut connection, "a").await?,
-        false,
-    )?;
-    let mut batches = Vec::new();
-    until("what is older than a moment", async || {
-        let cleaned = session.clean_inbox(SHORT, 2).await.step("cleaning up")?;
-        batches.extend((cleaned > 0).then_some(cleaned));
-        Ok(batches.iter().sum::<u64>() == 3)
-    })
-    .await?;
-    let is_bounded = batches.iter().all(|batch| *batch <= 2);
-    holds("at most two at once", is_bounded, &batches)?;
-    same(
-        "it is forgotten",
-        stand.begin(&mut connection, "a").await?,
-        true,
-    )
+    stand
+        .begins("it is known", &mut connection, "a", false)
+        .await?;
+    let clean = async |older_than, most| session.clean_inbox(older_than, most).await;
+    is_cleaned(3, clean).await?;
+    stand
+        .begins("it is forgotten", &mut connection, "a", true)
+        .await
 }

@@ -83,7 +83,7 @@ async fn a_lease_that_has_run_out_is_taken_over_and_its_holder_is_fenced_out<S: 
     })
     .await?;
     same("relays that live", of_b.relays, 1)?;
-    let late = published(&taken, &of_a.held)?;
+    let late = published(&of_a, &taken)?;
     for keep in [false, true] {
         let marked = a.mark_published("a", &[late], keep).await;
         same("rows that the late one marked", marked.step("marking")?, 0)?;
@@ -98,7 +98,7 @@ async fn a_lease_that_has_run_out_is_taken_over_and_its_holder_is_fenced_out<S: 
     let marked = a.mark_failed("a", &[failed]).await;
     same("rows that the late one failed", marked.step("marking")?, 0)?;
     // Neither does it by the fence of its successor, nor this one by that of the late one.
-    let by = published(&taken, &of_b.held)?;
+    let by = published(&of_b, &taken)?;
     let marked = a.mark_published("a", &[by], false).await;
     same("rows marked by another's fence", marked.step("marking")?, 0)?;
     let marked = b.mark_published("b", &[late], false).await;
@@ -138,7 +138,7 @@ async fn a_relay_that_leaves_keeps_what_is_still_on_its_way<S: TxStore>(
     )?;
     let has_it = lanes_of(&of_b).contains(&lane);
     holds("the one that is kept is not among them", !has_it, lane)?;
-    let mark = published(&taken, &of_a.held)?;
+    let mark = published(&of_a, &taken)?;
     let marked = a.mark_published("a", &[mark], false).await;
     same("rows that it marks still", marked.step("marking")?, 1)?;
     a.leave("a", &[]).await.step("leaving")?;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::Stand;
 use super::stand::{
-    LONG, SHORT, all_of, bodies, event, lanes_of, published, row, rows, take, the_row, until,
+    LONG, all_of, bodies, event, in_an_hour_ms, is_cleaned, lanes_of, published, row, rows, take,
+    the_row,
 };
 use crate::store::{TakeRows, TxStore};
 use crate::testing::conformance::unmet::{Step, Unmet, holds, same};
@@ -82,8 +83,7 @@ async fn a_row_comes_back_as_it_was_written<S: TxStore>(stand: &Stand<S>) -> Res
     same("its attempts", read.attempts, 0)?;
     same("its body", read.body, written.body)?;
     let left = read.expires_in_ms.step("finding its expiry")?;
-    let is_near = (1..=3_600_000).contains(&left);
-    holds("it expires within an hour", is_near, left)
+    in_an_hour_ms("it expires in an hour", left)
 }
 
 async fn what_was_rolled_back_was_never_there<S: TxStore>(stand: &Stand<S>) -> Result<(), Unmet> {
@@ -186,11 +186,7 @@ async fn what_was_published_is_gone<S: TxStore>(stand: &Stand<S>) -> Result<(), 
     let (mut session, lease) = stand.relay("a").await?;
     stand.write(&rows(0..3)).await?;
     let taken = take(&mut *session, &all_of(&lease)).await?;
-    let marks: Result<Vec<_>, _> = taken[..2]
-        .iter()
-        .map(|row| published(row, &lease.held))
-        .collect();
-    let marks = marks?;
+    let marks = [published(&lease, &taken[0])?, published(&lease, &taken[1])?];
     let marked = session.mark_published("a", &marks, false).await;
     same("rows that were marked", marked.step("marking")?, 2)?;
     let marked = session.mark_published("a", &marks, false).await;
@@ -209,27 +205,14 @@ async fn what_was_published_is_kept_until_it_is_old<S: TxStore>(
     let taken = take(&mut *session, &all_of(&lease)).await?;
     let marks: Result<Vec<_>, _> = taken[..3]
         .iter()
-        .map(|row| published(row, &lease.held))
+        .map(|row| published(&lease, row))
         .collect();
     let marked = session.mark_published("a", &marks?, true).await;
     same("rows that were marked", marked.step("marking")?, 3)?;
     let left = bodies(&mut *session, &all_of(&lease)).await?;
     same("what is left", left, ["3"])?;
-    let cleaned = session.clean_outbox(LONG, 10).await;
-    same(
-        "what is older than an hour",
-        cleaned.step("cleaning up")?,
-        0,
-    )?;
-    let mut batches = Vec::new();
-    until("what is older than a moment", async || {
-        let cleaned = session.clean_outbox(SHORT, 2).await.step("cleaning up")?;
-        batches.extend((cleaned > 0).then_some(cleaned));
-        Ok(batches.iter().sum::<u64>() == 3)
-    })
-    .await?;
-    let is_bounded = batches.iter().all(|batch| *batch <= 2);
-    holds("at most two at once", is_bounded, &batches)?;
+    let clean = async |older_than, most| session.clean_outbox(older_than, most).await;
+    is_cleaned(3, clean).await?;
     let left = bodies(&mut *session, &all_of(&lease)).await?;
     same("what waits stays", left, ["3"])
 }

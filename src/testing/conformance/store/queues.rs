@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Stand;
-use super::stand::{LONG, SHORT, row, until};
+use super::stand::{LONG, SHORT, in_an_hour, row, until};
 use crate::message::MessageId;
 use crate::store::{
     BuriedRow, Failures, LetterFilter, NewLetter, NewQueued, QueueWrite, QueuedRow, RetriedRow,
@@ -220,8 +220,7 @@ async fn a_retry_comes_back_with_its_failures_when_its_wait_is_over<S: TxStore>(
     let except = [taken[2].position];
     let next = session.next_queued(QUEUE, &except).await.step("asking")?;
     let next = next.step("finding the other retry")?;
-    let is_near = next <= LONG && next > LONG / 2;
-    holds("it is due in an hour", is_near, next)
+    in_an_hour("it is due in an hour", next)
 }
 
 async fn a_dead_letter_is_kept_replayed_or_discarded<S: TxStore>(

@@ -2,10 +2,10 @@ use std::time::{Duration, Instant};
 
 use crate::message::MessageId;
 use crate::store::{
-    HandlingLimits, HeldLane, LANES, LaneLease, NewRow, PublishedRow, StoreConnection,
+    DatabaseError, HandlingLimits, LANES, LaneLease, NewRow, PublishedRow, StoreConnection,
     StoreSession, StoredRow, TakeRows, TxStore, lane_of,
 };
-use crate::testing::conformance::unmet::{Step, Unmet, same};
+use crate::testing::conformance::unmet::{Step, Unmet, holds, same};
 
 /// Longer than any scenario.
 pub(super) const LONG: Duration = Duration::from_secs(3600);
@@ -65,6 +65,17 @@ impl<S: TxStore> Stand<S> {
     ) -> Result<bool, Unmet> {
         let begun = self.store.begin_handling(connection, CONSUMER, message);
         begun.await.step("beginning to handle")
+    }
+
+    /// Begins, and compares whether the message is new.
+    pub(super) async fn begins(
+        &self,
+        what: &str,
+        connection: &mut S::Connection,
+        message: &str,
+        is_new: bool,
+    ) -> Result<(), Unmet> {
+        same(what, self.begin(connection, message).await?, is_new)
     }
 
     pub(super) async fn commit(
@@ -192,13 +203,42 @@ pub(super) fn fence_of(lease: &LaneLease, lane: u32) -> Result<i64, Unmet> {
     Ok(held.step("finding the lane")?.fence)
 }
 
-pub(super) fn published(row: &StoredRow, held: &[HeldLane]) -> Result<PublishedRow, Unmet> {
-    let held = held.iter().find(|held| held.lane == row.lane);
+pub(super) fn published(lease: &LaneLease, row: &StoredRow) -> Result<PublishedRow, Unmet> {
     Ok(PublishedRow {
         position: row.position,
         lane: row.lane,
-        fence: held.step("finding the lane")?.fence,
+        fence: fence_of(lease, row.lane)?,
     })
+}
+
+/// What has something of an hour before it.
+pub(super) fn in_an_hour(what: &str, left: Duration) -> Result<(), Unmet> {
+    holds(what, left <= LONG && left > LONG / 2, left)
+}
+
+/// The same of milliseconds as the database says them.
+pub(super) fn in_an_hour_ms(what: &str, left_ms: i64) -> Result<(), Unmet> {
+    let left = u64::try_from(left_ms).step(what)?;
+    in_an_hour(what, Duration::from_millis(left))
+}
+
+/// A clean-up of what is older than asked, of at most so many at once: it leaves what is new, and deletes all that is old,
+/// in batches.
+pub(super) async fn is_cleaned(
+    all: u64,
+    mut clean: impl AsyncFnMut(Duration, u32) -> Result<u64, DatabaseError>,
+) -> Result<(), Unmet> {
+    let new = clean(LONG, 10).await.step("cleaning up")?;
+    same("what is older than an hour", new, 0)?;
+    let mut batches = Vec::new();
+    until("what is older than a moment", async || {
+        let cleaned = clean(SHORT, 2).await.step("cleaning up")?;
+        batches.extend((cleaned > 0).then_some(cleaned));
+        Ok(batches.iter().sum::<u64>() == all)
+    })
+    .await?;
+    let is_bounded = batches.iter().all(|batch| *batch <= 2);
+    holds("at most two at once", is_bounded, &batches)
 }
 
 /// Looks again and again until it is so.
