@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::proxy::Proxy;
-use common::rabbit::Rabbit;
+use common::rabbit::{Rabbit, delete_group};
 use common::{end, eventually, soon};
-use postroom::{Amqp, Bridged, Bus, DeleteOnly, Event, Problem, Refusal};
+use postroom::{Amqp, Bridged, Bus, Event, Problem, Refusal};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -74,10 +74,7 @@ impl Loop {
     }
 
     async fn end(&self) {
-        let amqp = self.bus.amqp().unwrap();
-        amqp.delete("mailer", DeleteOnly::Always).await.unwrap();
-        let letters = amqp.delete_dead_letters("mailer", DeleteOnly::Always).await;
-        assert_eq!(letters.unwrap(), Some(0));
+        delete_group(&self.bus, "mailer").await;
         end(&self.bus).await;
     }
 }

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::proxy::{Direction, Proxy};
-use common::rabbit::Rabbit;
-use postroom::{Amqp, Bridged, Bus, Context, DeleteOnly, Event, Problem, Refusal};
+use common::rabbit::{Rabbit, delete_group};
+use postroom::{Amqp, Bridged, Bus, Context, Event, Problem, Refusal};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -92,10 +92,7 @@ impl Line {
     }
 
     async fn end(&self) {
-        let amqp = self.handling.amqp().unwrap();
-        amqp.delete("mailer", DeleteOnly::Always).await.unwrap();
-        let letters = amqp.delete_dead_letters("mailer", DeleteOnly::Always).await;
-        assert_eq!(letters.unwrap(), Some(0));
+        delete_group(&self.handling, "mailer").await;
         common::end(&self.handling).await;
     }
 }

@@ -5,9 +5,9 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::rabbit::Rabbit;
+use common::rabbit::{Rabbit, delete_group};
 use common::{Door, Log, end, eventually, soon};
-use postroom::{Amqp, Bus, DeleteOnly, Event, Failure, Order, Subscription};
+use postroom::{Amqp, Bus, Event, Failure, Order, Subscription};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -49,13 +49,6 @@ async fn subscribe(bus: &Bus, order: Order, door: &Door, handled: &Log<u32>) -> 
     .unwrap()
 }
 
-async fn clear(bus: &Bus) {
-    let amqp = bus.amqp().unwrap();
-    amqp.delete("mailer", DeleteOnly::Always).await.unwrap();
-    let letters = amqp.delete_dead_letters("mailer", DeleteOnly::Always);
-    assert_eq!(letters.await.unwrap(), Some(0));
-}
-
 async fn again(order: Order) {
     let name = Rabbit::unique("subscriptions");
     let bus = bus(&name).await;
@@ -92,7 +85,7 @@ async fn again(order: Order) {
     assert_eq!(all, (0..90).collect::<Vec<_>>(), "each of them once");
     assert!(bus.health().is_ready(), "{:?}", bus.health());
     next.stop(common::PATIENCE).await;
-    clear(&bus).await;
+    delete_group(&bus, "mailer").await;
     end(&bus).await;
 }
 
@@ -132,7 +125,7 @@ async fn a_keyed_group_whose_retry_waits_stops_at_once() {
     let next = subscribe(&bus, Order::Keyed { lanes: 2 }, &open(), &handled).await;
     eventually("all is handled", || handled.all().len() == 8).await;
     next.stop(common::PATIENCE).await;
-    clear(&bus).await;
+    delete_group(&bus, "mailer").await;
     end(&bus).await;
 }
 
@@ -168,6 +161,6 @@ async fn a_rung_of_the_delays_that_was_deleted_is_declared_again() {
     publish(&bus, 1..2).await;
     eventually("so is the next", || handled.all().len() == 4).await;
     assert_eq!(handled.all(), [(0, 1), (0, 2), (1, 1), (1, 2)]);
-    clear(&bus).await;
+    delete_group(&bus, "mailer").await;
     end(&bus).await;
 }

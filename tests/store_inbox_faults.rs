@@ -4,13 +4,14 @@
 mod common;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::inbox::{Db, duplicates, effect, stock, take};
 use common::proxy::{Direction, Proxy};
 use common::store::{Placed, Pool, PrivatePostgres, World};
 use common::{Door, Log, end, eventually, queue};
-use postroom::{Bus, Failure, Postgres, Problem, Retry, Sqlite};
+use postroom::{Bus, Failure, Filter, Inbound, Interceptor, Postgres, Problem, Retry, Sqlite};
 
 /// A private server, started beside the test's runtime.
 /// What is wrong with a queue because of its database.
@@ -121,6 +122,18 @@ async fn a_database_lost_in_the_middle_fails_the_attempt_and_the_next_one_succee
     end(&bus).await;
 }
 
+/// Counts the attempts that have failed.
+#[derive(Clone, Default)]
+struct Failed(Arc<AtomicU64>);
+
+impl Interceptor for Failed {
+    fn finished(&self, _: Inbound<'_>, outcome: Result<(), &str>) {
+        if outcome.is_err() {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
 /// A handler of one or more attempts whose commits go through a proxy.
 struct Distant {
     server: Arc<PrivatePostgres>,
@@ -128,6 +141,7 @@ struct Distant {
     proxy: Arc<Proxy>,
     bus: Bus,
     attempts: Log<u32>,
+    failed: Failed,
 }
 
 impl Distant {
@@ -143,7 +157,9 @@ impl Distant {
             .url
             .replace(&port.to_string(), &proxy.address().port().to_string());
         let store = Postgres::with_options(url.parse().unwrap());
-        let bus = Bus::builder("shop").store(store).start().await.unwrap();
+        let failed = Failed::default();
+        let bus = Bus::builder("shop").store(store).intercept(failed.clone());
+        let bus = bus.start().await.unwrap();
         let attempts = Log::new();
         let (noted, cut) = (attempts.clone(), Arc::clone(&proxy));
         bus.transactional_fn::<Placed, Postgres, _>("stock", async move |placed, cx| {
@@ -165,6 +181,7 @@ impl Distant {
             proxy,
             bus,
             attempts,
+            failed,
         }
     }
 
@@ -218,6 +235,28 @@ async fn a_commit_that_cannot_be_asked_after_is_found_out_by_the_next_attempt() 
     let counts = queue(&shop.bus, "stock");
     assert_eq!((counts.retried, duplicates(&shop.bus)), (1, 1));
     assert_eq!(shop.attempts.all(), [1]);
+    end(&shop.bus).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_last_commit_that_cannot_be_asked_after_is_a_dead_letter_and_its_replay_a_duplicate() {
+    let shop = Distant::start(Direction::ToClient, quick().attempts(1)).await;
+    shop.world.until_effects(1).await;
+    shop.proxy.refuse();
+    shop.proxy.cut();
+    let failed = || shop.failed.0.load(Ordering::SeqCst) == 1;
+    eventually("its only attempt has failed", failed).await;
+    // Its dead letter has its place in the same database.
+    shop.proxy.resume();
+    eventually("it is given up", || {
+        queue(&shop.bus, "stock").dead_lettered == 1
+    })
+    .await;
+    let replayed = shop.bus.dead_letters().replay_all(&Filter::all()).await;
+    assert_eq!(replayed.unwrap(), 1);
+    eventually("it is known", || duplicates(&shop.bus) == 1).await;
+    assert_eq!(shop.attempts.all(), [1]);
+    assert_eq!(effects_of(&shop.server).await, [7]);
     end(&shop.bus).await;
 }
 

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use postroom::{Bus, DeleteOnly};
+
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/rabbitmq");
 
 /// A start installs RabbitMQ where it is missing.
@@ -302,4 +304,12 @@ fn joined(reader: Option<thread::JoinHandle<String>>) -> String {
     reader
         .and_then(|reader| reader.join().ok())
         .unwrap_or_default()
+}
+
+/// Deletes a group's queue, and that of its dead letters, of which there are none left.
+pub(crate) async fn delete_group(bus: &Bus, group: &str) {
+    let amqp = bus.amqp().unwrap();
+    amqp.delete(group, DeleteOnly::Always).await.unwrap();
+    let letters = amqp.delete_dead_letters(group, DeleteOnly::Always).await;
+    assert_eq!(letters.unwrap(), Some(0));
 }

@@ -336,6 +336,15 @@ impl World {
         }
     }
 
+    /// Waits until nobody has anything under way in a table: what a process that is gone has sent, PostgreSQL still does.
+    pub(crate) async fn until_quiet(&self, table: &str) {
+        let mut tx = self.begin().await;
+        if !self.is_sqlite() {
+            tx.run(&format!("LOCK TABLE {table} IN SHARE MODE")).await;
+        }
+        tx.roll_back().await;
+    }
+
     /// Waits until so many rows have a status.
     pub(crate) async fn until_rows(&self, status: &str, wanted: i64) {
         let sql = format!("SELECT count(*) FROM postroom_outbox WHERE status = '{status}'");
@@ -365,7 +374,8 @@ impl Tx {
         written.map_err(|error| error.kind().clone())
     }
 
-    pub(crate) async fn run(&mut self, sql: &'static str) {
+    pub(crate) async fn run(&mut self, sql: &str) {
+        let sql = AssertSqlSafe(sql.to_owned());
         match self {
             Self::Sqlite(tx) => drop(sqlx::query(sql).execute(&mut **tx).await.unwrap()),
             Self::Postgres(tx) => drop(sqlx::query(sql).execute(&mut **tx).await.unwrap()),
