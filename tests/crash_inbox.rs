@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use common::inbox::{Db, duplicates, take};
 use common::process::{Cell, dies_at, rounds, task};
-use common::rabbit::Rabbit;
+use common::rabbit::{Rabbit, delete_group};
 use common::store::{Placed, World};
-use common::{end, eventually};
-use postroom::{Amqp, Bus, Postgres, Relay, Sqlite};
+use common::{PATIENCE, end, eventually};
+use postroom::{Amqp, Bus, Postgres, Relay, Sqlite, Subscription};
 
 /// A point, and at which passing of it the process dies first.
 const POINTS: [(&str, u64); 10] = [
@@ -38,7 +38,7 @@ const KEPT: Duration = Duration::from_secs(1);
 /// And how many it deletes at once: 20 rounds, so, of the clean-up.
 const BATCH: u32 = 5;
 
-async fn shop<S: Db>(world: &World, relay: Relay, url: &str, prefix: &str) -> Bus {
+async fn shop<S: Db>(world: &World, relay: Relay, url: &str, prefix: &str) -> (Bus, Subscription) {
     let bus = world
         .builder()
         .relay(relay)
@@ -46,11 +46,12 @@ async fn shop<S: Db>(world: &World, relay: Relay, url: &str, prefix: &str) -> Bu
         .start()
         .await
         .unwrap();
-    bus.transactional_fn::<Placed, S, _>("stock", async |placed, cx| take(cx, placed.order).await)
+    let stock = bus
+        .transactional_fn::<Placed, S, _>("stock", async |placed, cx| take(cx, placed.order).await)
         .start()
         .await
         .unwrap();
-    bus
+    (bus, stock)
 }
 
 /// Not a test by itself: the process that dies.
@@ -67,7 +68,7 @@ async fn a_process_that_dies() {
     if cleans_up == "true" {
         relay = relay.keep_handled(KEPT).clean_batch(BATCH);
     }
-    let _bus = match world.is_sqlite() {
+    let _shop = match world.is_sqlite() {
         true => shop::<Sqlite>(&world, relay, url, prefix).await,
         false => shop::<Postgres>(&world, relay, url, prefix).await,
     };
@@ -78,7 +79,8 @@ async fn cell<S: Db>(world: World, rabbit: &Rabbit, point: &str, passing: u64) {
     let what = format!("{point}:{passing}");
     let prefix = format!("crash{:x}", fastrand::u32(..));
     // Makes the tables and the queue.
-    end(&shop::<S>(&world, World::relay(), rabbit.url(), &prefix).await).await;
+    let (maker, _) = shop::<S>(&world, World::relay(), rabbit.url(), &prefix).await;
+    end(&maker).await;
     world.make_effects().await;
     let amqp = Amqp::new(rabbit.url()).prefix(&prefix).export("ordering.#");
     let mail = Bus::builder("mail").bridge(amqp).start().await.unwrap();
@@ -96,7 +98,7 @@ async fn cell<S: Db>(world: World, rabbit: &Rabbit, point: &str, passing: u64) {
     let deleted = before - world.records().await;
     assert!(deleted > 0 || point != "after-clean-up", "{what}");
 
-    let heir = shop::<S>(&world, World::relay(), rabbit.url(), &prefix).await;
+    let (heir, stock) = shop::<S>(&world, World::relay(), rabbit.url(), &prefix).await;
     // Each that is delivered is acknowledged, those too that were handled before.
     eventually("all are settled", || {
         let queue = common::queue(&heir, "stock");
@@ -105,6 +107,9 @@ async fn cell<S: Db>(world: World, rabbit: &Rabbit, point: &str, passing: u64) {
     .await;
     world.until_effects(ORDERS as i64).await;
     let repeated = duplicates(&heir);
+    // A thousand queues would slow RabbitMQ down for the cells to come.
+    assert!(stock.stop(PATIENCE).await.in_time, "{what}");
+    delete_group(&heir, "stock").await;
     end(&heir).await;
     let all: Vec<u64> = (0..ORDERS).collect();
     assert_eq!(world.sorted_effects().await, all, "{what}: effects");

@@ -71,6 +71,14 @@ enum Target {
     Rabbit(String, String),
 }
 
+/// Which passing of its point a round is of. A claim comes each third of a second: only some of those are tried.
+fn passing(point: &str, first: u64, round: u64) -> u64 {
+    match point.ends_with("claim") {
+        true => first + round % 10,
+        false => first + round,
+    }
+}
+
 impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -285,7 +293,8 @@ async fn to_rabbitmq(world: impl AsyncFn() -> World) {
     let mail = Mail::start().await;
     for (point, first) in POINTS_TO_RABBITMQ {
         for round in 0..rounds() {
-            mail.cell(world().await, point, first + round).await;
+            mail.cell(world().await, point, passing(point, first, round))
+                .await;
         }
     }
     end(&mail.bus).await;
@@ -295,7 +304,7 @@ async fn to_rabbitmq(world: impl AsyncFn() -> World) {
 async fn over_sqlite() {
     for (point, first) in POINTS {
         for round in 0..rounds() {
-            cell(World::sqlite().await, point, first + round).await;
+            cell(World::sqlite().await, point, passing(point, first, round)).await;
         }
     }
 }
@@ -304,7 +313,7 @@ async fn over_sqlite() {
 async fn over_postgres() {
     for (point, first) in POINTS {
         for round in 0..rounds() {
-            cell(World::postgres().await, point, first + round).await;
+            cell(World::postgres().await, point, passing(point, first, round)).await;
         }
     }
 }
