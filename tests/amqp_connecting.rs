@@ -4,12 +4,14 @@
 mod common;
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::proxy::Proxy;
 use common::rabbit::{Rabbit, delete_group};
-use common::{end, eventually, soon};
-use postroom::{Amqp, Bridged, Bus, Event, Problem, Refusal};
+use common::{PATIENCE, end, eventually, soon};
+use lapin::options::BasicConsumeOptions;
+use lapin::types::FieldTable;
+use postroom::{Amqp, Bridged, Bus, Event, Problem, QueueType, Refusal, TopologyMode};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -28,13 +30,16 @@ struct Loop {
 
 impl Loop {
     async fn start(amqp: Amqp) -> Self {
+        let prefix = Rabbit::unique("connecting");
+        // A queue is named by its service.
+        Self::of(amqp.prefix(prefix), Rabbit::unique("shop")).await
+    }
+
+    async fn of(amqp: Amqp, service: String) -> Self {
         let amqp = amqp
-            .prefix(Rabbit::unique("connecting"))
             .import("ordering.#")
             .export("ordering.#")
             .connect_timeout(Duration::from_secs(1));
-        // A queue is named by its service.
-        let service = Rabbit::unique("shop");
         let bus = Bus::builder(&service).bridge(amqp);
         let bus = soon("the bus starts", bus.start()).await.unwrap();
         let handled = Arc::new(Mutex::new(Vec::new()));
@@ -66,6 +71,21 @@ impl Loop {
             .iter()
             .map(|found| found.problem)
             .collect()
+    }
+
+    /// Waits until its health says so, and why.
+    async fn has(&self, problem: Problem) -> String {
+        let mut why = None;
+        eventually("its health says so", || {
+            let health = self.bus.health();
+            let mut found = health.conditions().iter();
+            let found = found.find(|found| found.problem == problem);
+            why = found.and_then(|found| found.detail.clone());
+            assert!(found.is_none() || !health.is_ready() && health.is_live());
+            why.is_some()
+        })
+        .await;
+        why.unwrap()
     }
 
     async fn is_well(&self) {
@@ -185,17 +205,9 @@ async fn a_permission_that_is_missing_is_named_and_missed_until_it_is_given() {
         })
         .await;
     let shop = Loop::start(Amqp::new(rabbit.url_of(&user, "secret", "/"))).await;
-    eventually("it is told", || {
-        shop.problems().contains(&Problem::Topology)
-    })
-    .await;
-    let health = shop.bus.health();
-    let mut found = health.conditions().iter();
-    let found = found.find(|found| found.problem == Problem::Topology);
-    let detail = found.unwrap().detail.clone().unwrap();
+    let detail = shop.has(Problem::Topology).await;
     assert!(detail.contains("permission on queue"), "{detail}");
     assert!(!detail.contains(&user), "{detail}");
-    assert!(!health.is_ready());
     let name = user.clone();
     rabbit
         .run(move |rabbit| rabbit.permissions("/", &name, [".*"; 3]))
@@ -206,4 +218,114 @@ async fn a_permission_that_is_missing_is_named_and_missed_until_it_is_given() {
     rabbit
         .run(move |rabbit| drop(rabbit.ctl(&["delete_user", &user])))
         .await;
+}
+
+#[tokio::test]
+async fn what_a_bus_may_not_declare_it_waits_for_or_takes_for_granted() {
+    let rabbit = Rabbit::shared();
+    let (service, prefix) = (Rabbit::unique("shop"), Rabbit::unique("connecting"));
+    let amqp = |mode| {
+        let amqp = Amqp::new(rabbit.url()).prefix(&prefix);
+        amqp.topology(mode)
+    };
+    let verifying = Loop::of(amqp(TopologyMode::Verify), service.clone()).await;
+    let detail = verifying.has(Problem::Topology).await;
+    assert!(detail.contains("exchange"), "{detail}");
+    let declaring = Loop::of(amqp(TopologyMode::Declare), service.clone()).await;
+    declaring.is_well().await;
+    end(&declaring.bus).await;
+    verifying.is_well().await;
+    verifying.crosses(1).await;
+    end(&verifying.bus).await;
+    let assuming = Loop::of(amqp(TopologyMode::Assume), service).await;
+    assuming.crosses(2).await;
+    assuming.is_well().await;
+    assuming.end().await;
+}
+
+/// What it publishes is refused, and what it handles is handled all the same.
+#[tokio::test]
+async fn a_publish_without_permission_is_refused_and_says_why() {
+    let rabbit = Rabbit::controlled();
+    let (user, prefix) = (Rabbit::unique("clerk"), Rabbit::unique("connecting"));
+    let (name, exchange) = (user.clone(), format!("{prefix}.events"));
+    let but = format!("^(?!{exchange}$).*");
+    rabbit
+        .run(move |rabbit| {
+            rabbit.add_user(&name, "secret");
+            rabbit.permissions("/", &name, [".*", &but, ".*"]);
+        })
+        .await;
+    let amqp = Amqp::new(rabbit.url_of(&user, "secret", "/")).prefix(&prefix);
+    let shop = Loop::of(amqp, Rabbit::unique("shop")).await;
+    for order in [1, 2] {
+        let refused = soon("it is refused", shop.bus.publish(Paid(order))).await;
+        let refused = refused.unwrap_err();
+        let Refusal::Rejected { why } = refused.kind() else {
+            panic!("{refused}");
+        };
+        assert!(why.contains(&exchange) && !why.contains(&user), "{why}");
+        assert_eq!(refused.into_message().unwrap().0, order);
+    }
+    let amqp = Amqp::new(rabbit.url()).prefix(&prefix).export("ordering.#");
+    let other = Bus::builder(Rabbit::unique("desk")).bridge(amqp);
+    let other = other.start().await.unwrap();
+    other.publish(Paid(3)).await.unwrap();
+    eventually("it is handled", || *shop.handled.lock().unwrap() == [3]).await;
+    end(&other).await;
+    shop.is_well().await;
+    let name = user.clone();
+    rabbit
+        .run(move |rabbit| rabbit.permissions("/", &name, [".*"; 3]))
+        .await;
+    shop.crosses(4).await;
+    shop.end().await;
+    rabbit
+        .run(move |rabbit| drop(rabbit.ctl(&["delete_user", &user])))
+        .await;
+}
+
+#[tokio::test]
+async fn a_consumer_that_is_refused_is_missed_and_says_why() {
+    let rabbit = Rabbit::shared();
+    let (service, prefix) = (Rabbit::unique("shop"), Rabbit::unique("connecting"));
+    let amqp = || {
+        let amqp = Amqp::new(rabbit.url()).prefix(&prefix);
+        amqp.queue_type(QueueType::Classic)
+    };
+    let shop = Loop::of(amqp(), service.clone()).await;
+    shop.crosses(1).await;
+    end(&shop.bus).await;
+    // Somebody has it for himself, as soon as RabbitMQ has seen that the bus is gone.
+    let options = lapin::ConnectionProperties::default();
+    let connection = lapin::Connection::connect(rabbit.url(), options)
+        .await
+        .unwrap();
+    let queue = format!("{service}.mailer");
+    let until = Instant::now() + PATIENCE;
+    let consumer = loop {
+        let channel = connection.create_channel().await.unwrap();
+        let alone = BasicConsumeOptions {
+            exclusive: true,
+            ..BasicConsumeOptions::default()
+        };
+        let (queue, tag) = (queue.as_str().into(), "alone".into());
+        let consuming = channel.basic_consume(queue, tag, alone, FieldTable::default());
+        match consuming.await {
+            Ok(consumer) => break consumer,
+            Err(error) => assert!(Instant::now() < until, "{error}"),
+        }
+    };
+    let shop = Loop::of(amqp(), service).await;
+    let detail = shop.has(Problem::NoConsumer).await;
+    assert!(
+        detail.contains(&queue) && detail.contains("exclusive"),
+        "{detail}"
+    );
+    drop(consumer);
+    connection.close(200, "done".into()).await.unwrap();
+    shop.is_well().await;
+    shop.crosses(2).await;
+    assert_eq!(*shop.handled.lock().unwrap(), [2]);
+    shop.end().await;
 }

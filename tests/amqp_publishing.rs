@@ -113,6 +113,44 @@ async fn a_publish_that_is_dropped_while_it_waits_publishes_nothing() {
     line.end().await;
 }
 
+/// Before it was written, and when no confirm came.
+#[tokio::test]
+async fn a_publish_that_is_given_up_gives_its_message_back() {
+    let line = Line::start().await;
+    line.goes_down().await;
+    let late = line.publishing.publish(Paid { order: 2 });
+    let refused = late.timeout(Duration::from_millis(200)).await.unwrap_err();
+    assert!(
+        matches!(refused.kind(), Refusal::Unreachable { .. }),
+        "{refused}"
+    );
+    assert_eq!(refused.into_message().unwrap().order, 2);
+    line.proxy.resume();
+    line.crosses(3).await;
+
+    line.proxy.stall(Direction::ToClient);
+    let before = line.proxy.bytes(Direction::ToServer);
+    let publishing = line.publishing.clone();
+    let waiting = tokio::spawn(async move {
+        let publish = publishing.publish(Paid { order: 4 });
+        publish.timeout(Duration::from_secs(3)).await
+    });
+    let is_written = || line.proxy.bytes(Direction::ToServer) > before + 100;
+    common::eventually("it is written", is_written).await;
+    let refused = waiting.await.unwrap().unwrap_err();
+    assert!(
+        matches!(refused.kind(), Refusal::Unconfirmed { .. }),
+        "{refused}"
+    );
+    assert_eq!(refused.into_message().unwrap().order, 4);
+    line.proxy.resume();
+    line.crosses(5).await;
+    let handled = line.handled.lock().unwrap().clone();
+    assert_eq!(handled, [1, 3, 4, 5], "what was written has come");
+    common::end(&line.publishing).await;
+    line.end().await;
+}
+
 #[tokio::test]
 async fn a_publish_that_waits_at_the_shutdown_gets_its_message_back() {
     let line = Line::start().await;
@@ -157,6 +195,7 @@ async fn a_publish_without_an_answer_ends_with_its_bus() {
         matches!(refused.kind(), Refusal::Unconfirmed { .. }),
         "{refused}"
     );
+    assert_eq!(refused.into_message().unwrap().order, 2);
     line.proxy.resume();
     line.end().await;
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use common::load::{Load, Numbered, Setup, soaks};
 use common::rabbit::Rabbit;
-use postroom::LifecycleKind;
+use postroom::{LifecycleKind, Problem, Refusal};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use tokio::task::JoinSet;
 
@@ -20,6 +20,47 @@ const LATE: Duration = Duration::from_secs(2);
 
 async fn private() -> Rabbit {
     tokio::task::spawn_blocking(Rabbit::start).await.unwrap()
+}
+
+/// RabbitMQ does the same then as when it is short of memory, and says which.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn publishers_are_blocked_by_a_full_disk() {
+    let rabbit = private().await;
+    let load = Load::start("publishers blocked by a full disk", Setup::at(&rabbit)).await;
+    let flow = load.flow(10, DEADLINE);
+    load.flows(200).await;
+    rabbit.run(|rabbit| rabbit.disk_alarm(true)).await;
+    load.told(LifecycleKind::Blocked).await;
+    let health = load.publishing.health();
+    assert!(!health.is_ready() && health.is_live());
+    let mut found = health.conditions().iter();
+    let blocked = found.find(|found| found.problem == Problem::Blocked);
+    let why = blocked.and_then(|found| found.detail.clone());
+    assert!(
+        why.as_ref().is_some_and(|why| why.contains("disk")),
+        "{why:?}"
+    );
+    let message = Numbered {
+        id: load.next_id(),
+        padding: String::new(),
+    };
+    let waits_in_vain = load.publishing.publish(message.clone()).timeout(IMPATIENT);
+    let refused = waits_in_vain.await.unwrap_err();
+    assert!(
+        matches!(refused.kind(), Refusal::Unreachable { .. }),
+        "{refused}"
+    );
+    assert_eq!(refused.into_message().unwrap().id, message.id);
+    rabbit.run(|rabbit| rabbit.disk_alarm(false)).await;
+    load.told(LifecycleKind::Unblocked).await;
+    load.healed().await;
+    let outcomes = flow.end().await;
+    assert_eq!(
+        outcomes.unreachable + outcomes.unconfirmed + outcomes.rejected,
+        0
+    );
+    load.check().await;
+    load.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -35,6 +35,19 @@ pub(super) async fn live(
     shared: Arc<Shared>,
     amqp: Arc<AmqpQueue>,
     core: Weak<QueueCore>,
+    stop: Stop,
+) -> Result<(), String> {
+    let ended = one_life(shared, Arc::clone(&amqp), core, stop).await;
+    if let Err(why) = &ended {
+        *amqp.trouble.lock() = Some(why.clone());
+    }
+    ended
+}
+
+async fn one_life(
+    shared: Arc<Shared>,
+    amqp: Arc<AmqpQueue>,
+    core: Weak<QueueCore>,
     mut stop: Stop,
 ) -> Result<(), String> {
     let declaring = amqp.declaring();
@@ -170,6 +183,7 @@ impl Life {
         );
         self.consumer = Some(self.shared.opened(consuming).await?);
         self.amqp.is_consuming.store(true, Ordering::Relaxed);
+        *self.amqp.trouble.lock() = None;
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use self::look::Look;
-use super::publisher::{Confirmed, Publication, PublishedBody};
+use super::publisher::{Confirmed, Publication};
 use super::topology::{self, GroupNames, TopologyMode};
 use super::{FRAME_MAX, Shared, wire};
 use crate::message::{MessageId, SharedParcel};
@@ -102,7 +102,7 @@ async fn store(shared: &Shared, letters: &Letters, letter: &DeadLetter) -> Resul
             exchange: "".into(),
             routing_key: dead.into(),
             properties: properties.clone(),
-            body: PublishedBody::Bytes(body.to_vec()),
+            body: Arc::new(body.into()),
         };
         shared.publisher.publish(publication, PATIENCE)
     };
@@ -326,7 +326,7 @@ impl Shared {
             exchange: "".into(),
             routing_key: names.queue().into(),
             properties: wire::replayed(parcel, FRAME_MAX)?,
-            body: PublishedBody::Bytes(body.to_vec()),
+            body: Arc::new(body.into()),
         };
         match self.publisher.publish(publication, patience).await? {
             Confirmed::Routed => Ok(()),

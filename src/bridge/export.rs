@@ -1,8 +1,7 @@
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::publisher::{Confirmed, Publication, PublishedBody};
+use super::publisher::{Confirmed, Publication};
 use super::shared::Shared;
 use super::{FRAME_MAX, wire};
 use crate::message::{AddressKind, SharedParcel};
@@ -54,10 +53,6 @@ impl Shared {
             let size = body.len();
             return Err(Refusal::TooLarge { size, limit });
         }
-        let body = match body {
-            Cow::Borrowed(_) => PublishedBody::Parcel(Arc::clone(parcel)),
-            Cow::Owned(bytes) => PublishedBody::Bytes(bytes),
-        };
         let names = &self.exchange_names;
         let exchange = match envelope.kind() {
             AddressKind::Topic => &names.events,

@@ -26,7 +26,10 @@ impl HealthSource for Shared {
                 && !amqp.is_detached()
                 && !amqp.is_resting.load(Ordering::Relaxed);
             if is_due && !amqp.is_consuming.load(Ordering::Relaxed) && !errors.contains_key(group) {
-                found.push(Condition::new(group, Problem::NoConsumer));
+                found.push(Condition {
+                    detail: amqp.trouble.lock().clone(),
+                    ..Condition::new(group, Problem::NoConsumer)
+                });
             }
         }
     }

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::link::Link;
-use crate::message::SharedParcel;
+use crate::message::SharedBytes;
 use crate::ports::{Deadline, Refusal, Timers};
 
 pub(super) use life::live;
@@ -21,23 +21,7 @@ pub(super) struct Publication {
     pub(super) exchange: ShortString,
     pub(super) routing_key: ShortString,
     pub(super) properties: BasicProperties,
-    pub(super) body: PublishedBody,
-}
-
-/// Shared with the queues of this process where it can be.
-pub(super) enum PublishedBody {
-    Parcel(SharedParcel),
-    Bytes(Vec<u8>),
-}
-
-impl PublishedBody {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            // Encoded when the publication was made.
-            Self::Parcel(parcel) => parcel.json().unwrap_or_default(),
-            Self::Bytes(bytes) => bytes,
-        }
-    }
+    pub(super) body: SharedBytes,
 }
 
 /// What RabbitMQ answered.

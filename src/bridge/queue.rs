@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::acks::{Acks, Flush, Stray, Wake};
-use super::publisher::{Confirmed, Publication, PublishedBody};
+use super::publisher::{Confirmed, Publication};
 use super::topology::GroupNames;
 use super::{FRAME_MAX, Shared, delay, wire};
 use crate::delivery::Reason;
@@ -41,6 +41,8 @@ pub(super) struct AmqpQueue {
     /// Whether RabbitMQ has its consumer, and whether it shall have none: it hands nothing out for long.
     pub(super) is_consuming: AtomicBool,
     pub(super) is_resting: AtomicBool,
+    /// Why its last consumer ended, until the next one consumes.
+    pub(super) trouble: Mutex<Option<String>>,
     /// Of keyed order: what was delivered and is not started, while nothing is handed out. RabbitMQ gives the next
     /// replica what is behind these as soon as a consumer is cancelled; by the end of the channel they go back first.
     pub(super) held: Mutex<Vec<Slot>>,
@@ -106,6 +108,7 @@ impl AmqpQueue {
             at_rest: Notify::new(),
             is_consuming: AtomicBool::new(false),
             is_resting: AtomicBool::new(false),
+            trouble: Mutex::default(),
             held: Mutex::default(),
             lost: AtomicU64::new(0),
             declared: watch::Sender::new(Declared::NotYet),
@@ -278,7 +281,7 @@ impl AmqpQueue {
             exchange: exchange.into(),
             routing_key: routing_key.into(),
             properties: wire::retry_copy(slot, FRAME_MAX)?,
-            body: PublishedBody::Bytes(body.to_vec()),
+            body: Arc::new(body.into()),
         };
         let answer = shared.publisher.publish(publication, COPY_PATIENCE).await;
         if is_delayed && answer != Ok(Confirmed::Routed) {

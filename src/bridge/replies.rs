@@ -9,7 +9,7 @@ use lapin::types::FieldTable;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
-use super::publisher::{Publication, PublishedBody};
+use super::publisher::Publication;
 use super::wire::{self, Arrived, NO_REPLY, ReplyAddress};
 use super::{FRAME_MAX, Shared, explained};
 use crate::message::{ReplyPort, ReplyRefusal};
@@ -206,7 +206,7 @@ impl Answer {
             exchange: "".into(),
             routing_key: self.to.queue.as_str().into(),
             properties,
-            body: PublishedBody::Bytes(body.to_vec()),
+            body: Arc::new(body.into()),
         };
         let shared = Arc::clone(&self.shared);
         self.shared.thread.spawn(async move {

@@ -26,6 +26,8 @@ pub(crate) use name::{Name, validate_header, validate_key, validate_queue, valid
 #[cfg(feature = "amqp")]
 pub(crate) use name::{validate_length, validate_part};
 pub use parcel::CodecError;
+#[cfg(feature = "amqp")]
+pub(crate) use parcel::SharedBytes;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) use parcel::received;
 pub(crate) use parcel::{

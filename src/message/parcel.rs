@@ -58,12 +58,15 @@ impl<M: Serialize + Send + Sync + 'static> Body for Kept<M> {
 /// not a call.
 pub(crate) struct Parcel<B: ?Sized = dyn Body> {
     envelope: Envelope,
-    /// Boxed twice to be one word: most messages are never encoded.
-    json: OnceLock<Box<Box<[u8]>>>,
+    json: OnceLock<SharedBytes>,
     body: B,
 }
 
 pub(crate) type SharedParcel = Arc<Parcel>;
+
+/// An encoded body. One word, as most messages are never encoded; shared, so that who writes the bytes does not keep the
+/// message from its sender.
+pub(crate) type SharedBytes = Arc<Box<[u8]>>;
 
 pub(crate) fn parcel<M>(envelope: Envelope, body: M) -> SharedParcel
 where
@@ -224,7 +227,7 @@ impl<B> Parcel<B> {
     pub(crate) fn received(envelope: Envelope, json: Vec<u8>, body: B) -> Self {
         let cell = OnceLock::new();
         // A new cell takes what it is given.
-        let _ = cell.set(Box::new(json.into_boxed_slice()));
+        let _ = cell.set(Arc::new(json.into_boxed_slice()));
         Self {
             envelope,
             json: cell,
@@ -269,6 +272,11 @@ impl Parcel {
 
     /// The JSON body, made at the first call and kept: only what needs bytes pays for them.
     pub(crate) fn json(&self) -> Result<&[u8], CodecError> {
+        self.shared_json().map(|json| &***json)
+    }
+
+    /// The same, for who keeps it longer than the message.
+    pub(crate) fn shared_json(&self) -> Result<&SharedBytes, CodecError> {
         if let Some(json) = self.json.get() {
             return Ok(json);
         }
@@ -277,7 +285,7 @@ impl Parcel {
             action: "cannot be encoded as JSON",
             source,
         })?;
-        Ok(self.json.get_or_init(|| Box::new(json.into_boxed_slice())))
+        Ok(self.json.get_or_init(|| Arc::new(json.into_boxed_slice())))
     }
 
     pub(crate) fn decode<M: DeserializeOwned>(&self) -> Result<M, CodecError> {
@@ -297,7 +305,7 @@ struct Encoded;
 pub(super) fn copied(parcel: &Parcel) -> Option<SharedParcel> {
     let json = OnceLock::new();
     // A new cell takes what it is given.
-    let _ = json.set(Box::new(Box::from(parcel.json().ok()?)));
+    let _ = json.set(Arc::clone(parcel.shared_json().ok()?));
     let mut envelope = parcel.envelope.clone();
     if let Some(metadata) = &mut envelope.metadata {
         metadata.reply = metadata.reply.take().map(EncodedReply::port);

@@ -33,7 +33,8 @@ pub enum Problem {
     /// What the bridge needs on RabbitMQ is not there, is there otherwise, or may not be used. Tried again; it
     /// stays until somebody changes one or the other. Unready.
     Topology,
-    /// RabbitMQ does not have the consumer of a subscription: its messages stay there. Unready.
+    /// RabbitMQ does not have the consumer of a subscription, whose messages stay there; the detail says why, where the
+    /// last one failed. Unready.
     NoConsumer,
     /// The database of the store does not do what it is asked for; the detail says why. What is in it stays, and it
     /// is tried again. Unready.

@@ -103,7 +103,7 @@ pub enum Refusal {
         /// What is wrong with the database.
         why: String,
     },
-    /// RabbitMQ refused the message: a queue is full and rejects, or failed.
+    /// RabbitMQ refused the message: a queue is full and rejects, or failed, or the bridge's user may not publish there.
     #[error("RabbitMQ did not take the message: {why}")]
     Rejected {
         /// What it said.

@@ -178,6 +178,14 @@ impl Rabbit {
         self.ctl(&["set_vm_memory_high_watermark", if on { "0" } else { "0.4" }]);
     }
 
+    /// The disk alarm, which does the same.
+    pub(crate) fn disk_alarm(&self, on: bool) {
+        self.may_break();
+        // In bytes: 100 TB, and what it is at first.
+        let free = if on { "100000000000000" } else { "50000000" };
+        self.ctl(&["set_disk_free_limit", free]);
+    }
+
     /// The names of the queues of the vhost `/`.
     pub(crate) fn list_queues(&self) -> Vec<String> {
         let listed = self.ctl(&["list_queues", "--no-table-headers", "name"]);

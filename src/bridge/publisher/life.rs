@@ -204,7 +204,7 @@ async fn write(channel: &Channel, publication: &Publication) -> lapin::Result<An
                 mandatory: true,
                 immediate: false,
             },
-            publication.body.bytes(),
+            &publication.body,
             publication.properties.clone(),
         )
         .await?;
@@ -261,7 +261,6 @@ fn settle(
 
 #[cfg(test)]
 mod tests {
-    use super::super::PublishedBody;
     use super::*;
 
     #[test]
@@ -270,7 +269,7 @@ mod tests {
             exchange: "commands".into(),
             routing_key: key.into(),
             properties: BasicProperties::default().with_message_id("7".into()),
-            body: PublishedBody::Bytes(Vec::new()),
+            body: Arc::default(),
         };
         let (mail, pay) = (publication("mail"), publication("pay"));
         let mut returned = Returned::default();

@@ -1,5 +1,5 @@
-use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use lapin::BasicProperties;
 use lapin::types::{FieldTable, MAX_SHORT_STRING_LENGTH, ShortString};
@@ -7,7 +7,7 @@ use lapin::types::{FieldTable, MAX_SHORT_STRING_LENGTH, ShortString};
 use super::format::{OutgoingMessage, Properties, WireFormat};
 use super::size::{Way, check, insert, string};
 use super::{names, size};
-use crate::message::{NameError, Parcel};
+use crate::message::{NameError, Parcel, SharedBytes};
 use crate::ports::Refusal;
 
 /// Survives a restart of the broker.
@@ -15,19 +15,19 @@ pub(super) const PERSISTENT: u8 = 2;
 
 /// What a parcel is published with, and its body. Refused: what cannot be encoded, a text too long for its
 /// property, a header that is not the user's to set, headers over a frame.
-pub(in crate::bridge) fn outgoing<'a>(
+pub(in crate::bridge) fn outgoing(
     format: &dyn WireFormat,
-    parcel: &'a Parcel,
+    parcel: &Parcel,
     service: &str,
     reply_to: Option<&str>,
     frame_max: usize,
-) -> Result<(BasicProperties, Cow<'a, [u8]>), Refusal> {
+) -> Result<(BasicProperties, SharedBytes), Refusal> {
     let envelope = parcel.envelope();
     for (name, _) in envelope.headers() {
         names::validate_user_header(name)?;
     }
     let body = parcel
-        .json()
+        .shared_json()
         .map_err(|error| Refusal::Codec(error.to_string()))?;
     let message = OutgoingMessage {
         envelope,
@@ -66,10 +66,11 @@ pub(in crate::bridge) fn outgoing<'a>(
         properties = properties.with_headers(headers);
     }
     check(&properties, frame_max, Way::Published)?;
-    Ok((
-        properties,
-        wire.body.map_or(Cow::Borrowed(body), Cow::Owned),
-    ))
+    let body = match wire.body {
+        None => Arc::clone(body),
+        Some(bytes) => Arc::new(bytes.into_boxed_slice()),
+    };
+    Ok((properties, body))
 }
 
 pub(super) fn basic(neutral: Properties) -> Result<BasicProperties, Refusal> {
