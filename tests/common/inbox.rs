@@ -1,12 +1,13 @@
 //! Transactional handlers for tests, over whichever database: each order that is handled leaves a row in `effects`.
 
 use std::future::Future;
+use std::time::Duration;
 
-use postroom::{Bus, Event, Failure, Postgres, Sqlite, TxContext, TxStore};
+use postroom::{Bus, Event, Failure, Postgres, Problem, Retry, Sqlite, TxContext, TxStore};
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, Connection};
 
-use super::store::{Placed, Pool, World};
+use super::store::{Placed, Pool, PrivatePostgres, World};
 
 /// Runs a test over both databases, by the type of the store.
 #[allow(unused_macros, reason = "each test binary uses a part of it")]
@@ -162,4 +163,25 @@ pub(crate) async fn stock<S: Db>(bus: &Bus) {
         .start()
         .await
         .unwrap();
+}
+
+/// What is wrong with a queue because of its database.
+pub(crate) fn trouble(bus: &Bus, queue: &str) -> Option<String> {
+    let health = bus.health();
+    let mut conditions = health.conditions().iter();
+    let found = conditions
+        .find(|condition| condition.problem == Problem::Database && condition.subject == queue);
+    found.map(|condition| condition.detail.clone().unwrap())
+}
+
+/// Effects, from a server whose connections may have been lost.
+pub(crate) async fn effects_of(server: &PrivatePostgres) -> Vec<u64> {
+    let mut effects = server.world().await.effects().await;
+    effects.sort_unstable();
+    effects
+}
+
+/// Retries that come soon.
+pub(crate) fn quick() -> Retry {
+    Retry::exponential(Duration::from_millis(1)..Duration::from_millis(5)).attempts(5)
 }
