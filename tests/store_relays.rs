@@ -298,16 +298,17 @@ async fn a_process_with_a_relay() {
     std::future::pending::<()>().await;
 }
 
-/// A process that is stopped in the middle of a write to a SQLite file keeps its lock, and no relay can help that.
+/// A process that is stopped in the middle of a write to a SQLite file keeps its lock, and no relay can help that; nor
+/// where it stands between two locks of the WAL, which is "locking protocol" to the others after 10 s.
 async fn stop_outside_of_a_write(child: &Process, world: &World) {
+    if !world.is_sqlite() {
+        return child.signal("-STOP");
+    }
+    let file = world.address();
+    let options = sqlite_options(file.as_ref()).busy_timeout(Duration::ZERO);
+    let mut connection = options.connect().await.unwrap();
     loop {
         child.signal("-STOP");
-        if !world.is_sqlite() {
-            return;
-        }
-        let file = world.address();
-        let options = sqlite_options(file.as_ref()).busy_timeout(Duration::ZERO);
-        let mut connection = options.connect().await.unwrap();
         let locked = sqlx::raw_sql("BEGIN IMMEDIATE; ROLLBACK")
             .execute(&mut connection)
             .await;

@@ -183,7 +183,8 @@ impl_driver!(SqliteConnection, sqlx::Sqlite, SqliteRow, {
     fn problem(error: &dyn sqlx::error::DatabaseError) -> DatabaseProblem {
         let code = error.code().and_then(|code| code.parse::<u32>().ok());
         match code.map(|code| code & 0xff) {
-            Some(5 | 6) => DatabaseProblem::Busy,
+            // 15: another process stands still between two locks of the WAL.
+            Some(5 | 6 | 15) => DatabaseProblem::Busy,
             Some(8) => DatabaseProblem::ReadOnly,
             Some(13) => DatabaseProblem::Full,
             Some(10 | 14) => DatabaseProblem::Unreachable,
