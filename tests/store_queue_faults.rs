@@ -204,7 +204,7 @@ async fn a_process_stopped_beyond_its_lease_cannot_settle_what_its_successor_has
     let before = by_child().len();
     eventually("it has written the last one", || by_child().len() > before).await;
     tokio::time::sleep(Duration::from_millis(40)).await;
-    child.signal("-STOP");
+    child.stop();
     let ours =
         "SELECT count(*) FROM postroom_consumers WHERE queue = 'seen' AND holder LIKE 'shop/%'";
     world.until(ours, 1).await;

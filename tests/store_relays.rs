@@ -306,13 +306,13 @@ async fn a_process_with_a_relay() {
 /// where it stands between two locks of the WAL, which is "locking protocol" to the others after 10 s.
 async fn stop_outside_of_a_write(child: &Process, world: &World) {
     if !world.is_sqlite() {
-        return child.signal("-STOP");
+        return child.stop();
     }
     let file = world.address();
     let options = sqlite_options(file.as_ref()).busy_timeout(Duration::ZERO);
     let mut connection = options.connect().await.unwrap();
     loop {
-        child.signal("-STOP");
+        child.stop();
         let locked = sqlx::raw_sql("BEGIN IMMEDIATE; ROLLBACK")
             .execute(&mut connection)
             .await;

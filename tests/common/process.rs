@@ -43,6 +43,22 @@ impl Process {
         Self(command(test, task).spawn().unwrap())
     }
 
+    /// Stops it, and waits until each of its threads stands: they go on until the first of them sees the signal.
+    pub(crate) fn stop(&self) {
+        self.signal("-STOP");
+        let threads = format!("/proc/{}/task", self.0.id());
+        let stands = |stat: String| stat.rsplit(") ").next().unwrap().starts_with('T');
+        let until = Instant::now() + super::PATIENCE;
+        while !std::fs::read_dir(&threads).unwrap().all(|thread| {
+            let stat = std::fs::read_to_string(thread.unwrap().path().join("stat"));
+            // One that has ended stands too.
+            stat.map_or(true, stands)
+        }) {
+            assert!(Instant::now() < until, "it does not stop");
+            std::thread::yield_now();
+        }
+    }
+
     pub(crate) fn signal(&self, signal: &str) {
         let id = self.0.id().to_string();
         let sent = Command::new("kill").args([signal, &id]).status().unwrap();
