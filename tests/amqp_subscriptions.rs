@@ -6,8 +6,8 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::rabbit::{Rabbit, delete_group};
-use common::{Door, Log, end, eventually, soon};
-use postroom::{Amqp, Bus, Event, Failure, Order, Subscription};
+use common::{Door, Log, end, eventually, queue, soon};
+use postroom::{Amqp, Bus, Event, Failure, Filter, Order, QueueType, Retry, Subscription};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -163,4 +163,62 @@ async fn a_rung_of_the_delays_that_was_deleted_is_declared_again() {
     assert_eq!(handled.all(), [(0, 1), (0, 2), (1, 1), (1, 2)]);
     delete_group(&bus, "mailer").await;
     end(&bus).await;
+}
+
+/// How often a message has failed goes with it, while it waits and nobody is there.
+async fn goes_on_in_the_next_process(queue_type: QueueType) {
+    let name = Rabbit::unique("subscriptions");
+    let attempts = Log::new();
+    let start = async || {
+        let amqp = Amqp::new(Rabbit::shared().url()).prefix(&name);
+        let amqp = amqp.queue_type(queue_type).import("ordering.#");
+        let bus = Bus::builder(&name).bridge(amqp).start().await.unwrap();
+        let noted = attempts.clone();
+        bus.subscribe_fn::<Paid, _>("mailer", async move |_, cx| {
+            noted.push(cx.attempt());
+            Err(Failure::retry_after(Duration::from_secs(1), "not yet"))
+        })
+        .retry(Retry::exponential(Duration::from_millis(1)..Duration::from_millis(2)).attempts(3))
+        .start()
+        .await
+        .unwrap();
+        bus
+    };
+    let bus = start().await;
+    publish(&bus, 0..1).await;
+    for attempt in 1..3 {
+        let bus = match attempt {
+            1 => bus.clone(),
+            _ => start().await,
+        };
+        eventually("it fails", || {
+            let counts = queue(&bus, "mailer");
+            counts.retried == 1 && counts.in_flight == 0
+        })
+        .await;
+        end(&bus).await;
+    }
+    let bus = start().await;
+    eventually("it is given up", || {
+        queue(&bus, "mailer").dead_lettered == 1
+    })
+    .await;
+    assert_eq!(attempts.all(), [1, 2, 3]);
+    let letters = bus.dead_letters();
+    let found = letters.list(&Filter::all()).await.unwrap();
+    let attempts: Vec<_> = found.iter().map(|letter| letter.attempts).collect();
+    assert_eq!(attempts, [3]);
+    letters.discard(found[0].id).await.unwrap();
+    delete_group(&bus, "mailer").await;
+    end(&bus).await;
+}
+
+#[tokio::test]
+async fn a_retry_that_waits_goes_on_in_the_next_process() {
+    goes_on_in_the_next_process(QueueType::Quorum).await;
+}
+
+#[tokio::test]
+async fn a_retry_that_waits_goes_on_in_the_next_process_on_a_classic_queue_too() {
+    goes_on_in_the_next_process(QueueType::Classic).await;
 }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use common::load::{self, HEALING, Numbered, soaks};
 use common::process::{Process, task};
 use common::rabbit::Rabbit;
-use common::{Ledger, check_books};
-use postroom::{Amqp, Bridged, Bus, Subscription};
+use common::{Ledger, Log, check_books, eventually, soon};
+use postroom::{Amqp, Bridged, Bus, Filter, Reason, Subscription};
 
 mod common;
 
@@ -126,4 +126,101 @@ async fn kill_one() {
     load::delete_queue(&url, &queue).await;
     load::delete_queue(&url, &format!("{queue}.dead")).await;
     std::fs::remove_file(path).unwrap();
+}
+
+/// How often RabbitMQ hands a message out again.
+const DELIVERIES: u32 = 2;
+
+/// A bus on whose handler each message is written down, or kills the process.
+async fn mortal(prefix: &str, service: &str, handled: Option<Log<u64>>) -> Bus {
+    let amqp = bridge(prefix).delivery_limit(DELIVERIES).import("load.#");
+    let bus = Bus::builder(service).bridge(amqp).start().await.unwrap();
+    bus.subscribe_fn::<Numbered, _>("work", async move |message: &Numbered, _| match &handled {
+        Some(handled) => {
+            handled.push(message.id);
+            Ok(())
+        }
+        None => std::process::abort(),
+    })
+    .start()
+    .await
+    .unwrap();
+    bus
+}
+
+/// The process cannot count what kills it: RabbitMQ does, and has the last word.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_kills_its_process_ends_as_a_dead_letter() {
+    const NAME: &str = "a_message_that_kills_its_process_ends_as_a_dead_letter";
+    if let Some(task) = task() {
+        let (prefix, service) = task.split_once(' ').unwrap();
+        let _running = mortal(prefix, service, None).await;
+        std::future::pending::<()>().await;
+    }
+    let rabbit = Rabbit::shared();
+    let url = rabbit.url();
+    let (prefix, service) = (Rabbit::unique("load"), Rabbit::unique("sink"));
+    let (queue, task) = (format!("{service}.work"), format!("{prefix} {service}"));
+    let mut process = Process::start(NAME, &task);
+    soon("it consumes", async {
+        while load::look(url, &queue).await.is_none_or(|seen| seen.1 == 0) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let source = Bus::builder(Rabbit::unique("source")).bridge(bridge(&prefix).export("load.#"));
+    let source = source.start().await.unwrap();
+    let message = |id| Numbered {
+        id,
+        padding: String::new(),
+    };
+    let deadly = source.publish(message(0)).await.unwrap();
+    assert_eq!(deadly.bridged, Bridged::Routed);
+    let mut deaths = 1;
+    loop {
+        process.ends().await;
+        let dead = format!("{queue}.dead");
+        let is_given_up = async {
+            loop {
+                let [left, dead] = [load::look(url, &queue).await, load::look(url, &dead).await];
+                match (left, dead) {
+                    (_, Some((1, _))) => return true,
+                    (Some((1, _)), _) => return false,
+                    _ => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        };
+        if soon("it is somewhere", is_given_up).await {
+            break;
+        }
+        process = Process::start(NAME, &task);
+        deaths += 1;
+    }
+    assert_eq!(deaths, DELIVERIES + 1);
+
+    let handled = Log::new();
+    let heir = mortal(&prefix, &service, Some(handled.clone())).await;
+    source.publish(message(1)).await.unwrap();
+    eventually("others are handled", || handled.all() == [1]).await;
+    let letters = heir.dead_letters();
+    let found = letters.list(&Filter::all().queue("work")).await.unwrap();
+    let [letter] = &found[..] else {
+        panic!("{found:?}");
+    };
+    assert_eq!(letter.envelope().id(), deadly.id);
+    assert_eq!(letter.reason, Reason::Exhausted);
+    assert!(
+        letter.errors[0].contains("delivery_limit"),
+        "{:?}",
+        letter.errors
+    );
+    letters.replay(letter.id).await.unwrap();
+    eventually("it is handled", || handled.all() == [1, 0]).await;
+    for bus in [&source, &heir] {
+        let report = bus.shutdown(Duration::from_secs(5)).await;
+        // The letter is RabbitMQ's, and in no book of ours.
+        assert!(report.clean && bus.snapshot().books_balance(), "{report:?}");
+    }
+    load::delete_queue(url, &queue).await;
+    load::delete_queue(url, &format!("{queue}.dead")).await;
 }

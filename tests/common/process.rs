@@ -43,6 +43,15 @@ impl Process {
         Self(command(test, task).spawn().unwrap())
     }
 
+    /// Waits until it has ended by itself.
+    pub(crate) async fn ends(mut self) {
+        let until = Instant::now() + super::PATIENCE;
+        while self.0.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < until, "it does not end");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Stops it, and waits until each of its threads stands: they go on until the first of them sees the signal.
     pub(crate) fn stop(&self) {
         self.signal("-STOP");
