@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use common::proxy::{Direction, Proxy};
 use common::rabbit::{Rabbit, delete_group};
-use postroom::{Amqp, Bridged, Bus, Context, Event, Problem, Refusal};
+use postroom::{Amqp, Bridged, Bus, Context, Event, Problem, PublishError, Receipt, Refusal};
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Paid {
@@ -91,6 +92,24 @@ impl Line {
         common::eventually("it tries again", tries).await;
     }
 
+    /// A publish that is written, and whose confirm is held back.
+    async fn is_not_answered(
+        &self,
+        order: u32,
+        timeout: Duration,
+    ) -> JoinHandle<Result<Receipt, PublishError<Paid>>> {
+        self.proxy.stall(Direction::ToClient);
+        let before = self.proxy.bytes(Direction::ToServer);
+        let publishing = self.publishing.clone();
+        let waiting = tokio::spawn(async move {
+            let publish = publishing.publish(Paid { order });
+            publish.timeout(timeout).await
+        });
+        let is_written = || self.proxy.bytes(Direction::ToServer) > before + 100;
+        common::eventually("it is written", is_written).await;
+        waiting
+    }
+
     async fn end(&self) {
         delete_group(&self.handling, "mailer").await;
         common::end(&self.handling).await;
@@ -128,15 +147,7 @@ async fn a_publish_that_is_given_up_gives_its_message_back() {
     line.proxy.resume();
     line.crosses(3).await;
 
-    line.proxy.stall(Direction::ToClient);
-    let before = line.proxy.bytes(Direction::ToServer);
-    let publishing = line.publishing.clone();
-    let waiting = tokio::spawn(async move {
-        let publish = publishing.publish(Paid { order: 4 });
-        publish.timeout(Duration::from_secs(3)).await
-    });
-    let is_written = || line.proxy.bytes(Direction::ToServer) > before + 100;
-    common::eventually("it is written", is_written).await;
+    let waiting = line.is_not_answered(4, Duration::from_secs(3)).await;
     let refused = waiting.await.unwrap().unwrap_err();
     assert!(
         matches!(refused.kind(), Refusal::Unconfirmed { .. }),
@@ -177,15 +188,7 @@ async fn a_publish_that_waits_at_the_shutdown_gets_its_message_back() {
 #[tokio::test]
 async fn a_publish_without_an_answer_ends_with_its_bus() {
     let line = Line::start().await;
-    line.proxy.stall(Direction::ToClient);
-    let before = line.proxy.bytes(Direction::ToServer);
-    let publishing = line.publishing.clone();
-    let waiting = tokio::spawn(async move {
-        let publish = publishing.publish(Paid { order: 2 });
-        publish.timeout(Duration::from_secs(600)).await
-    });
-    let is_written = || line.proxy.bytes(Direction::ToServer) > before + 100;
-    common::eventually("it is written", is_written).await;
+    let waiting = line.is_not_answered(2, Duration::from_secs(600)).await;
     line.publishing.shutdown(Duration::from_secs(1)).await;
     let refused = common::soon("the publish", waiting)
         .await

@@ -2,7 +2,8 @@
 //! and relays them, to a queue of its own and to RabbitMQ. Afterwards another relays the rest. The oracle knows by ids:
 //! what committed is published, what did not is not, and only what was published and not marked yet is published twice.
 //!
-//! `POSTROOM_CRASH_ROUNDS` is how often each cell runs (1), each time at another passing of its point.
+//! `POSTROOM_CRASH_ROUNDS` is how often each cell runs (1), each time at another passing of its point; of a
+//! claim at one of ten.
 #![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
 
 mod common;

@@ -79,6 +79,13 @@ impl Distant {
         }
     }
 
+    /// The connection is lost; the next one is made, and gets no answer either.
+    async fn asks_in_vain(&self) {
+        let opened = self.proxy.opened();
+        self.proxy.cut();
+        eventually("it asks", || self.proxy.opened() > opened).await;
+    }
+
     async fn is_handled(&self) {
         let acked = || queue(&self.bus, "stock").acked == 1;
         eventually("it is handled", acked).await;
@@ -159,10 +166,7 @@ async fn a_last_commit_that_cannot_be_asked_after_is_a_dead_letter_and_its_repla
 async fn a_shutdown_does_not_wait_for_what_became_of_a_commit() {
     let shop = Distant::start(Direction::ToClient, quick()).await;
     shop.world.until_effects(1).await;
-    let opened = shop.proxy.opened();
-    // The next connection is made, and gets no answer either.
-    shop.proxy.cut();
-    eventually("it asks", || shop.proxy.opened() > opened).await;
+    shop.asks_in_vain().await;
     let begun = Instant::now();
     let report = shop.bus.shutdown(Duration::from_secs(1)).await;
     assert!(begun.elapsed() < Duration::from_secs(3), "{report:?}");
@@ -176,9 +180,7 @@ async fn a_shutdown_does_not_wait_for_what_became_of_a_commit() {
 async fn a_commit_is_found_out_though_its_subscription_is_paused() {
     let shop = Distant::start(Direction::ToClient, quick().attempts(1)).await;
     shop.world.until_effects(1).await;
-    let opened = shop.proxy.opened();
-    shop.proxy.cut();
-    eventually("it asks", || shop.proxy.opened() > opened).await;
+    shop.asks_in_vain().await;
     shop.stock.pause();
     shop.proxy.resume();
     shop.is_handled().await;

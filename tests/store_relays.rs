@@ -265,9 +265,9 @@ async fn the_mark_of_a_relay_that_lost_its_lane_is_refused(world: World) {
     end(&bus).await;
 }
 
-/// The lease of both. On a busy machine one that renews its lease late loses it too, and publishes again what it had on its
+/// The lease of the one that is stopped and of its successor. On a busy machine one that renews its lease late loses it too, and publishes again what it had on its
 /// way: so it is not shorter.
-const STOPPED_BEYOND: Duration = Duration::from_secs(3);
+const LEASE: Duration = Duration::from_secs(3);
 
 /// Not a test by itself: the process that is stopped.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -277,7 +277,7 @@ async fn a_process_with_a_relay() {
     };
     let (address, file) = task.split_once(' ').unwrap();
     let world = World::found_at(address).await;
-    let relay = World::relay().lease(STOPPED_BEYOND);
+    let relay = World::relay().lease(LEASE);
     let bus = world
         .with_store(Bus::builder("child"))
         .relay(relay)
@@ -324,7 +324,7 @@ async fn stop_outside_of_a_write(child: &Process, world: &World) {
 }
 
 async fn a_relay_stopped_beyond_its_lease_cannot_overwrite_its_successor(world: World) {
-    let relay = World::relay().lease(STOPPED_BEYOND);
+    let relay = World::relay().lease(LEASE);
     let (bus, seen) = relay_of(&world, "successor", relay).await;
     let path = std::env::temp_dir().join(format!("postroom-handled-{:x}", fastrand::u64(..)));
     let task = format!("{} {}", world.address(), path.display());

@@ -424,6 +424,16 @@ impl Publishing {
         }
         all
     }
+
+    /// The same; all that was published was accepted.
+    pub(crate) async fn end_none_refused(self) {
+        let all = self.end().await;
+        assert_eq!(
+            all.rejected + all.unreachable + all.unconfirmed,
+            0,
+            "{all:?}"
+        );
+    }
 }
 
 /// Shows what the bridge logs, where `RUST_LOG` asks for it.
