@@ -91,6 +91,16 @@ fn between_backticks(text: &str) -> impl Iterator<Item = &str> {
     lines.flat_map(|line| line.split('`').skip(1).step_by(2))
 }
 
+/// The source of the test that is named by its path, as `store::queues::a_name` is in `tests/store/queues.rs`; modules within a
+/// file may follow.
+fn test_file_of(root: &Path, name: &str) -> Option<String> {
+    let modules: Vec<&str> = name.split("::").collect();
+    (1..modules.len()).rev().find_map(|depth| {
+        let file = format!("tests/{}.rs", modules[..depth].join("/"));
+        fs::read_to_string(root.join(file)).ok()
+    })
+}
+
 #[test]
 fn every_file_and_every_test_named_in_a_document_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -103,11 +113,9 @@ fn every_file_and_every_test_named_in_a_document_exists() {
         for name in between_backticks(&text) {
             let is_there = if name.ends_with(".rs") && !name.contains([' ', '*', '<']) {
                 files.iter().any(|path| path.ends_with(name))
-            } else if let Some((file, test)) = name.split_once("::")
-                && let Ok(source) = fs::read_to_string(root.join(format!("tests/{file}.rs")))
-            {
+            } else if let Some(source) = test_file_of(root, name) {
                 // One of a macro's making stands there without `fn`.
-                let test = test.rsplit("::").next().unwrap();
+                let test = name.rsplit("::").next().unwrap();
                 source.contains(test)
             } else {
                 continue;

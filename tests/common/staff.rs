@@ -37,7 +37,7 @@ pub(crate) struct Clerk {
 }
 
 /// A subscriber of the topic of its name.
-#[macro_export]
+#[allow(unused_macros, reason = "each test binary uses a part of it")]
 macro_rules! clerk {
     ($staff:expr, $name:literal) => {
         $staff
@@ -48,6 +48,8 @@ macro_rules! clerk {
             .timeout(10 * $crate::common::staff::SECOND)
     };
 }
+#[allow(unused_imports, reason = "each test binary uses a part of it")]
+pub(crate) use clerk;
 
 impl Staff {
     pub(crate) async fn new() -> Self {

@@ -1,0 +1,89 @@
+//! Threads of a program that outlive their bus, and threads of a bus that end with handlers in hand.
+
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use postroom::{Bus, Context, Event, Failure, Retry};
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+
+#[derive(Serialize, Deserialize)]
+struct Ping;
+impl Event for Ping {
+    const TOPIC: &'static str = "thread-end.ping";
+}
+
+#[tokio::test]
+async fn a_publishing_thread_ends_after_the_queue_it_published_to() {
+    let bus = Bus::builder("ending").start().await.unwrap();
+    for _ in 0..20 {
+        let kept_by_member = Arc::new(());
+        let gone = Arc::downgrade(&kept_by_member);
+        // A failure starts the actor of the queue.
+        let failing = async move |_: &Ping, _: &mut Context<'_>| {
+            let _ = &kept_by_member;
+            Err(Failure::reject("no"))
+        };
+        let subscription = bus
+            .subscribe_fn::<Ping, _>("failing", failing)
+            .retry(Retry::none())
+            .start()
+            .await
+            .unwrap();
+        let (end, ends) = std::sync::mpsc::channel::<()>();
+        let publisher = std::thread::spawn({
+            let bus = bus.clone();
+            move || {
+                bus.try_publish(Ping).unwrap();
+                drop(bus);
+                ends.recv().unwrap_err();
+            }
+        });
+        while bus.snapshot().queue("failing").unwrap().dead_lettered == 0 {
+            tokio::task::yield_now().await;
+        }
+        subscription.stop(Duration::from_secs(5)).await;
+        drop(subscription);
+        // The bus itself replaces the route that it knew.
+        assert_eq!(bus.publish(Ping).await.unwrap().local.accepted, 0);
+        while gone.strong_count() > 0 {
+            tokio::task::yield_now().await;
+        }
+        // Now only what the thread remembers holds the queue. A panic in its end would abort this process.
+        drop(end);
+        publisher.join().unwrap();
+    }
+    assert!(bus.shutdown(Duration::from_secs(5)).await.clean);
+}
+
+/// Tells whether it could spawn a task as it was dropped, as a connection does that goes back to its pool.
+struct Spawns(mpsc::Sender<bool>);
+
+impl Drop for Spawns {
+    fn drop(&mut self) {
+        self.0.send(Handle::try_current().is_ok()).unwrap();
+    }
+}
+
+/// Nobody has to shut a bus down. What its handlers have in hand is dropped where tasks can be spawned: a panic in such a
+/// drop is mostly a second one, and the end of the process.
+#[tokio::test]
+async fn what_a_bus_leaves_in_hand_is_dropped_in_the_context_of_its_runtime() {
+    let (dropped, drops) = mpsc::channel();
+    let (begins, mut begun) = tokio::sync::mpsc::unbounded_channel();
+    let bus = Bus::builder("left").start().await.unwrap();
+    let state = Arc::new(Spawns(dropped));
+    let handler = async move |_: &Ping, _: &mut Context<'_>| {
+        let _of_the_attempt = Spawns(state.0.clone());
+        begins.send(()).unwrap();
+        std::future::pending().await
+    };
+    let subscription = bus.subscribe_fn::<Ping, _>("left", handler).start();
+    let subscription = subscription.await.unwrap();
+    bus.publish(Ping).await.unwrap();
+    begun.recv().await.unwrap();
+    drop((subscription, bus));
+    // Of the attempt, and of the handler.
+    let told = tokio::task::spawn_blocking(move || drops.iter().collect::<Vec<_>>());
+    assert_eq!(told.await.unwrap(), [true, true]);
+}
