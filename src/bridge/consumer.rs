@@ -1,5 +1,6 @@
 mod deliveries;
 mod pause;
+mod written;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -11,6 +12,7 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer};
 
 use self::deliveries::{Next, next_deliveries};
+use self::written::Written;
 use super::queue::AmqpQueue;
 use super::replies::Answer;
 use super::wire::{self, Arrived};
@@ -81,6 +83,7 @@ async fn one_life(
         channel,
         consumer: None,
         held_since: None,
+        written: Written::default(),
     };
     let ended = life.run(&mut stop).await;
     life.close().await;
@@ -110,6 +113,7 @@ struct Life {
     consumer: Option<Consumer>,
     /// Since when nothing is handed out.
     held_since: Option<Instant>,
+    written: Written,
 }
 
 impl Drop for Life {
@@ -190,6 +194,9 @@ impl Life {
     /// What was delivered and not settled comes again, to whoever consumes then.
     async fn close(&mut self) {
         self.amqp.is_consuming.store(false, Ordering::Relaxed);
+        if let Some(at) = self.written.settled_at() {
+            tokio::time::sleep_until(at.into()).await;
+        }
         let closed = self.channel.close(200, "done".into());
         let _ = tokio::time::timeout(Duration::from_millis(200), closed).await;
     }
@@ -258,6 +265,17 @@ impl Life {
     /// Writes the settlements that are due. Answers when to look again.
     async fn write(&mut self, force: bool) -> Result<Option<Instant>, String> {
         let work = self.amqp.to_write(force);
+        let given_back = work.give_back.len();
+        let acks = work.flush.single.len() + usize::from(work.flush.multiple.is_some());
+        // First what is done: it must not wait behind what only goes back.
+        if let Some(tag) = work.flush.multiple {
+            let all = BasicAckOptions { multiple: true };
+            self.channel.basic_ack(tag, all).await.map_err(explained)?;
+        }
+        for tag in work.flush.single {
+            let one = BasicAckOptions { multiple: false };
+            self.channel.basic_ack(tag, one).await.map_err(explained)?;
+        }
         for tag in work.give_back {
             let requeue = BasicNackOptions {
                 multiple: false,
@@ -269,14 +287,7 @@ impl Life {
                 .map_err(explained)?;
             self.amqp.gave_back(tag);
         }
-        if let Some(tag) = work.flush.multiple {
-            let all = BasicAckOptions { multiple: true };
-            self.channel.basic_ack(tag, all).await.map_err(explained)?;
-        }
-        for tag in work.flush.single {
-            let one = BasicAckOptions { multiple: false };
-            self.channel.basic_ack(tag, one).await.map_err(explained)?;
-        }
+        self.written.note(acks + given_back, Instant::now());
         Ok(work.flush.look_again)
     }
 

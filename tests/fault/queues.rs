@@ -225,6 +225,46 @@ async fn a_shutdown_gives_back_what_was_not_started() {
     check_the_rest(&load, 200).await;
 }
 
+/// The handlers end while RabbitMQ still takes many messages back, and the channel is closed right behind their acknowledgements.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_that_gives_back_many_acknowledges_what_was_done() {
+    let rabbit = Rabbit::shared();
+    let door = Door::closed();
+    let inside = door.clone();
+    let setup = Setup {
+        handler: Arc::new(move |_, _| {
+            let door = inside.clone();
+            Box::pin(async move {
+                door.pass().await;
+                Ok(())
+            })
+        }),
+        workers: 8,
+        ..Setup::at(&rabbit)
+    };
+    let load = Load::start("shutdown with a thousand in hand", setup).await;
+    let outcomes = load.burst(1_000, 100, DEADLINE).end().await;
+    assert_eq!(outcomes.accepted, 1_000);
+    load.until("all are in hand", async || {
+        load.subscription.snapshot().queued == 992
+    })
+    .await;
+    let ending = tokio::spawn({
+        let load = Arc::clone(&load);
+        async move { end_in_time(&load.cell, &load.handling, Duration::from_secs(5)).await }
+    });
+    // At once, not at the next look.
+    let going_back = async {
+        while load.subscription.snapshot().queued > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("they go back", going_back).await;
+    door.open();
+    ending.await.unwrap();
+    check_the_rest(&load, 1_000).await;
+}
+
 /// What was not handled is on RabbitMQ, and nothing else.
 async fn check_the_rest(load: &Load, messages: u64) {
     let books = load.subscription.snapshot();
