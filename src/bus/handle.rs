@@ -192,6 +192,23 @@ impl Bus {
     /// # Cancel safety
     /// Dropped, the events accepted so far stay published; the one that waits and those after it are gone with
     /// the future.
+    ///
+    /// ```
+    /// # use postroom::{Bus, Event, PublishAllError};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)]
+    /// # struct Paid(u64);
+    /// # impl Event for Paid { const TOPIC: &'static str = "ordering.order-paid"; }
+    /// # async fn all(bus: &Bus, orders: Vec<u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// if let Err(error) = bus.publish_all(orders.into_iter().map(Paid)).await {
+    ///     eprintln!("{error}");
+    ///     // Once more, and no further.
+    ///     let PublishAllError { rest, .. } = error;
+    ///     bus.publish_all(rest).await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn publish_all<E: Event>(
         &self,
         events: impl IntoIterator<Item = E>,

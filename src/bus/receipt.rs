@@ -67,7 +67,6 @@ impl<M> std::fmt::Display for PublishError<M> {
 impl<M> std::error::Error for PublishError<M> {}
 
 /// Some of many messages were accepted.
-#[derive(Debug)]
 pub struct PublishAllError<E> {
     /// For those that were.
     pub receipts: Vec<Receipt>,
@@ -76,6 +75,25 @@ pub struct PublishAllError<E> {
     /// Those that were not, the refused one first.
     pub rest: Vec<E>,
 }
+
+impl<E> std::fmt::Debug for PublishAllError<E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PublishAllError")
+            .field("receipts", &self.receipts)
+            .field("why", &self.why)
+            .field("rest", &self.rest.len())
+            .finish()
+    }
+}
+
+impl<E> std::fmt::Display for PublishAllError<E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (accepted, rest) = (self.receipts.len(), self.rest.len());
+        write!(f, "{accepted} accepted, {rest} not: {}", self.why)
+    }
+}
+
+impl<E> std::error::Error for PublishAllError<E> {}
 
 #[inline]
 pub(super) fn receipt(id: MessageId, accepted: Accepted) -> Receipt {

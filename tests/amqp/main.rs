@@ -11,6 +11,7 @@ mod dead_letters;
 mod proxy;
 mod publishing;
 mod replicas;
+mod rolling_deploy;
 mod secrets;
 mod smoke;
 mod subscriptions;

@@ -165,6 +165,36 @@ async fn a_publish_that_is_given_up_gives_its_message_back() {
 }
 
 #[tokio::test]
+async fn many_end_at_the_first_that_is_not_confirmed() {
+    let line = Line::start_with(Duration::from_secs(2)).await;
+    let orders = (2..7).map(|order| {
+        if order == 4 {
+            line.proxy.stall(Direction::ToClient);
+        }
+        Paid { order }
+    });
+    let ended = line.publishing.publish_all(orders).await.unwrap_err();
+    let crossed = ended.receipts.iter();
+    assert!(
+        crossed
+            .clone()
+            .all(|receipt| receipt.bridged == Bridged::Routed)
+    );
+    assert_eq!(crossed.count(), 2);
+    assert!(matches!(ended.why, Refusal::Unconfirmed { .. }), "{ended}");
+    let rest: Vec<u32> = ended.rest.iter().map(|paid| paid.order).collect();
+    assert_eq!(rest, [4, 5, 6]);
+    // The whole rest may be published again: what was written comes twice, and nothing is missing.
+    line.proxy.resume();
+    line.publishing.publish_all(ended.rest).await.unwrap();
+    line.crosses(7).await;
+    let handled = line.handled.lock().unwrap().clone();
+    assert_eq!(handled, [1, 2, 3, 4, 4, 5, 6, 7]);
+    crate::common::end(&line.publishing).await;
+    line.end().await;
+}
+
+#[tokio::test]
 async fn a_publish_that_waits_at_the_shutdown_gets_its_message_back() {
     let line = Line::start().await;
     line.goes_down().await;
