@@ -4,10 +4,9 @@ use std::time::{Duration, Instant};
 
 /// How many settlements a quorum queue takes from a channel at once.
 const TAKEN_AT_ONCE: usize = 32;
-/// Those that follow each other faster may be on their way together.
-const AT_ONCE: Duration = Duration::from_millis(100);
-/// How long many of them may take from the channel to its queue.
-const SETTLED_IN: Duration = Duration::from_millis(300);
+/// How long many of them may take to their queue, on a busy machine. Those that follow each other faster may be on their way
+/// together.
+const SETTLED_IN: Duration = Duration::from_millis(500);
 
 /// The settlements that were written last. A quorum queue takes 32 from a channel at once; what is more waits at the channel,
 /// and is lost when that is closed, even in order (`SOFT_LIMIT` in RabbitMQ's `rabbit_fifo_client`).
@@ -23,7 +22,7 @@ impl Written {
             return;
         }
         match self.last {
-            Some(last) if now.duration_since(last) < AT_ONCE => self.at_once += frames,
+            Some(last) if now.duration_since(last) < SETTLED_IN => self.at_once += frames,
             _ => self.at_once = frames,
         }
         self.last = Some(now);
@@ -45,7 +44,7 @@ mod tests {
         let (mut written, now) = (Written::default(), Instant::now());
         assert_eq!(written.settled_at(), None);
         written.note(TAKEN_AT_ONCE, now);
-        written.note(0, now + AT_ONCE / 2);
+        written.note(0, now + SETTLED_IN / 2);
         assert_eq!(written.settled_at(), None);
     }
 
@@ -53,7 +52,7 @@ mod tests {
     fn many_are_waited_for_from_the_last_on() {
         let (mut written, now) = (Written::default(), Instant::now());
         written.note(TAKEN_AT_ONCE, now);
-        let last = now + AT_ONCE / 2;
+        let last = now + SETTLED_IN / 2;
         written.note(1, last);
         assert_eq!(written.settled_at(), Some(last + SETTLED_IN));
     }
@@ -62,7 +61,7 @@ mod tests {
     fn a_pause_between_them_begins_anew() {
         let (mut written, now) = (Written::default(), Instant::now());
         written.note(1_000, now);
-        written.note(TAKEN_AT_ONCE, now + AT_ONCE);
+        written.note(TAKEN_AT_ONCE, now + SETTLED_IN);
         assert_eq!(written.settled_at(), None);
     }
 }
