@@ -291,5 +291,5 @@ async fn check_the_rest(load: &Load, messages: u64) {
     );
     end_in_time(&load.cell, &successor, Duration::from_secs(5)).await;
     end_in_time(&load.cell, &load.publishing, Duration::from_secs(5)).await;
-    delete(&load).await;
+    delete(load).await;
 }
