@@ -194,7 +194,10 @@ impl Life {
     /// What was delivered and not settled comes again, to whoever consumes then.
     async fn close(&mut self) {
         self.amqp.is_consuming.store(false, Ordering::Relaxed);
-        if let Some(at) = self.written.settled_at() {
+        // Not where it is closed already: nothing can be saved, and the next life waits.
+        if let Some(at) = self.written.settled_at()
+            && self.channel.status().connected()
+        {
             tokio::time::sleep_until(at.into()).await;
         }
         let closed = self.channel.close(200, "done".into());
