@@ -2,6 +2,7 @@
 
 mod accept;
 mod bridge;
+mod checks;
 mod dead_letters;
 mod health;
 mod outgoing;
@@ -11,6 +12,7 @@ mod schedules;
 mod stored;
 mod table;
 mod trie;
+mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};

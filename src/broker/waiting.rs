@@ -1,0 +1,212 @@
+//! A message that may wait for room, and for the confirm of what leaves the process.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::accept::{Accepted, Stop, reserve};
+use super::{Broker, Gate, Route, StoredReceipt};
+use crate::mailbox::Acquire;
+use crate::message::{AddressKind, SharedParcel};
+use crate::ports::{Bridged, Deadline, Own, Refusal};
+use crate::queue::QueueCore;
+
+/// One message that waits to be accepted.
+struct Waiting {
+    own: Option<Own>,
+    patience: Duration,
+    begun: Instant,
+    deadline: Deadline,
+    from: Gate,
+    /// It was accepted once before, and is not shown to interceptors again.
+    is_replay: bool,
+}
+
+impl Waiting {
+    fn left(&self, broker: &Broker) -> Duration {
+        let used = broker
+            .services
+            .timers
+            .now()
+            .saturating_duration_since(self.begun);
+        self.patience.saturating_sub(used)
+    }
+}
+impl Broker {
+    /// Waits for room in all queues of an address, and for the confirm of what leaves the process, up to
+    /// `patience` together, and accepts.
+    pub(crate) async fn accept_waiting(
+        &self,
+        parcel: SharedParcel,
+        own: Option<Own>,
+        patience: Duration,
+        from: Gate,
+    ) -> Result<Accepted, (Refusal, SharedParcel)> {
+        let mut wait = self.waiting(own, patience, from, false);
+        let mut parcel = parcel;
+        loop {
+            let envelope = parcel.envelope();
+            let route = self.table.route(envelope.kind(), envelope.address());
+            let is_queue = envelope.kind() == AddressKind::Queue;
+            if is_queue && route.targets.is_empty() && !route.must_wait {
+                let queue = envelope.address().to_owned();
+                return Err((Refusal::NoQueue { queue }, parcel));
+            }
+            match self.accept_on(&route, &mut wait, parcel).await {
+                Ok(accepted) => return Ok(accepted),
+                Err((Some(refusal), parcel)) => return Err((refusal, parcel)),
+                // A queue of the route was closed: the messages of the address may go elsewhere by now.
+                Err((None, given_back)) => parcel = given_back,
+            }
+        }
+    }
+
+    /// Waits for room in one queue, whatever it is bound to.
+    pub(crate) async fn accept_at(
+        &self,
+        queue: &Arc<QueueCore>,
+        parcel: SharedParcel,
+        patience: Duration,
+        from: Gate,
+    ) -> Result<Accepted, Refusal> {
+        let route = Route::new(vec![Arc::clone(queue)], false, 0);
+        let mut wait = self.waiting(None, patience, from, true);
+        self.accept_on(&route, &mut wait, parcel)
+            .await
+            .map_err(|(refusal, _)| {
+                refusal.unwrap_or(Refusal::NoQueue {
+                    queue: queue.name.to_string(),
+                })
+            })
+    }
+
+    fn waiting(
+        &self,
+        own: Option<Own>,
+        patience: Duration,
+        from: Gate,
+        is_replay: bool,
+    ) -> Waiting {
+        let timers = &self.services.timers;
+        Waiting {
+            own,
+            patience,
+            begun: timers.now(),
+            deadline: Deadline::new(Arc::clone(timers), patience),
+            from,
+            is_replay,
+        }
+    }
+
+    /// None for a refusal: a queue of the route is closed.
+    async fn accept_on(
+        &self,
+        route: &Route,
+        wait: &mut Waiting,
+        parcel: SharedParcel,
+    ) -> Result<Accepted, (Option<Refusal>, SharedParcel)> {
+        let shared = Arc::clone(&parcel);
+        let key = shared.envelope().key();
+        // What a handler or a schedule offers is offered again, and a replay is none.
+        let is_outside = wait.from == Gate::Open && !wait.is_replay;
+        let mut held: Option<usize> = None;
+        loop {
+            if !self.admits(wait.from) {
+                if let Some(place) = held {
+                    route.targets[place].mailbox.release(1);
+                }
+                return Err((Some(Refusal::Closed), parcel));
+            }
+            let is_replay = wait.is_replay;
+            let make = || {
+                let parcel = Arc::clone(&parcel);
+                if is_replay { parcel } else { self.seal(parcel) }
+            };
+            let accepted = if route.must_wait {
+                match reserve(route, key, wait.own, held.take()) {
+                    Err(stop) => Err(stop),
+                    Ok(reserved) => match self.hand_out(route, &parcel, wait).await {
+                        Ok((bridged, stored)) => {
+                            let here = reserved.deliver(key, make);
+                            Ok(Accepted {
+                                bridged,
+                                accepted: here.accepted + stored.accepted,
+                                dropped: here.dropped + stored.dropped,
+                                ..here
+                            })
+                        }
+                        Err(refusal) => Err(Stop::Refused(None, refusal)),
+                    },
+                }
+            } else {
+                self.accept(route, key, wait.own, held.take(), make)
+            };
+            let place = match accepted {
+                Ok(accepted) => return Ok(accepted),
+                Err(Stop::Refused(place, refusal)) => {
+                    if let Some(place) = place.filter(|_| is_outside) {
+                        route.targets[place].count_refused();
+                    }
+                    return Err((Some(refusal), parcel));
+                }
+                Err(Stop::Stale) => return Err((None, parcel)),
+                Err(Stop::Wait(place)) => place,
+            };
+            let queue = &route.targets[place];
+            let mut credit = queue.mailbox.wait_for_credit(queue.lane(key));
+            let answer = std::future::poll_fn(|cx| {
+                if let Poll::Ready(answer) = Pin::new(&mut credit).poll(cx) {
+                    return Poll::Ready(Some(answer));
+                }
+                Pin::new(&mut wait.deadline).poll(cx).map(|()| None)
+            })
+            .await;
+            match answer {
+                Some(Acquire::Taken) => held = Some(place),
+                Some(Acquire::Full) => {}
+                Some(Acquire::Closed) => return Err((None, parcel)),
+                None => {
+                    if is_outside {
+                        queue.count_refused();
+                    }
+                    let queue = queue.name.to_string();
+                    return Err((Some(Refusal::Timeout { queue }), parcel));
+                }
+            }
+        }
+    }
+
+    /// Hands a message to what has to confirm it, while its credits in the queues of this process are held: first to
+    /// RabbitMQ, then to the store. No commit spans both: what RabbitMQ has and the store has not is unconfirmed.
+    async fn hand_out(
+        &self,
+        route: &Route,
+        parcel: &SharedParcel,
+        wait: &Waiting,
+    ) -> Result<(Bridged, StoredReceipt), Refusal> {
+        let bridged = match route.exported {
+            true => self.export(parcel, wait.left(self)).await?,
+            false => Bridged::NotExported,
+        };
+        let Some(stored) = self.stored.as_ref().filter(|_| !route.stored.is_empty()) else {
+            return Ok((bridged, StoredReceipt::default()));
+        };
+        let stored = stored.publish(parcel, &route.stored, wait.left(self)).await;
+        match stored {
+            Ok(receipt) => Ok((bridged, receipt)),
+            Err(refusal) if bridged == Bridged::Routed => Err(Refusal::Unconfirmed {
+                why: format!("RabbitMQ has it, and the store has not: {refusal}"),
+            }),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// Hands a message to the bridge, while its credits in the queues of this process are held.
+    async fn export(&self, parcel: &SharedParcel, patience: Duration) -> Result<Bridged, Refusal> {
+        match &self.bridge {
+            Some(bridge) => bridge.publish(Arc::clone(parcel), patience).await,
+            None => Ok(Bridged::NotExported),
+        }
+    }
+}
