@@ -2,6 +2,7 @@
 
 mod actix_actor;
 mod attempt;
+mod conclude;
 mod context;
 mod dispatch;
 mod factory;
