@@ -10,6 +10,7 @@
 #![allow(missing_docs, clippy::print_stdout)]
 
 use std::error::Error;
+use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -65,6 +66,29 @@ async fn live(bus: web::Data<Bus>) -> HttpResponse {
     }
 }
 
+/// What there is to watch, as Prometheus reads it.
+#[get("/metrics")]
+async fn metrics(bus: web::Data<Bus>) -> HttpResponse {
+    let mut text = String::new();
+    for queue in bus.snapshot().queues {
+        let counts = [
+            ("queued", queue.queued),
+            ("in_flight", queue.in_flight),
+            ("waiting", queue.waiting),
+            ("accepted_total", queue.accepted),
+            ("acked_total", queue.acked),
+            ("retried_total", queue.retried),
+            ("dead_lettered_total", queue.dead_lettered),
+        ];
+        for (name, value) in counts {
+            let _ = writeln!(text, "postroom_{name}{{queue={:?}}} {value}", queue.name);
+        }
+    }
+    HttpResponse::Ok()
+        .content_type("text/plain; version=0.0.4")
+        .body(text)
+}
+
 #[actix_web::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -90,11 +114,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let data = web::Data::new(bus.clone());
     let app = move || {
         let app = App::new().app_data(data.clone());
-        app.service((greetings, ready, live))
+        app.service((greetings, ready, live, metrics))
     };
     let server = HttpServer::new(app)
         .workers(2)
         .disable_signals() // first the server stops, then the bus
+        .shutdown_timeout(10) // the two together within what the platform grants
         .bind(("127.0.0.1", port.unwrap_or(0)))?;
     let address = *server.addrs().first().ok_or("the server has no address")?;
     let server = server.run();
@@ -114,6 +139,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
             let answer = web::block(move || ask(address, probe, "")).await??;
             assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
         }
+        let answer = web::block(move || ask(address, "GET /metrics", "")).await??;
+        assert!(
+            answer.contains("postroom_acked_total{queue=\"porter\"} 1\n"),
+            "{answer}"
+        );
     }
 
     handle.stop(true).await; // answers the requests under way

@@ -63,8 +63,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let ledger = Ledger { cents: 0 }.start();
 
     let bus = Bus::builder("shop").start().await?;
-    // Asked for the address at the start, and again whenever the actor was found to be gone. To have a fresh
-    // actor then, start it here: `|| Ledger { cents: 0 }.start()` runs on a thread of the bus.
+    // Asked for the address at the start, and again whenever the actor was found to be gone. This one would stay gone, and
+    // each message become a dead letter. To have a fresh actor then, start it here: `|| Ledger { cents: 0 }.start()` runs
+    // on a thread of the bus.
     let address = ledger.clone();
     bus.subscribe_actor::<OrderPaid, _, _>("ledger", move || address.clone())
         .retry(Retry::fixed(Duration::from_millis(5)).attempts(3))

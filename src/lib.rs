@@ -46,7 +46,7 @@
 //! | send messages to other processes | [`amqp`](crate#features), `Amqp`, `Builder::bridge` |
 //! | publish what a transaction commits | [`outbox`](crate#features), `Publish::in_transaction`, `Outbox` |
 //! | keep a local queue over a crash | [`durable queues`](crate#features), `SubscriberBuilder::durable`, `Durable` |
-//! | handle each message once | [`inbox`](crate#features), `TxSubscriber`, `SubscriberBuilder::transactional` |
+//! | change the database once per message, however often it comes | [`inbox`](crate#features), `TxSubscriber`, `SubscriberBuilder::transactional` |
 //! | test without waiting | [`ManualClock`], [`Bus::settle`] |
 //! | know what is guaranteed | [`contract`] |
 //!

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use lapin::Connection;
 
-use super::Shared;
 use super::topology::{self, DeleteOnly, GroupNames, Plan, TopologyError};
+use super::{Shared, delay};
 use crate::broker::Bridge;
 use crate::message::Pattern;
 
@@ -40,8 +40,8 @@ impl AmqpAdmin {
     }
 
     /// What the bridge declares: the exchanges, and the queues and bindings of each subscription that stands on
-    /// RabbitMQ. It prints as one line an object. Not in it: the rungs of the delay ladder, which are declared as waits need
-    /// them, and the queues of replies.
+    /// RabbitMQ. It prints as one line an object. Not in it: the rungs of the delay ladder
+    /// ([`delay_plan`](Self::delay_plan)), and the queues of replies.
     pub fn plan(&self) -> Plan {
         let mut groups: Vec<_> = {
             let queues = self.0.queues.lock();
@@ -56,6 +56,15 @@ impl AmqpAdmin {
             .iter()
             .map(|(names, spec)| self.0.subscription_plan(names, spec));
         plans.fold(self.0.base_plan(), Plan::and)
+    }
+
+    /// The rungs of the delay ladder that a retry of up to this long waits in. They come after [`plan`](Self::plan), and
+    /// all services of a prefix share them. The bridge declares them as waits need them; this is for who declares in its
+    /// place ([`TopologyMode`](crate::TopologyMode)).
+    pub fn delay_plan(&self, longest: Duration) -> Plan {
+        delay::entry(longest).map_or_else(Plan::default, |entry| {
+            delay::ladder_plan(&self.0.names, entry.level())
+        })
     }
 
     /// Takes bindings of a group's queue away: to these patterns of topics, and to these commands. One that is

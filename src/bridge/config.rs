@@ -95,8 +95,9 @@ pub struct Amqp {
 }
 
 impl Amqp {
-    /// A bridge to the broker at `url`: `amqp://user:password@host:port/vhost`, or `amqps://` with one of the
-    /// TLS features. Checked when the bus starts.
+    /// A bridge to the broker at `url`: `amqp://user:password@host:port/vhost`, or `amqps://` (port 5671) with one of the
+    /// TLS features. User, password and vhost are percent-encoded: `@` as `%40`, `/` as `%2F`, `%` as `%25`. Checked when the
+    /// bus starts.
     #[must_use]
     pub fn new(url: impl Into<String>) -> Self {
         Self {
@@ -125,7 +126,8 @@ impl Amqp {
         }
     }
 
-    /// A bridge to the brokers that the environment variable `AMQP_URL` names, separated by commas.
+    /// A bridge to the brokers that the environment variable `AMQP_URL` names, separated by commas: one in a password is
+    /// `%2C`.
     ///
     /// # Errors
     /// When it is not set, or empty.

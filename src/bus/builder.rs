@@ -259,6 +259,9 @@ impl Builder {
     /// Keeps the queue of every local subscription in the store, but for those that want our own events (topics of
     /// `postroom.`) and those that drop their oldest message: see
     /// [`SubscriberBuilder::durable`](crate::SubscriberBuilder::durable). Without a store every subscription fails.
+    ///
+    /// Of several processes on one database one consumes a queue. A request is answered only there: one that another
+    /// process makes ends by its timeout.
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
     #[must_use]
     pub fn durable_queues(mut self) -> Self {

@@ -20,7 +20,9 @@ use crate::ports::{Awaited, BoxFuture, RequestError};
 /// ```
 ///
 /// # Errors
-/// [`RequestError`] says why there is no reply. After a `Timeout` the command may still be handled.
+/// [`RequestError`] says why there is no reply. After a `Timeout` the command may still be handled: the timeout ends the
+/// wait, not the command, which stays queued and is tried again. What is worth nothing later is sent with
+/// [`expires_in`](Request::expires_in) too, to a handler with [`Retry::none`](crate::Retry::none).
 ///
 /// # Cancel safety
 /// Dropped before the command was accepted, nothing was sent; after it, the reply counts as late. While it is on its way

@@ -40,6 +40,9 @@ impl Bus {
     /// handler that waits for a time (or for its timeout) is ended only by moving the clock: from another task,
     /// or by `testing::advance` in place of this.
     ///
+    /// It does not wait for a database, its relay or RabbitMQ, and a manual clock does not move what waits there: in a test with
+    /// those wait for the effect, with a deadline, or leave the queue in memory.
+    ///
     /// # Cancel safety
     /// Dropping it changes nothing.
     pub async fn settle(&self) {

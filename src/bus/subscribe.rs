@@ -121,7 +121,11 @@ impl Bus {
 
     /// An actix actor as a subscriber, by a factory of its address; what it answers acknowledges. The factory
     /// runs on a thread of the bus that has an actix system, so it may start the actor there. It is asked
-    /// again when the actor was found closed.
+    /// again when the actor was found closed: a factory that answers with the same address again lets every message fail from
+    /// then on, so let it start the actor, unless something else restarts it.
+    ///
+    /// It is for one type of event and for actors with an `actix::Context`; the event comes by reference, and an actor that
+    /// waits answers with a `ResponseFuture<Outcome>`. Two types are two subscriptions, without an order between them.
     ///
     /// A timeout fails the attempt, but cannot stop the actor: it may still be at work on the message when the
     /// next attempt arrives.

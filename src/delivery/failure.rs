@@ -20,9 +20,10 @@ pub enum Verdict {
 
 /// Why an attempt failed, and what is to be done.
 ///
-/// Any error becomes one by `?`, and then means: retry by the policy, or whatever
+/// Any `Error + Send + Sync + 'static` becomes one by `?`, and then means: retry by the policy, or whatever
 /// [`Retry::classify`](crate::Retry::classify) says of it. An explicit verdict wins over both. It is not an
-/// [`Error`] itself, which is what lets `?` work.
+/// [`Error`] itself, which is what lets `?` work. `anyhow::Error` and boxed errors are none either:
+/// `.map_err(Failure::retry)?`, which no classifier sees.
 ///
 /// | what went wrong | say |
 /// |---|---|

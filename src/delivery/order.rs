@@ -7,11 +7,13 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Order {
     /// One worker; messages in the order of their acceptance. A delayed retry goes behind what is queued by then.
+    /// Over RabbitMQ with several replicas each takes its share, and between them there is no order.
     #[default]
     Fifo,
     /// Messages of one key one after another, over retries too; up to `lanes` keys at a time. What follows a
     /// message that waits for its retry may hold at most half of the mailbox. After a dead letter its
-    /// successors go on.
+    /// successors go on. Over RabbitMQ one replica at a time is active and the others stand by: more of them make it
+    /// no faster.
     Keyed {
         /// How many keys are handled at a time.
         lanes: usize,

@@ -121,7 +121,18 @@ impl Retry {
     }
 
     /// Decides by the error, where the handler itself did not (by [`Failure::reject`](crate::Failure::reject)
-    /// and the like); `None` means: again, by this policy. So does a classifier that panics.
+    /// and the like); `None` means: again, by this policy. So does a classifier that panics. It sees the error that
+    /// the handler gave, and finds what is behind it by [`source`](Error::source).
+    ///
+    /// ```
+    /// use postroom::{Retry, Verdict};
+    ///
+    /// let retry = Retry::default().classify(|error| {
+    ///     // What is no number now will be none the next time.
+    ///     error.is::<std::num::ParseIntError>().then_some(Verdict::Reject)
+    /// });
+    /// # let _ = retry;
+    /// ```
     #[must_use]
     pub fn classify(
         mut self,

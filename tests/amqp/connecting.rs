@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use crate::common::proxy::Proxy;
 use crate::common::rabbit::{Rabbit, delete_group};
-use crate::common::{PATIENCE, end, eventually, soon};
+use crate::common::{Log, PATIENCE, dead_letters, end, eventually, soon};
 use lapin::options::BasicConsumeOptions;
 use lapin::types::FieldTable;
-use postroom::{Amqp, Bridged, Bus, Event, Problem, QueueType, Refusal, TopologyMode};
+use postroom::{
+    Amqp, Bridged, Bus, Command, Event, Failure, Filter, Problem, QueueType, Refusal, TopologyMode,
+};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -16,6 +18,14 @@ struct Paid(u32);
 
 impl Event for Paid {
     const TOPIC: &'static str = "ordering.order-paid";
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Charge(u32);
+
+impl Command for Charge {
+    const QUEUE: &'static str = "payment.charge";
+    type Reply = u32;
 }
 
 /// A bus that handles what it publishes, by way of RabbitMQ.
@@ -212,6 +222,63 @@ async fn a_permission_that_is_missing_is_named_and_missed_until_it_is_given() {
     shop.is_well().await;
     shop.crosses(1).await;
     shop.end().await;
+    rabbit
+        .run(move |rabbit| drop(rabbit.ctl(&["delete_user", &user])))
+        .await;
+}
+
+/// Retries, dead letters, replays and requests included: `docs/operations.md` is read.
+#[tokio::test]
+async fn the_permissions_that_are_documented_are_enough() {
+    let rabbit = Rabbit::controlled();
+    let (prefix, service) = (Rabbit::unique("connecting"), Rabbit::unique("porter"));
+    let page = include_str!("../../docs/operations.md");
+    let (_, command) = page.split_once("set_permissions -p / shop").unwrap();
+    let quoted: Vec<_> = command.split('\'').collect();
+    let may = [1, 3, 5].map(|nth| {
+        let named = quoted[nth].replace("postroom", &prefix);
+        named.replace("shop", &service)
+    });
+    let user = Rabbit::unique("clerk");
+    let name = user.clone();
+    rabbit
+        .run(move |rabbit| {
+            rabbit.add_user(&name, "secret");
+            rabbit.permissions("/", &name, may.each_ref().map(String::as_str));
+        })
+        .await;
+    let amqp = Amqp::new(rabbit.url_of(&user, "secret", "/")).prefix(&prefix);
+    let amqp = amqp.import("ordering.#").import_commands("payment.#");
+    let bus = Bus::builder(&service).bridge(amqp).start().await.unwrap();
+    let handled = Log::new();
+    let noted = handled.clone();
+    let mailer = bus.subscribe_fn::<Paid, _>("mailer", async move |paid, cx| {
+        noted.push((paid.0, cx.attempt()));
+        match (paid.0, cx.attempt()) {
+            (1, 1) => Err(Failure::retry_after(Duration::from_millis(150), "not yet")),
+            (2, _) => Err(Failure::reject("never")),
+            _ => Ok(()),
+        }
+    });
+    mailer.start().await.unwrap();
+    let payment = bus.handle_fn::<Charge, _>("payment", async |charge, _| Ok(charge.0 + 1));
+    payment.start().await.unwrap();
+    bus.publish(Paid(1)).await.unwrap();
+    eventually("it is retried", || handled.all() == [(1, 1), (1, 2)]).await;
+    bus.publish(Paid(2)).await.unwrap();
+    let given_up = || bus.snapshot().queue("mailer").unwrap().dead_lettered;
+    eventually("it is given up", || given_up() == 1).await;
+    let replayed = bus.dead_letters().replay_all(&Filter::all()).await;
+    assert_eq!(replayed.unwrap(), 1);
+    eventually("it is given up again", || given_up() == 2).await;
+    let letters = dead_letters(&bus).await;
+    assert!(bus.dead_letters().discard(letters[0].id).await.unwrap());
+    assert_eq!(bus.request(Charge(1)).await.unwrap(), 2);
+    eventually("it is well", || bus.health().conditions().is_empty()).await;
+    for group in ["mailer", "payment"] {
+        delete_group(&bus, group).await;
+    }
+    end(&bus).await;
     rabbit
         .run(move |rabbit| drop(rabbit.ctl(&["delete_user", &user])))
         .await;

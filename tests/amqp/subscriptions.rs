@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::rabbit::{Rabbit, delete_group};
 use crate::common::{Door, Log, end, eventually, queue, soon};
+use postroom::parts::PlanObject;
 use postroom::{Amqp, Bus, Event, Failure, Filter, Order, QueueType, Retry, Subscription};
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +16,11 @@ impl Event for Paid {
 
 /// A bus whose service and prefix are of this name.
 async fn bus(name: &str) -> Bus {
-    let amqp = Amqp::new(Rabbit::shared().url()).prefix(name);
+    bus_on(&Rabbit::shared(), name).await
+}
+
+async fn bus_on(rabbit: &Rabbit, name: &str) -> Bus {
+    let amqp = Amqp::new(rabbit.url()).prefix(name);
     let bus = Bus::builder(name).bridge(amqp.import("ordering.#"));
     bus.start().await.unwrap()
 }
@@ -129,7 +134,8 @@ async fn a_keyed_group_whose_retry_waits_stops_at_once() {
 #[tokio::test]
 async fn a_rung_of_the_delays_that_was_deleted_is_declared_again() {
     let name = Rabbit::unique("subscriptions");
-    let bus = bus(&name).await;
+    let rabbit = Rabbit::controlled();
+    let bus = bus_on(&rabbit, &name).await;
     let handled = Log::new();
     let noted = handled.clone();
     bus.subscribe_fn::<Paid, _>("mailer", async move |paid, cx| {
@@ -144,7 +150,6 @@ async fn a_rung_of_the_delays_that_was_deleted_is_declared_again() {
     .unwrap();
     publish(&bus, 0..1).await;
     eventually("it is retried", || handled.all().len() == 2).await;
-    let rabbit = Rabbit::controlled();
     let rungs = rabbit
         .run(|rabbit| rabbit.list_queues())
         .await
@@ -158,6 +163,47 @@ async fn a_rung_of_the_delays_that_was_deleted_is_declared_again() {
     publish(&bus, 1..2).await;
     eventually("so is the next", || handled.all().len() == 4).await;
     assert_eq!(handled.all(), [(0, 1), (0, 2), (1, 1), (1, 2)]);
+    delete_group(&bus, "mailer").await;
+    end(&bus).await;
+}
+
+#[tokio::test]
+async fn the_plan_of_a_delay_is_what_is_declared_for_it() {
+    let name = Rabbit::unique("subscriptions");
+    let rabbit = Rabbit::controlled();
+    let bus = bus_on(&rabbit, &name).await;
+    let longest = Duration::from_secs(60);
+    let mailer = bus.subscribe_fn::<Paid, _>("mailer", async move |_, _| {
+        Err(Failure::retry_after(longest, "not yet"))
+    });
+    let mailer = mailer.start().await.unwrap();
+    publish(&bus, 0..1).await;
+    eventually("it waits", || mailer.snapshot().retried == 1).await;
+    let declared = rabbit.run(|rabbit| rabbit.list_queues()).await;
+    let mut declared: Vec<_> = declared
+        .into_iter()
+        .filter(|queue| queue.starts_with(&format!("{name}.delay.")))
+        .collect();
+    declared.sort();
+    let plan = bus.amqp().unwrap().delay_plan(longest);
+    let mut planned: Vec<_> = plan
+        .objects()
+        .filter_map(|object| match object {
+            PlanObject::Queue { name, .. } => Some(name.clone()),
+            _ => None,
+        })
+        .collect();
+    planned.sort();
+    assert_eq!(declared, planned);
+    assert_eq!(planned.len(), 10);
+    assert!(
+        bus.amqp()
+            .unwrap()
+            .delay_plan(Duration::ZERO)
+            .objects()
+            .next()
+            .is_none()
+    );
     delete_group(&bus, "mailer").await;
     end(&bus).await;
 }

@@ -16,9 +16,10 @@ pub enum TopologyMode {
     #[default]
     Declare,
     /// Looks whether the exchanges and queues are there, and declares nothing. AMQP shows neither their arguments
-    /// nor the bindings.
+    /// nor the bindings. The rungs of a delay are looked for when a retry first waits for so long
+    /// ([`AmqpAdmin::delay_plan`](crate::AmqpAdmin::delay_plan)).
     Verify,
-    /// Neither: somebody else cares for them.
+    /// Neither: somebody else cares for them, and for the rungs of the delays.
     Assume,
 }
 
