@@ -1,4 +1,5 @@
 mod deliveries;
+mod holding;
 mod pause;
 mod written;
 
@@ -12,6 +13,8 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer};
 
 use self::deliveries::{Next, next_deliveries};
+use self::holding::HandOver;
+pub(super) use self::holding::Holding;
 use self::written::Written;
 use super::queue::AmqpQueue;
 use super::replies::Answer;
@@ -24,11 +27,6 @@ use crate::supervisor::Stop;
 
 /// How often a consumer looks at what nobody tells it: pauses, and holes that are getting old.
 const LOOK: Duration = Duration::from_millis(250);
-/// How long a queue may hand nothing out before what was not started goes back to RabbitMQ.
-const HELD_AT_MOST: Duration = Duration::from_secs(30);
-/// The same where a breaker stands in the way, which ends by itself: all replicas have theirs, and each return counts
-/// towards the delivery limit. Well below RabbitMQ's consumer timeout of 30 minutes.
-const HELD_BY_BREAKER: Duration = Duration::from_secs(600);
 /// The longest that a stop waits for handlers whose settlement is still to come.
 const LAST_SETTLEMENTS: Duration = Duration::from_millis(500);
 
@@ -82,7 +80,6 @@ async fn one_life(
         prefetch,
         channel,
         consumer: None,
-        held_since: None,
         written: Written::default(),
     };
     let ended = life.run(&mut stop).await;
@@ -111,8 +108,6 @@ struct Life {
     is_keyed: bool,
     /// Kept until the channel is closed: dropped before, it would cancel by itself.
     consumer: Option<Consumer>,
-    /// Since when nothing is handed out.
-    held_since: Option<Instant>,
     written: Written,
 }
 
@@ -137,7 +132,12 @@ impl Life {
             }
             let look_at = self.write(false).await?;
             match self.next(stop, look_at).await {
-                Next::Deliveries(deliveries) => self.take_in(deliveries)?,
+                Next::Deliveries(deliveries, ended) => {
+                    self.take_in(deliveries)?;
+                    if let Some(why) = ended {
+                        return Err(why);
+                    }
+                }
                 Next::Look => {}
                 Next::Ended(why) => return Err(why),
                 Next::Stop => break,
@@ -158,19 +158,16 @@ impl Life {
     /// Not while it is being stopped, and not while nothing has been handed out for long.
     fn wants_messages(&mut self) -> bool {
         let halted = self.core.mailbox.halted();
-        let at_most = if halted & (halt::PAUSED | halt::SUSPENDED | halt::ENDED) != 0 {
-            HELD_AT_MOST
+        let hand_over = if halted & (halt::PAUSED | halt::SUSPENDED | halt::ENDED) != 0 {
+            HandOver::Halted
+        } else if halted & !(halt::STALLED | halt::SEAT) != 0 {
+            HandOver::Broken
+        } else if self.core.breaker_is_closed() {
+            HandOver::Goes
         } else {
-            HELD_BY_BREAKER
+            HandOver::Probes
         };
-        if halted & !(halt::STALLED | halt::SEAT) == 0 {
-            self.held_since = None;
-        } else {
-            self.held_since.get_or_insert_with(Instant::now);
-        }
-        let held_for_long = self
-            .held_since
-            .is_some_and(|since| since.elapsed() >= at_most);
+        let held_for_long = self.amqp.holding.lock().rests(hand_over, Instant::now());
         self.amqp.is_resting.store(held_for_long, Ordering::Relaxed);
         !self.amqp.is_detached() && !held_for_long
     }

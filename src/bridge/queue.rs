@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::acks::{Acks, Flush, Stray, Wake};
+use super::consumer::Holding;
 use super::publisher::{Confirmed, Publication};
 use super::topology::GroupNames;
 use super::{FRAME_MAX, Shared, delay, wire};
@@ -41,6 +42,7 @@ pub(super) struct AmqpQueue {
     /// Whether RabbitMQ has its consumer, and whether it shall have none: it hands nothing out for long.
     pub(super) is_consuming: AtomicBool,
     pub(super) is_resting: AtomicBool,
+    pub(super) holding: Mutex<Holding>,
     /// Why its last consumer ended, until the next one consumes.
     pub(super) trouble: Mutex<Option<String>>,
     /// Of keyed order: what was delivered and is not started, while nothing is handed out. RabbitMQ gives the next
@@ -108,6 +110,7 @@ impl AmqpQueue {
             at_rest: Notify::new(),
             is_consuming: AtomicBool::new(false),
             is_resting: AtomicBool::new(false),
+            holding: Mutex::default(),
             trouble: Mutex::default(),
             held: Mutex::default(),
             lost: AtomicU64::new(0),
@@ -179,11 +182,14 @@ impl AmqpQueue {
     }
 
     pub(super) fn give_back(&self, token: u64) {
+        // The epoch changes under the lock: the tag is not of another channel's by the time that it is noted.
+        let mut state = self.state.lock();
         let Some(tag) = self.tag(token) else {
             self.lost.fetch_add(1, Ordering::Relaxed);
             return;
         };
-        self.state.lock().give_back.push(tag);
+        state.give_back.push(tag);
+        drop(state);
         self.changed.notify_one();
     }
 
@@ -234,9 +240,9 @@ impl AmqpQueue {
     }
 
     /// Publishes the copy that waits for a retry. Tries until RabbitMQ has it, or the original can not be
-    /// settled any more.
+    /// settled any more: then RabbitMQ hands that out again, and a copy would be one more.
     async fn defer(&self, shared: &Shared, slot: &Slot, delay: Duration) -> bool {
-        loop {
+        while self.tag(slot.record().token).is_some() {
             match self.publish_copy(shared, slot, delay).await {
                 Ok(Confirmed::Routed) => return true,
                 Ok(answer) => {
@@ -250,12 +256,10 @@ impl AmqpQueue {
                     tracing::warn!(queue = self.names.queue(), %refusal, "a retry copy was not published");
                 }
             }
-            if self.tag(slot.record().token).is_none() {
-                return false;
-            }
             let timers = Arc::clone(&shared.services.timers);
             Deadline::new(timers, COPY_AGAIN).await;
         }
+        false
     }
 
     async fn publish_copy(
@@ -294,15 +298,18 @@ impl AmqpQueue {
 
 impl Backing for AmqpQueue {
     fn acked(&self, token: u64) {
+        // As in `give_back`.
+        let mut state = self.state.lock();
         let Some(tag) = self.tag(token) else {
             self.lost.fetch_add(1, Ordering::Relaxed);
             return;
         };
-        let wake = match &mut self.state.lock().acks {
+        let wake = match &mut state.acks {
             // A stray one is settled already, and must not be settled twice.
             Some(acks) => acks.complete(tag, Instant::now()).unwrap_or(Wake::No),
             None => Wake::No,
         };
+        drop(state);
         if wake != Wake::No {
             self.changed.notify_one();
         }

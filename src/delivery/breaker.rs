@@ -160,6 +160,11 @@ impl BreakerState {
         }
     }
 
+    #[cfg(feature = "amqp")]
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(self.phase, Phase::Closed)
+    }
+
     pub(crate) fn record(&mut self, now: Instant, success: bool) -> Option<BreakerChange> {
         match self.phase {
             // Attempts that were under way when it opened say nothing new.

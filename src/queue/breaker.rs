@@ -31,6 +31,13 @@ impl QueueCore {
         }
     }
 
+    /// Not while it is open, nor while it tries one message.
+    #[cfg(feature = "amqp")]
+    pub(crate) fn breaker_is_closed(&self) -> bool {
+        let gate = self.breaker.as_ref();
+        gate.is_none_or(|gate| gate.state.lock().is_closed())
+    }
+
     fn gate_allows(&self, gate: &BreakerGate) -> bool {
         let now = self.services.timers.now();
         let mut state = gate.state.lock();

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use crate::common::proxy::{Direction, Proxy};
 use crate::common::rabbit::{Rabbit, delete_group};
 use crate::common::{Door, Log, end, eventually, queue, soon};
 use postroom::parts::PlanObject;
-use postroom::{Amqp, Bus, Event, Failure, Filter, Order, QueueType, Retry, Subscription};
+use postroom::{Amqp, Bridged, Bus, Event, Failure, Filter, Order, QueueType, Retry, Subscription};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -165,6 +166,40 @@ async fn a_rung_of_the_delays_that_was_deleted_is_declared_again() {
     assert_eq!(handled.all(), [(0, 1), (0, 2), (1, 1), (1, 2)]);
     delete_group(&bus, "mailer").await;
     end(&bus).await;
+}
+
+/// The consumer's end is told once, and here together with a delivery.
+#[tokio::test]
+async fn a_queue_that_is_deleted_behind_a_delivery_is_declared_again() {
+    let name = Rabbit::unique("subscriptions");
+    let rabbit = Rabbit::controlled();
+    let proxy = Proxy::start(rabbit.authority());
+    let handling = Amqp::new(rabbit.url_through(proxy.address())).prefix(&name);
+    let handling = Bus::builder(&name).bridge(handling.import("ordering.#"));
+    let handling = handling.start().await.unwrap();
+    let handled = Log::new();
+    subscribe(&handling, Order::Fifo, &open(), &handled).await;
+    let publishing = Amqp::new(rabbit.url()).prefix(&name).export("ordering.#");
+    let publishing = Bus::builder(Rabbit::unique("other")).bridge(publishing);
+    let publishing = publishing.start().await.unwrap();
+    publish(&publishing, 0..1).await;
+    eventually("it is handled", || handled.all() == [0]).await;
+
+    proxy.stall(Direction::ToClient);
+    publish(&publishing, 1..2).await;
+    let queue = format!("{name}.mailer");
+    rabbit.run(move |rabbit| rabbit.delete_queue(&queue)).await;
+    proxy.resume();
+    let is_bound = async {
+        while publishing.publish(Paid(2)).await.unwrap().bridged != Bridged::Routed {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    soon("its queue is there again", is_bound).await;
+    eventually("it is handled", || handled.all().contains(&2)).await;
+    end(&publishing).await;
+    delete_group(&handling, "mailer").await;
+    end(&handling).await;
 }
 
 #[tokio::test]

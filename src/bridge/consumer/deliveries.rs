@@ -9,10 +9,12 @@ use super::explained;
 
 /// The most deliveries taken in at once.
 const BATCH: usize = 64;
+const CANCELLED: &str = "RabbitMQ cancelled the consumer: its queue was deleted, or its node went";
 
 /// What a consumer waits for.
 pub(super) enum Next {
-    Deliveries(Vec<Delivery>),
+    /// These, and why nothing comes behind them, if so.
+    Deliveries(Vec<Delivery>, Option<String>),
     Ended(String),
     Look,
     Stop,
@@ -25,24 +27,26 @@ pub(super) async fn next_deliveries(consumer: Option<&mut Consumer>) -> Next {
     };
     let mut deliveries = Vec::new();
     std::future::poll_fn(|cx| {
+        // lapin tells the end of a consumer once.
+        let mut ended = None;
         while deliveries.len() < BATCH {
             match Pin::new(&mut *consumer).poll_next(cx) {
-                Poll::Ready(Some(Ok(delivery))) => deliveries.push(delivery),
-                // What came before the end is taken in first; the end is told again.
-                Poll::Ready(_) if !deliveries.is_empty() => break,
-                Poll::Ready(Some(Err(error))) => {
-                    return Poll::Ready(Next::Ended(explained(error)));
+                Poll::Ready(Some(Ok(delivery))) => {
+                    deliveries.push(delivery);
+                    continue;
                 }
-                Poll::Ready(None) => {
-                    let why =
-                        "RabbitMQ cancelled the consumer: its queue was deleted, or its node went";
-                    return Poll::Ready(Next::Ended(why.to_owned()));
-                }
+                Poll::Ready(Some(Err(error))) => ended = Some(explained(error)),
+                Poll::Ready(None) => ended = Some(CANCELLED.to_owned()),
                 Poll::Pending if deliveries.is_empty() => return Poll::Pending,
-                Poll::Pending => break,
+                Poll::Pending => {}
             }
+            break;
         }
-        Poll::Ready(Next::Deliveries(std::mem::take(&mut deliveries)))
+        let deliveries = std::mem::take(&mut deliveries);
+        Poll::Ready(match ended {
+            Some(why) if deliveries.is_empty() => Next::Ended(why),
+            ended => Next::Deliveries(deliveries, ended),
+        })
     })
     .await
 }
