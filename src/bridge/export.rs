@@ -64,12 +64,11 @@ impl Shared {
             properties,
             body,
         };
-        match (
-            self.publisher.publish(publication, patience).await?,
-            envelope.kind(),
-        ) {
+        let (confirmed, is_repeated) = self.publisher.publish_told(publication, patience).await?;
+        match (confirmed, envelope.kind()) {
             (Confirmed::Routed, _) => Ok(Bridged::Routed),
             (Confirmed::Returned, AddressKind::Topic) => Ok(Bridged::Unrouted),
+            _ if is_repeated => Err(self.publisher.refused_at_last()),
             (Confirmed::Returned, AddressKind::Queue) => Err(Refusal::NoQueue {
                 queue: envelope.address().to_owned(),
             }),

@@ -3,7 +3,7 @@ mod life;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lapin::BasicProperties;
 use lapin::types::ShortString;
@@ -42,16 +42,51 @@ mod stage {
     pub(super) const GIVEN_UP: u8 = 2;
 }
 
+/// What RabbitMQ answered, and whether to a publication that was written before.
+type Told = (Confirmed, bool);
+
 struct Job {
     publication: Arc<Publication>,
     stage: Arc<AtomicU8>,
-    done: oneshot::Sender<Result<Confirmed, String>>,
+    /// Or why RabbitMQ closed the channel for it.
+    done: oneshot::Sender<Result<Told, String>>,
     /// Its place in the window.
     _place: OwnedSemaphorePermit,
     number: u64,
     /// How often a channel was closed while it was on its way: it may be what closes them.
     closed: u32,
+    /// It was on its way on another channel, and may have arrived.
+    is_repeated: bool,
+    /// Since when it is on its way on this one.
+    written: Option<Instant>,
 }
+
+impl Job {
+    fn new(
+        publication: Arc<Publication>,
+        done: oneshot::Sender<Result<Told, String>>,
+        place: OwnedSemaphorePermit,
+        number: u64,
+    ) -> Self {
+        Self {
+            publication,
+            stage: Arc::new(AtomicU8::new(stage::WAITS)),
+            done,
+            _place: place,
+            number,
+            closed: 0,
+            is_repeated: false,
+            written: None,
+        }
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.stage.load(Ordering::Acquire) == stage::GIVEN_UP
+    }
+}
+
+/// How long publications that nobody waits for any more may take the place of others.
+const GIVEN_UP_FOR: Duration = Duration::from_secs(30);
 
 /// By how much fewer fly together, each time that their channel was closed.
 const FEWER: u32 = 16;
@@ -119,6 +154,16 @@ impl Publisher {
         publication: Publication,
         patience: Duration,
     ) -> impl Future<Output = Result<Confirmed, Refusal>> {
+        let told = self.publish_told(publication, patience);
+        async { Ok(told.await?.0) }
+    }
+
+    /// The same. True: it was written more than once, and an earlier copy may have arrived whatever the last answer is.
+    pub(super) fn publish_told(
+        &self,
+        publication: Publication,
+        patience: Duration,
+    ) -> impl Future<Output = Result<Told, Refusal>> {
         // At once: it is large, and would be moved with every future that awaits this one.
         self.publish_shared(Arc::new(publication), patience)
     }
@@ -127,7 +172,7 @@ impl Publisher {
         &self,
         publication: Arc<Publication>,
         patience: Duration,
-    ) -> Result<Confirmed, Refusal> {
+    ) -> Result<Told, Refusal> {
         let mut deadline = Deadline::new(Arc::clone(&self.timers), patience);
         let place = Arc::clone(&self.window).acquire_owned();
         let place = match deadline.bound(place).await {
@@ -136,15 +181,9 @@ impl Publisher {
             None => return Err(self.unreachable()),
         };
         let (done, answer) = oneshot::channel();
-        let claim = Claim(Arc::new(AtomicU8::new(stage::WAITS)));
-        let job = Job {
-            publication,
-            stage: Arc::clone(&claim.0),
-            done,
-            _place: place,
-            number: self.next.fetch_add(1, Ordering::Relaxed),
-            closed: 0,
-        };
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let job = Job::new(publication, done, place, number);
+        let claim = Claim(Arc::clone(&job.stage));
         {
             let mut waiting = self.waiting.lock();
             if self.window.is_closed() {
@@ -154,12 +193,20 @@ impl Publisher {
         }
         self.wake.notify_one();
         match deadline.bound(answer).await {
-            Some(Ok(Ok(confirmed))) => Ok(confirmed),
+            Some(Ok(Ok(told))) => Ok(told),
             Some(Ok(Err(why))) => Err(Refusal::Rejected { why }),
             Some(Err(_)) if claim.give_up() => Err(self.unconfirmed("the bridge was closed")),
             Some(Err(_)) => Err(Refusal::Closed),
             None if claim.give_up() => Err(self.unconfirmed("no answer from RabbitMQ")),
             None => Err(self.unreachable()),
+        }
+    }
+
+    /// A publication that was repeated, and refused then.
+    pub(super) fn refused_at_last(&self) -> Refusal {
+        self.counts.unconfirmed.fetch_add(1, Ordering::Relaxed);
+        Refusal::Unconfirmed {
+            why: "it was written again after its channel was lost, and refused then".to_owned(),
         }
     }
 
@@ -226,7 +273,11 @@ impl Publisher {
             jobs.iter_mut().for_each(|job| job.closed += 1);
         }
         jobs.sort_unstable_by_key(|job| job.number);
-        jobs.retain(|job| job.stage.load(Ordering::Acquire) != stage::GIVEN_UP);
+        jobs.retain(|job| !job.is_given_up());
+        for job in &mut jobs {
+            job.is_repeated = true;
+            job.written = None;
+        }
         let repeated = jobs.len() as u64;
         self.counts.repeated.fetch_add(repeated, Ordering::Relaxed);
         let mut waiting = self.waiting.lock();
@@ -237,6 +288,17 @@ impl Publisher {
         for job in jobs.into_iter().rev() {
             waiting.push_front(job);
         }
+    }
+
+    fn is_full(&self) -> bool {
+        self.window.available_permits() == 0
+    }
+
+    /// Whether what is never answered, as by a queue without a leader, leaves no place for anything else.
+    fn is_clogged(&self, jobs: &[Option<Job>], now: Instant) -> bool {
+        let is_old = |since: Instant| now.saturating_duration_since(since) >= GIVEN_UP_FOR;
+        let clogs = |job: &Job| job.is_given_up() && job.written.is_some_and(is_old);
+        self.is_full() && jobs.iter().flatten().any(clogs)
     }
 
     fn is_idle(&self) -> bool {

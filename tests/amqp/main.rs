@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod confirms;
 #[cfg(feature = "testing")]
 mod conformance;
 mod connecting;

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation};
 
-use super::{Confirmed, Job, Publication, Publisher};
+use super::{Confirmed, Job, Publication, PublishCounts, Publisher};
 use crate::bridge::flights::Flights;
 use crate::bridge::link::LinkState;
 use crate::bridge::{Shared, explained, topology};
@@ -72,15 +73,20 @@ fn route_of(properties: &BasicProperties, exchange: &str, routing_key: &str) -> 
 struct Returned(HashMap<Route, u32>);
 
 impl Returned {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn clear(&mut self) {
+        self.0.clear();
+    }
+
     fn note(&mut self, route: Route) {
         *self.0.entry(route).or_default() += 1;
     }
 
     /// Whether one of them is of this publication; then it is one fewer.
     fn take(&mut self, publication: &Publication) -> bool {
-        if self.0.is_empty() {
-            return false;
-        }
         let route = route_of(
             &publication.properties,
             publication.exchange.as_str(),
@@ -116,19 +122,41 @@ pub(in crate::bridge) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Resu
         shared.note_topology(&shared.part("publisher"), declared.as_ref().err());
         declared.map_err(explained)?;
         let channel = shared.opened(open(&connection)).await?;
-        let Err(error) = fly(publisher, &channel, &mut stop).await? else {
-            return Ok(());
-        };
-        tracing::warn!(link = %publisher.link.name, %error, "RabbitMQ closed the channel for what was published");
+        let link = &publisher.link.name;
+        match fly(publisher, &channel, &mut stop).await? {
+            ChannelEnd::Done => return Ok(()),
+            ChannelEnd::Closed(error) => {
+                tracing::warn!(%link, %error, "RabbitMQ closed the channel for what was published");
+            }
+            ChannelEnd::Clogged => {
+                tracing::warn!(%link, "publications without an answer take all places: the others go on a new channel");
+                let closing = channel.close(200, "done".into());
+                let _ = tokio::time::timeout(CLOSE, closing).await;
+            }
+        }
     }
 }
+
+/// How the life of a channel ended, if the connection lives on.
+enum ChannelEnd {
+    Done,
+    /// For something that was published on it.
+    Closed(lapin::Error),
+    /// By what was given up and never answered.
+    Clogged,
+}
+
+/// How long RabbitMQ may take to close a channel.
+const CLOSE: Duration = Duration::from_secs(1);
+/// How often a full window is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Publishes on one channel. What RabbitMQ closed the channel for is told apart from a lost connection.
 async fn fly(
     publisher: &Publisher,
     channel: &Channel,
     stop: &mut Stop,
-) -> Result<Result<(), lapin::Error>, String> {
+) -> Result<ChannelEnd, String> {
     let mut link = publisher.link.watch();
     let mut sky = Sky {
         publisher,
@@ -146,7 +174,8 @@ async fn fly(
             LinkState::Up { blocked, .. } => blocked.is_some(),
             LinkState::Down { why } => return Err(why.to_string()),
         };
-        while !is_blocked && let Some(job) = publisher.take(sky.flights.len(), &mut most) {
+        while !is_blocked && let Some(mut job) = publisher.take(sky.flights.len(), &mut most) {
+            job.written = Some(Instant::now());
             let flight = {
                 let publication = Arc::clone(&job.publication);
                 let seat = sky.free.pop().unwrap_or(sky.jobs.len());
@@ -163,22 +192,28 @@ async fn fly(
         }
         sky.flights.pass(|one| landed.push(one));
         if let Some(error) = settle(
-            publisher,
+            &publisher.counts,
             &mut sky.jobs,
             &mut sky.free,
             &mut landed,
             &mut returned,
+            sky.flights.len(),
         ) {
             if error.is_amqp_soft_error() {
                 sky.closed = Some(explained(&error));
-                return Ok(Err(error));
+                return Ok(ChannelEnd::Closed(error));
             }
             return Err(explained(error));
         }
         if stopping && sky.flights.len() == 0 && publisher.is_idle() {
-            return Ok(Ok(()));
+            return Ok(ChannelEnd::Done);
+        }
+        let is_full = publisher.is_full();
+        if is_full && !is_blocked && publisher.is_clogged(&sky.jobs, Instant::now()) {
+            return Ok(ChannelEnd::Clogged);
         }
         tokio::select! {
+            () = tokio::time::sleep(LOOK), if is_full => {}
             () = publisher.wake.notified() => {}
             () = sky.flights.woken() => {}
             _ = link.changed() => {}
@@ -212,55 +247,83 @@ async fn write(channel: &Channel, publication: &Publication) -> lapin::Result<An
     Ok(confirm.await?.into())
 }
 
-/// Answers those who wait, and tells of the channel's failure. lapin hands a returned message to whichever confirm
-/// comes first: so first all returns of the pass are noted, and then each publication is judged by its own.
+/// Answers those who wait, and tells of the channel's failure.
+///
+/// lapin hands a returned message to whichever confirm comes first, and those of one `multiple` in no order: so first all
+/// returns are noted, and each publication is judged by its own. While one is noted whose publication has not landed, the
+/// return of one that has may still be on its way, and who found none keeps its seat and waits: lapin gives out as many
+/// returns as confirms while it has any, so that one of those noted is then of another's.
 fn settle(
-    publisher: &Publisher,
+    counts: &PublishCounts,
     jobs: &mut [Option<Job>],
     free: &mut Vec<usize>,
     landed: &mut Vec<Landed>,
     returned: &mut Returned,
+    flying: usize,
 ) -> Option<lapin::Error> {
-    for one in landed.iter_mut() {
-        if let Ok(answer) = &mut one.answer
-            && let Some(route) = answer.returned.take()
-        {
-            returned.note(*route);
-        }
-    }
-    let counts = &publisher.counts;
     let mut failed = None;
-    for Landed { seat, answer } in landed.drain(..) {
-        let confirmed = match answer {
-            Ok(Answer { is_ack: false, .. }) => Confirmed::Nacked,
-            Ok(_) => Confirmed::Routed,
-            Err(error) => {
-                // It keeps its seat, and goes back in the end. Why the channel was closed is told to one of them.
-                failed = failed
-                    .filter(lapin::Error::is_amqp_soft_error)
-                    .or(Some(error));
-                continue;
+    landed.retain_mut(|one| match &mut one.answer {
+        Ok(answer) => {
+            if let Some(route) = answer.returned.take() {
+                returned.note(*route);
             }
-        };
-        let Some(job) = jobs[seat].take() else {
-            continue;
-        };
-        free.push(seat);
-        let was_returned = returned.take(&job.publication);
-        let (confirmed, count) = match (confirmed, was_returned) {
-            (Confirmed::Nacked, _) => (Confirmed::Nacked, &counts.nacked),
-            (_, true) => (Confirmed::Returned, &counts.returned),
-            _ => (Confirmed::Routed, &counts.confirmed),
-        };
-        count.fetch_add(1, Ordering::Relaxed);
-        // Who waited may have given up.
-        let _ = job.done.send(Ok(confirmed));
+            true
+        }
+        Err(error) => {
+            // It keeps its seat, and goes back in the end. Why the channel was closed is told to one of them.
+            let told = failed.take().filter(lapin::Error::is_amqp_soft_error);
+            failed = told.or_else(|| Some(error.clone()));
+            false
+        }
+    });
+    if !returned.is_empty() {
+        landed.retain(|one| {
+            let job = jobs[one.seat].as_ref();
+            let was_returned = job.is_some_and(|job| returned.take(&job.publication));
+            if was_returned {
+                answer(counts, jobs, free, one, true);
+            }
+            !was_returned
+        });
+    }
+    if flying == 0 {
+        // Nothing is on its way whose they could be.
+        returned.clear();
+    }
+    if returned.is_empty() {
+        for one in landed.drain(..) {
+            answer(counts, jobs, free, &one, false);
+        }
     }
     failed
 }
 
+fn answer(
+    counts: &PublishCounts,
+    jobs: &mut [Option<Job>],
+    free: &mut Vec<usize>,
+    one: &Landed,
+    was_returned: bool,
+) {
+    let Some(job) = jobs[one.seat].take() else {
+        return;
+    };
+    free.push(one.seat);
+    let is_ack = matches!(one.answer, Ok(Answer { is_ack: true, .. }));
+    let (confirmed, count) = match (is_ack, was_returned) {
+        (false, _) => (Confirmed::Nacked, &counts.nacked),
+        (true, true) => (Confirmed::Returned, &counts.returned),
+        (true, false) => (Confirmed::Routed, &counts.confirmed),
+    };
+    count.fetch_add(1, Ordering::Relaxed);
+    // Who waited may have given up.
+    let _ = job.done.send(Ok((confirmed, job.is_repeated)));
+}
+
 #[cfg(test)]
 mod tests {
+    use tokio::sync::{Semaphore, oneshot};
+
     use super::*;
 
     #[test]
@@ -283,6 +346,50 @@ mod tests {
         let judged = [&mail, &pay, &mail, &mail].map(|one| returned.take(one));
         assert_eq!(judged, [true, false, true, false]);
         returned.note(route(&pay));
-        assert!(returned.take(&pay) && returned.0.is_empty());
+        assert!(returned.take(&pay) && returned.is_empty());
+    }
+
+    /// Two commands that are bound to nothing, and one that is routed, confirmed together: lapin begins with the second, gives it the
+    /// return of the first, and the rest comes later.
+    #[test]
+    fn a_confirm_whose_return_is_still_on_its_way_is_not_routed() {
+        let window = Arc::new(Semaphore::new(3));
+        let (mut jobs, mut answers) = (Vec::new(), Vec::new());
+        let mut routes = Vec::new();
+        for key in ["first", "second", "routed"] {
+            let properties = BasicProperties::default().with_message_id(key.into());
+            let publication = Publication {
+                exchange: "commands".into(),
+                routing_key: key.into(),
+                properties: properties.clone(),
+                body: Arc::default(),
+            };
+            routes.push(Box::new(route_of(&properties, "commands", key)));
+            let (done, answered) = oneshot::channel();
+            answers.push(answered);
+            let place = Arc::clone(&window).try_acquire_owned().unwrap();
+            jobs.push(Some(Job::new(Arc::new(publication), done, place, 0)));
+        }
+        let landed = |seat: usize, returned: Option<&Box<Route>>| Landed {
+            seat,
+            answer: Ok(Answer {
+                is_ack: true,
+                returned: returned.cloned(),
+            }),
+        };
+        let counts = PublishCounts::default();
+        let (mut free, mut returned) = (Vec::new(), Returned::default());
+        let mut pass = vec![landed(2, None), landed(1, Some(&routes[0]))];
+        let failed = settle(&counts, &mut jobs, &mut free, &mut pass, &mut returned, 1);
+        assert!(failed.is_none() && free.is_empty());
+        assert!(answers.iter_mut().all(|answer| answer.try_recv().is_err()));
+        pass.push(landed(0, Some(&routes[1])));
+        settle(&counts, &mut jobs, &mut free, &mut pass, &mut returned, 0);
+        let told = answers
+            .iter_mut()
+            .map(|answer| answer.try_recv().unwrap().unwrap().0);
+        let expected = [Confirmed::Returned, Confirmed::Returned, Confirmed::Routed];
+        assert_eq!(told.collect::<Vec<_>>(), expected);
+        assert!(returned.is_empty() && pass.is_empty() && window.available_permits() == 3);
     }
 }

@@ -1,0 +1,201 @@
+//! What RabbitMQ's answers mean to a publisher: returns, repeats, and none at all.
+
+use std::time::{Duration, Instant};
+
+use crate::common::proxy::{Direction, Proxy};
+use crate::common::rabbit::{Rabbit, delete_group};
+use crate::common::{Log, end, eventually, soon};
+use lapin::options::{BasicGetOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Connection, ConnectionProperties};
+use postroom::{Amqp, Bridged, Bus, Command, Event, Refusal};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Paid(u32);
+impl Event for Paid {
+    const TOPIC: &'static str = "ordering.order-paid";
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Listed(u32);
+impl Event for Listed {
+    const TOPIC: &'static str = "catalog.book-listed";
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Charge(u32);
+impl Command for Charge {
+    const QUEUE: &'static str = "payment.charge";
+    type Reply = ();
+}
+
+/// RabbitMQ returns them all, and confirms many at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_of_many_commands_to_no_queue_is_told_so() {
+    let amqp = Amqp::new(Rabbit::shared().url()).prefix(Rabbit::unique("confirms"));
+    let amqp = amqp.export_commands("payment.#");
+    let bus = Bus::builder(Rabbit::unique("shop")).bridge(amqp);
+    let bus = bus.start().await.unwrap();
+    for _ in 0..20 {
+        let sending: Vec<_> = (0..300)
+            .map(|number| {
+                let bus = bus.clone();
+                tokio::spawn(async move { bus.send(Charge(number)).await })
+            })
+            .collect();
+        for sent in sending {
+            let refused = soon("its answer", sent).await.unwrap().unwrap_err();
+            assert!(
+                matches!(refused.kind(), Refusal::NoQueue { .. }),
+                "{refused}"
+            );
+        }
+    }
+    let counts = bus.snapshot().bridge.unwrap();
+    assert_eq!((counts.returned, counts.confirmed), (6_000, 0));
+    end(&bus).await;
+}
+
+/// Its first copy fills the queue, which rejects the second.
+#[tokio::test]
+async fn what_is_refused_when_it_is_repeated_is_not_known_to_be_refused() {
+    let rabbit = Rabbit::shared();
+    let prefix = Rabbit::unique("confirms");
+    let proxy = Proxy::start(rabbit.authority());
+    let amqp = Amqp::new(rabbit.url_through(proxy.address())).prefix(&prefix);
+    let bus = Bus::builder(Rabbit::unique("shop")).bridge(amqp.export("ordering.#"));
+    let bus = bus.start().await.unwrap();
+    bus.publish(Paid(0)).await.unwrap();
+
+    let connection = Connection::connect(rabbit.url(), ConnectionProperties::default());
+    let connection = connection.await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let mut one_place = FieldTable::default();
+    one_place.insert("x-max-length".into(), AMQPValue::LongInt(1));
+    one_place.insert(
+        "x-overflow".into(),
+        AMQPValue::LongString("reject-publish".into()),
+    );
+    let queue = format!("{prefix}.small");
+    channel
+        .queue_declare(
+            queue.as_str().into(),
+            QueueDeclareOptions {
+                durable: true,
+                ..QueueDeclareOptions::default()
+            },
+            one_place,
+        )
+        .await
+        .unwrap();
+    channel
+        .queue_bind(
+            queue.as_str().into(),
+            format!("{prefix}.events").into(),
+            Paid::TOPIC.into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+        .unwrap();
+
+    proxy.stall(Direction::ToClient);
+    let before = proxy.bytes(Direction::ToServer);
+    let publishing = bus.clone();
+    let waiting = tokio::spawn(async move { publishing.publish(Paid(1)).await });
+    eventually("it is written", || {
+        proxy.bytes(Direction::ToServer) > before + 100
+    })
+    .await;
+    let stored = async {
+        loop {
+            let options = QueueDeclareOptions {
+                passive: true,
+                ..QueueDeclareOptions::default()
+            };
+            let looking =
+                channel.queue_declare(queue.as_str().into(), options, FieldTable::default());
+            if looking.await.unwrap().message_count() == 1 {
+                break;
+            }
+        }
+    };
+    soon("it is stored", stored).await;
+    proxy.cut();
+    proxy.resume();
+    let refused = soon("its answer", waiting).await.unwrap().unwrap_err();
+    assert!(
+        matches!(refused.kind(), Refusal::Unconfirmed { .. }),
+        "{refused}"
+    );
+    let got = channel.basic_get(queue.as_str().into(), BasicGetOptions { no_ack: true });
+    assert_eq!(got.await.unwrap().unwrap().delivery.data, b"1");
+
+    // One that is written once, and refused, is.
+    bus.publish(Paid(2)).await.unwrap();
+    let refused = bus.publish(Paid(3)).await.unwrap_err();
+    assert!(
+        matches!(refused.kind(), Refusal::Rejected { .. }),
+        "{refused}"
+    );
+    let options = QueueDeleteOptions::default();
+    channel
+        .queue_delete(queue.as_str().into(), options)
+        .await
+        .unwrap();
+    connection.close(200, "done".into()).await.unwrap();
+    end(&bus).await;
+}
+
+/// As one without a leader: here its process stands still.
+#[tokio::test]
+async fn a_queue_that_never_confirms_does_not_take_all_places_for_ever() {
+    let rabbit = Rabbit::controlled();
+    let name = Rabbit::unique("confirms");
+    let amqp = Amqp::new(rabbit.url()).prefix(&name).window(4);
+    let amqp = amqp.import("ordering.#").import("catalog.#");
+    let bus = Bus::builder(&name).bridge(amqp).start().await.unwrap();
+    let handled = Log::new();
+    let (paid, listed) = (handled.clone(), handled.clone());
+    let mailer = bus.subscribe_fn::<Paid, _>("mailer", async move |order, _| {
+        paid.push(order.0);
+        Ok(())
+    });
+    mailer.start().await.unwrap();
+    let search = bus.subscribe_fn::<Listed, _>("search", async move |book, _| {
+        listed.push(book.0);
+        Ok(())
+    });
+    search.start().await.unwrap();
+    let process = |what: &str| {
+        let call = format!("sys:{what}(whereis('%2F_{name}.mailer')).");
+        rabbit.run(move |rabbit| rabbit.ctl(&["eval", &call]))
+    };
+    process("suspend").await;
+    for order in 0..4 {
+        let publishing = bus.publish(Paid(order)).timeout(Duration::from_millis(200));
+        let refused = publishing.await.unwrap_err();
+        assert!(
+            matches!(refused.kind(), Refusal::Unconfirmed { .. }),
+            "{refused}"
+        );
+    }
+    let begun = Instant::now();
+    let publishing = bus.publish(Listed(10)).timeout(Duration::from_secs(60));
+    assert_eq!(publishing.await.unwrap().bridged, Bridged::Routed);
+    assert!(
+        begun.elapsed() < Duration::from_secs(45),
+        "{:?}",
+        begun.elapsed()
+    );
+    eventually("it is handled", || handled.all().contains(&10)).await;
+    process("resume").await;
+    let publishing = bus.publish(Paid(5)).timeout(Duration::from_secs(60));
+    assert_eq!(publishing.await.unwrap().bridged, Bridged::Routed);
+    eventually("it is handled", || handled.all().contains(&5)).await;
+    for group in ["mailer", "search"] {
+        delete_group(&bus, group).await;
+    }
+    end(&bus).await;
+}
