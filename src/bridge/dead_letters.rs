@@ -9,7 +9,7 @@ use std::time::Duration;
 use self::look::Look;
 use super::publisher::{Confirmed, Publication};
 use super::topology::{self, GroupNames, TopologyMode};
-use super::{FRAME_MAX, Shared, wire};
+use super::{Shared, wire};
 use crate::message::{MessageId, SharedParcel};
 use crate::ports::{
     BoxFuture, Claim, Claims, DeadLetter, DeadLetterLedger, DeadLetterSink, DeadLetterStore,
@@ -95,7 +95,8 @@ type Found = (Arc<Look>, Option<(u64, DeadLetter)>);
 
 async fn store(shared: &Shared, letters: &Letters, letter: &DeadLetter) -> Result<(), String> {
     let body = wire::copy_body(&letter.parcel).map_err(|error| error.to_string())?;
-    let properties = wire::dead_letter(letter, FRAME_MAX).map_err(|refusal| refusal.to_string())?;
+    let properties = wire::dead_letter(letter, shared.publish_link.frame_max())
+        .map_err(|refusal| refusal.to_string())?;
     let dead = letters.names.dead();
     let publish = || {
         let publication = Publication {
@@ -325,13 +326,13 @@ impl Shared {
         let publication = Publication {
             exchange: "".into(),
             routing_key: names.queue().into(),
-            properties: wire::replayed(parcel, FRAME_MAX)?,
+            properties: wire::replayed(parcel, self.publish_link.frame_max())?,
             body: Arc::new(body.into()),
         };
         match self.publisher.publish(publication, patience).await? {
             Confirmed::Routed => Ok(()),
             Confirmed::Returned => Err(no_queue()),
-            Confirmed::Nacked => Err(Refusal::Rejected {
+            Confirmed::Nacked => Err(Refusal::Nacked {
                 why: "its queue is full and rejects, or failed".to_owned(),
             }),
         }

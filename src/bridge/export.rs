@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::publisher::{Confirmed, Publication};
 use super::shared::Shared;
-use super::{FRAME_MAX, wire};
+use super::wire;
 use crate::message::{AddressKind, SharedParcel};
 use crate::ports::{Bridged, Deadline, Refusal};
 
@@ -46,8 +46,13 @@ impl Shared {
         patience: Duration,
     ) -> Result<Bridged, Refusal> {
         let envelope = parcel.envelope();
-        let (properties, body) =
-            wire::outgoing(&*self.format, parcel, &self.service, reply_to, FRAME_MAX)?;
+        let (properties, body) = wire::outgoing(
+            &*self.format,
+            parcel,
+            &self.service,
+            reply_to,
+            self.publish_link.frame_max(),
+        )?;
         let limit = self.amqp.body_limit;
         if body.len() > limit {
             let size = body.len();
@@ -72,7 +77,7 @@ impl Shared {
             (Confirmed::Returned, AddressKind::Queue) => Err(Refusal::NoQueue {
                 queue: envelope.address().to_owned(),
             }),
-            (Confirmed::Nacked, _) => Err(Refusal::Rejected {
+            (Confirmed::Nacked, _) => Err(Refusal::Nacked {
                 why: "a queue is full and rejects, or failed".to_owned(),
             }),
         }

@@ -1,13 +1,13 @@
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_core::Stream;
 use lapin::{Connection, ConnectionProperties, Event};
 use tokio::sync::watch;
 
-use super::{Shared, explained};
+use super::{FRAME_MAX, Shared, explained};
 use crate::ports::LifecycleKind;
 use crate::supervisor::Stop;
 
@@ -25,6 +25,8 @@ pub(super) struct Link {
     pub(super) connects: AtomicU64,
     /// It was connected once, or could not be.
     is_tried: AtomicBool,
+    /// The most bytes of a frame, as agreed on with the last broker.
+    frame_max: AtomicUsize,
 }
 
 #[derive(Clone)]
@@ -57,6 +59,7 @@ impl Link {
             state: watch::Sender::new(LinkState::Down { why }),
             connects: AtomicU64::new(0),
             is_tried: AtomicBool::new(false),
+            frame_max: AtomicUsize::new(FRAME_MAX),
         }
     }
 
@@ -133,6 +136,11 @@ impl Link {
             } => Err(why.to_string()),
             LinkState::Up { connection, .. } => Ok(Arc::clone(connection)),
         }
+    }
+
+    /// The most bytes of a frame of it, and so of the headers of a message.
+    pub(super) fn frame_max(&self) -> usize {
+        self.frame_max.load(Ordering::Relaxed)
     }
 
     fn set_blocked(&self, why: Option<Arc<str>>) {
@@ -245,7 +253,15 @@ async fn connect(shared: &Shared, link: &Link) -> Result<(Connection, String), S
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         let attempt = super::guard::connect(url.uri(), properties, shared.tls());
         let why = match tokio::time::timeout(shared.amqp.connect_timeout, attempt).await {
-            Ok(Ok(connection)) => return Ok((connection, url.to_string())),
+            Ok(Ok(connection)) => {
+                // 0 is no limit of theirs.
+                let agreed = match connection.configuration().frame_max() {
+                    0 => FRAME_MAX,
+                    agreed => FRAME_MAX.min(agreed as usize),
+                };
+                link.frame_max.store(agreed, Ordering::Relaxed);
+                return Ok((connection, url.to_string()));
+            }
             Ok(Err(error)) => explain(&error),
             Err(_) => "no answer within the connect timeout".to_owned(),
         };

@@ -49,7 +49,7 @@ pub(crate) use tree::start;
 
 use shared::Shared;
 
-/// The most bytes of a frame, and so of a content header: RabbitMQ's default.
+/// The most bytes of a frame, and so of a content header, where a broker allows more or says nothing: RabbitMQ's default.
 const FRAME_MAX: usize = 131_072;
 
 /// A failure as it is told: without the user's name, which RabbitMQ says where a permission is missing.

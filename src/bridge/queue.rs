@@ -10,7 +10,7 @@ use super::acks::{Acks, Flush, Stray, Wake};
 use super::consumer::Holding;
 use super::publisher::{Confirmed, Publication};
 use super::topology::GroupNames;
-use super::{FRAME_MAX, Shared, delay, wire};
+use super::{Shared, delay, wire};
 use crate::delivery::Reason;
 use crate::mailbox::{Ending, Slot};
 use crate::ports::Deadline;
@@ -284,7 +284,7 @@ impl AmqpQueue {
         let publication = Publication {
             exchange: exchange.into(),
             routing_key: routing_key.into(),
-            properties: wire::retry_copy(slot, FRAME_MAX)?,
+            properties: wire::retry_copy(slot, shared.publish_link.frame_max())?,
             body: Arc::new(body.into()),
         };
         let answer = shared.publisher.publish(publication, COPY_PATIENCE).await;

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::publisher::Publication;
 use super::wire::{self, Arrived, NO_REPLY, ReplyAddress};
-use super::{FRAME_MAX, Shared, explained};
+use super::{Shared, explained};
 use crate::message::{ReplyPort, ReplyRefusal};
 use crate::supervisor::Stop;
 
@@ -227,14 +227,23 @@ impl ReplyPort for Answer {
 
     fn reply_json(&self, body: &[u8]) -> bool {
         let service = &self.shared.service;
-        let properties = wire::reply(&self.to.correlation, service, FRAME_MAX);
+        let properties = wire::reply(
+            &self.to.correlation,
+            service,
+            self.shared.publish_link.frame_max(),
+        );
         self.send(properties, body);
         true
     }
 
     fn refuse(&self, why: ReplyRefusal) {
         let service = &self.shared.service;
-        let properties = wire::refusal(&self.to.correlation, why, service, FRAME_MAX);
+        let properties = wire::refusal(
+            &self.to.correlation,
+            why,
+            service,
+            self.shared.publish_link.frame_max(),
+        );
         self.send(properties, NO_REPLY);
     }
 

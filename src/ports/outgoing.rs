@@ -103,7 +103,14 @@ pub enum Refusal {
         /// What is wrong with the database.
         why: String,
     },
-    /// RabbitMQ refused the message: a queue is full and rejects, or failed, or the bridge's user may not publish there.
+    /// A queue on RabbitMQ is full and rejects, or failed. Another queue of the same event may have taken it.
+    #[error("RabbitMQ did not take the message: {why}")]
+    Nacked {
+        /// What is known of it.
+        why: String,
+    },
+    /// RabbitMQ refused the message, and closed the channel for it: the bridge's user may not publish there, or it is too
+    /// large for RabbitMQ.
     #[error("RabbitMQ did not take the message: {why}")]
     Rejected {
         /// What it said.
@@ -124,6 +131,7 @@ impl Refusal {
                 | Self::Unreachable { .. }
                 | Self::Unconfirmed { .. }
                 | Self::NotStored { .. }
+                | Self::Nacked { .. }
         )
     }
 }

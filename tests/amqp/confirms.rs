@@ -136,7 +136,7 @@ async fn what_is_refused_when_it_is_repeated_is_not_known_to_be_refused() {
     bus.publish(Paid(2)).await.unwrap();
     let refused = bus.publish(Paid(3)).await.unwrap_err();
     assert!(
-        matches!(refused.kind(), Refusal::Rejected { .. }),
+        matches!(refused.kind(), Refusal::Nacked { .. }),
         "{refused}"
     );
     let options = QueueDeleteOptions::default();

@@ -222,7 +222,7 @@ impl Load {
                     outcomes.unconfirmed += 1;
                 }
                 Refusal::Unreachable { .. } => outcomes.unreachable += 1,
-                Refusal::Rejected { .. } => outcomes.rejected += 1,
+                Refusal::Rejected { .. } | Refusal::Nacked { .. } => outcomes.rejected += 1,
                 Refusal::Closed => outcomes.closed += 1,
                 other => panic!("{other:?}"),
             },

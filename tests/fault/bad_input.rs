@@ -6,10 +6,10 @@ use std::time::Duration;
 use crate::common::load::{Load, Numbered, Setup, delete_queue};
 use crate::common::proxy::Proxy;
 use crate::common::rabbit::Rabbit;
-use crate::common::{Log, foreign, soon};
+use crate::common::{Log, end, eventually, foreign, soon};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldArray, FieldTable};
-use postroom::{Event as _, LifecycleKind, Refusal};
+use postroom::{Amqp, Bus, Event as _, Failure, LifecycleKind, Refusal};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -45,6 +45,42 @@ async fn a_message_that_closes_the_channel_does_not_take_others_with_it() {
         "the connection stayed"
     );
     load.end().await;
+}
+
+/// What a frame takes is agreed on with each broker, and kept by a retry's copy too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn headers_are_bounded_by_the_frame_of_the_connection() {
+    let start = || Rabbit::start_with(&["--set", "frame_max = 32768"]);
+    let rabbit = tokio::task::spawn_blocking(start).await.unwrap();
+    let amqp = Amqp::new(rabbit.url()).import(Numbered::TOPIC);
+    let bus = Bus::builder("frames").bridge(amqp).start().await.unwrap();
+    let attempts = Log::new();
+    let noted = attempts.clone();
+    let clerk = bus.subscribe_fn::<Numbered, _>("clerk", async move |_, cx| {
+        noted.push(cx.attempt());
+        match cx.attempt() {
+            1 => Err(Failure::retry_after(
+                Duration::from_millis(100),
+                "x".repeat(5_000),
+            )),
+            _ => Ok(()),
+        }
+    });
+    clerk.start().await.unwrap();
+    let publish = |id, bytes| {
+        let padding = String::new();
+        let publishing = bus.publish(Numbered { id, padding });
+        publishing.header("x-long", &"x".repeat(bytes))
+    };
+    let refused = publish(1, 40_000).await.unwrap_err();
+    assert!(
+        matches!(refused.kind(), Refusal::HeadersTooLarge { .. }),
+        "{refused}"
+    );
+    publish(2, 30_000).await.unwrap();
+    eventually("it is retried", || attempts.all() == [1, 2]).await;
+    assert_eq!(bus.snapshot().bridge.unwrap().publish_connects, 1);
+    end(&bus).await;
 }
 
 fn headers(entries: impl IntoIterator<Item = (String, AMQPValue)>) -> BasicProperties {
