@@ -112,13 +112,19 @@ impl Release<'_> {
         Ok(())
     }
 
-    fn end(self, result: Result<(), Refusal>) -> Result<bool, Refusal> {
-        match result {
-            Ok(()) => self.drafts.clear(),
-            Err(_) if self.reused => self.queue.mailbox.take_over_bound(),
-            Err(_) => {}
+    fn end(mut self, result: Result<(), Refusal>) -> Result<bool, Refusal> {
+        result?;
+        self.drafts.clear();
+        Ok(std::mem::take(&mut self.reused))
+    }
+}
+
+/// Failed, cut off or panicked: the message in hand stays, and what went on its credit needs one of its own.
+impl Drop for Release<'_> {
+    fn drop(&mut self) {
+        if self.reused {
+            self.queue.mailbox.take_over_bound();
         }
-        result.map(|()| self.reused)
     }
 }
 

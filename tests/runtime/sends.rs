@@ -305,6 +305,47 @@ async fn only_the_first_send_to_the_own_queue_has_the_credit_in_hand() {
 }
 
 #[tokio::test]
+async fn a_release_that_is_cut_off_leaves_the_credits_exact() {
+    let bus = bus().await;
+    let (effects, log) = effects(&bus, 1).await;
+    effects.pause();
+    bus.publish(Effect(0)).await.unwrap();
+    let runs = Log::new();
+    let mut members = Vec::new();
+    for member in 0..2 {
+        let runs = runs.clone();
+        let todos =
+            bus.handle_fn::<Todo, _>("todos", async move |todo: &Todo, cx: &mut Context<'_>| {
+                runs.push((todo.0, member));
+                if todo.0 == 0 {
+                    cx.send(Todo(1));
+                    cx.publish(Effect(1));
+                }
+                Ok(())
+            });
+        members.push(todos.mailbox(2).start().await.unwrap());
+    }
+    bus.send(Todo(0)).await.unwrap();
+    // The continuation has gone on the credit in hand, and the rest of the release waits for room.
+    eventually("continued", || runs.len() == 2).await;
+    let busy = runs.all()[0].1;
+    let stopped = members[busy].stop(Duration::ZERO).await;
+    assert!(!stopped.in_time);
+    effects.resume().await;
+    eventually("released by the other", || runs.len() == 4).await;
+    bus.settle().await;
+    assert_eq!(numbers(&log), [0, 1]);
+    let other = &members[1 - busy];
+    other.pause();
+    for _ in 0..2 {
+        bus.try_send(Todo(9)).unwrap();
+    }
+    assert!(bus.try_send(Todo(9)).is_err());
+    other.resume().await;
+    end(&bus).await;
+}
+
+#[tokio::test]
 async fn a_release_without_room_fails_the_attempt_after_the_release_timeout() {
     let (bus, clock) = bus_at_rest().await;
     let (effects, log) = effects(&bus, 1).await;
