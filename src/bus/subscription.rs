@@ -1,7 +1,9 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix::{Addr, ArbiterHandle};
+use tokio::sync::SetOnce;
 
 use super::{Abandoned, Bus, threads};
 use crate::delivery::NEVER;
@@ -19,6 +21,9 @@ struct Inner {
     bus: Bus,
     queue: Arc<QueueCore>,
     home: Home,
+    /// A member leaves its group once, however often it is stopped.
+    stopping: AtomicBool,
+    stopped: SetOnce<StopReport>,
 }
 
 /// Where a subscriber runs and who keeps it.
@@ -40,7 +45,13 @@ pub struct StopReport {
 
 impl Subscription {
     pub(super) fn new(bus: Bus, queue: Arc<QueueCore>, home: Home) -> Self {
-        Self(Arc::new(Inner { bus, queue, home }))
+        Self(Arc::new(Inner {
+            bus,
+            queue,
+            home,
+            stopping: AtomicBool::new(false),
+            stopped: SetOnce::new(),
+        }))
     }
 
     /// The subscriber's name, which is its group's.
@@ -122,6 +133,9 @@ impl Subscription {
     /// queued until the deadline; what is left in memory then is abandoned, counted and reported. A durable queue and one
     /// on RabbitMQ keep what was not handled.
     ///
+    /// Stopped again, it waits for the first stop and answers with the same report; at its own deadline, if that is
+    /// sooner, it cuts the handlers off, and leaves it to the first one to report what was abandoned.
+    ///
     /// # Cancel safety
     /// Dropped, the stop goes on behind it.
     pub async fn stop(&self, deadline: Duration) -> StopReport {
@@ -129,13 +143,42 @@ impl Subscription {
         let report = self
             .0
             .bus
-            .on_control(async move { this.stop_on_control(deadline).await })
+            .on_control(async move { this.stop_once(deadline).await })
             .await;
         report.unwrap_or_default()
     }
 
+    async fn stop_once(&self, deadline: Duration) -> StopReport {
+        let Inner {
+            home,
+            stopping,
+            stopped,
+            ..
+        } = &*self.0;
+        if !stopping.swap(true, Ordering::AcqRel) {
+            let report = self.stop_on_control(deadline).await;
+            // Nobody else sets it.
+            let _ = stopped.set(report.clone());
+            return report;
+        }
+        if let Ok(report) = tokio::time::timeout(deadline.min(NEVER), stopped.wait()).await {
+            return report.clone();
+        }
+        let remove = RemoveChild {
+            id: home.child,
+            timeout: Duration::ZERO,
+        };
+        let late = home.supervisor.send(remove).await;
+        StopReport {
+            abandoned: Vec::new(),
+            in_time: late.is_ok_and(|late| late.is_empty()),
+        }
+    }
+
     async fn stop_on_control(&self, deadline: Duration) -> StopReport {
-        let Inner { bus, queue, home } = &*self.0;
+        let Inner {
+            bus, queue, home, ..
+        } = &*self.0;
         let end = tokio::time::Instant::now() + deadline.min(NEVER);
         let is_last = bus.0.broker.table.leave(queue);
         if is_last {

@@ -208,6 +208,46 @@ async fn members_of_a_group_compete() {
 }
 
 #[tokio::test]
+async fn a_member_that_is_stopped_twice_leaves_its_group_once() {
+    let bus = bus().await;
+    let mut members = Vec::new();
+    for _ in 0..2 {
+        let member = bus.subscribe_fn::<Paid, _>("group", async |_, _| Ok(()));
+        members.push(member.start().await.unwrap());
+    }
+    let again = members[0].clone();
+    let (first, second) = tokio::join!(members[0].stop(PATIENCE), again.stop(PATIENCE));
+    let third = again.stop(PATIENCE).await;
+    for report in [first, second, third] {
+        assert!(report.in_time && report.abandoned.is_empty(), "{report:?}");
+    }
+    assert_eq!(members[1].state(), SubscriptionState::Running);
+    assert_eq!(bus.publish(Paid(0)).await.unwrap().local.accepted, 1);
+    eventually("the other one", || queue(&bus, "group").acked == 1).await;
+    end(&bus).await;
+}
+
+#[tokio::test]
+async fn the_last_member_stopped_again_reports_the_same_and_may_be_cut_off_sooner() {
+    let bus = bus().await;
+    let member = bus.subscribe_fn::<Paid, _>("group", async |_, _| std::future::pending().await);
+    let member = member.start().await.unwrap();
+    bus.publish(Paid(0)).await.unwrap();
+    eventually("begun", || queue(&bus, "group").in_flight == 1).await;
+    let first = tokio::spawn({
+        let member = member.clone();
+        async move { member.stop(Duration::from_secs(1)).await }
+    });
+    eventually("left", || bus.snapshot().queue("group").is_none()).await;
+    let sooner = member.stop(Duration::ZERO).await;
+    assert!(!sooner.in_time && sooner.abandoned.is_empty(), "{sooner:?}");
+    let first = first.await.unwrap();
+    assert_eq!(first.abandoned.len(), 1, "{first:?}");
+    assert_eq!(member.stop(Duration::ZERO).await, first);
+    end(&bus).await;
+}
+
+#[tokio::test]
 async fn a_member_that_differs_is_refused() {
     let bus = bus().await;
     let member = || bus.subscriber("group", || Clerk(Log::new())).on::<Paid>();
