@@ -95,8 +95,9 @@ impl Broker {
         self.this.upgrade()
     }
 
-    pub(crate) fn set_gate(&self, gate: Gate) {
-        self.gate.store(gate as u8, Ordering::Release);
+    /// Never wider than it is: a second shutdown finds it closed.
+    pub(crate) fn narrow_gate(&self, gate: Gate) {
+        self.gate.fetch_max(gate as u8, Ordering::AcqRel);
     }
 
     pub(crate) fn gate(&self) -> Gate {

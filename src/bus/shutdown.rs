@@ -69,7 +69,7 @@ impl Bus {
             left.max(LAST_GRACE)
         };
         let broker = &self.0.broker;
-        broker.set_gate(Gate::Draining);
+        broker.narrow_gate(Gate::Draining);
         let queues = broker.table.queues();
         // Rows that are not published stay where they are.
         #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -83,7 +83,7 @@ impl Bus {
             stored.detach_all();
         }
         drain(&queues, end).await;
-        broker.set_gate(Gate::Closed);
+        broker.narrow_gate(Gate::Closed);
         let rest = left();
         // By real time, so that a manual clock can not hold up the end.
         let stop = self.0.root.send(StopAll { deadline: rest });

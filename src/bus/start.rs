@@ -193,7 +193,7 @@ impl Builder {
                     // The first failure is the one that is told.
                     let _ = failure.set(why);
                     if let Some(broker) = broker.upgrade() {
-                        broker.set_gate(crate::broker::Gate::Draining);
+                        broker.narrow_gate(crate::broker::Gate::Draining);
                     }
                 }))
             }

@@ -1,10 +1,11 @@
 //! Interceptors see each message once at its publish, however it is sent.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use postroom::{Bus, Event, Interceptor, ManualClock, Outbound, Refused, Retry};
+use crate::common::{PATIENCE, block_on};
+use postroom::{Bus, Event, Interceptor, ManualClock, Outbound, Refusal, Refused, Retry};
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize)]
@@ -115,4 +116,40 @@ async fn a_release_that_waits_for_room_is_intercepted_once() {
         2,
         "one mark for each of two messages"
     );
+}
+
+/// Shuts the bus down before an order goes on.
+#[derive(Clone, Default)]
+struct Closing(Arc<OnceLock<Bus>>);
+
+impl Interceptor for Closing {
+    fn publish(&self, message: &mut Outbound<'_>) -> Result<(), Refused> {
+        if message.envelope().address() == Order::TOPIC {
+            let bus = self.0.get().unwrap().clone();
+            let shutdown = std::thread::spawn(move || block_on(bus.shutdown(PATIENCE)));
+            assert!(shutdown.join().unwrap().clean);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_publish_that_a_shutdown_overtakes_is_refused() {
+    let closing = Closing::default();
+    let bus = block_on(Bus::builder("test").intercept(closing.clone()).start()).unwrap();
+    assert!(closing.0.set(bus.clone()).is_ok());
+    let orders = bus.subscribe_fn::<Order, _>("orders", async |_, _| Ok(()));
+    block_on(orders.start()).unwrap();
+    let (ended, ends) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let refused = bus.try_publish(Order).unwrap_err();
+        ended.send(refused.kind().clone()).unwrap();
+        // Once more, with the gate closed.
+        block_on(bus.shutdown(PATIENCE));
+        let refused = bus.try_publish(Paid).unwrap_err();
+        ended.send(refused.kind().clone()).unwrap();
+    });
+    for _ in 0..2 {
+        assert_eq!(ends.recv_timeout(PATIENCE), Ok(Refusal::Closed));
+    }
 }

@@ -98,6 +98,10 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
             .and_then(|metadata| metadata.key.clone());
         let name = envelope.address.name.clone();
         loop {
+            // Asked at each round: a shutdown closes queues and leaves them in their routes.
+            if !broker.admits(Gate::Open) {
+                return Err(Refused::Final(Refusal::Closed));
+            }
             let route = broker.table.route(self.kind, name.as_str());
             if route.must_wait {
                 self.rare().envelope = Some(envelope);
