@@ -115,8 +115,11 @@ where
         let worker = Pulsing::new(worker, self.member.queue.id, Arc::clone(&self.pulse));
         // Cancelled, the loop is dropped before what is here, and so has said where it was.
         let running = worker.into_actor(self).map(move |ended, shell, _| {
-            shell.running = None;
             let run = Rc::clone(&present.run);
+            // actix may poll a future once more that was cancelled for another run.
+            shell
+                .running
+                .take_if(|(_, present)| Rc::ptr_eq(present, &run));
             drop(present);
             let exit = ended.unwrap_or_else(|Panicked(text)| Exit::Failed {
                 message: None,
@@ -175,9 +178,9 @@ where
 
     fn handle(&mut self, StopWorker { ended }: StopWorker, _: &mut Self::Context) {
         if let Some((_, run)) = &self.running {
+            // Its seat was stopped by who asked. Read late, on a thread that was blocked, this must not stop it for
+            // the worker that has been started since.
             run.stopping.borrow_mut().push(ended);
-            // A start that was under way when the stop was asked for has cleared the seat.
-            self.member.queue.mailbox.stop_seat(self.seat);
         } else {
             // Who asked may have stopped waiting.
             let _ = ended.send(false);

@@ -1,13 +1,17 @@
 //! Which exits are restarted, and who restarts with whom (contract, rule 8; the words are OTP's).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use crate::common::staff::{LONG, SECOND, Staff, clerk};
-use crate::common::{PATIENCE, check_books, queue};
+use crate::common::{Log, PATIENCE, bus, check_books, end, eventually, queue};
 use postroom::LifecycleKind::{Ended, Restarted, Started, Stopped};
-use postroom::{Restart, Retry, Strategy, SubscribeError, SubscriptionState, Supervisor};
+use postroom::{
+    Context, Outcome, RawMessage, RawSubscriber, Restart, Retry, Strategy, SubscribeError,
+    SubscriptionState, Supervisor,
+};
+use serde_json::json;
 
 /// A subscriber exits by `task`, and the next message shows whether it runs again.
 async fn exit(restart: Restart, task: &str, again: bool) {
@@ -441,4 +445,52 @@ async fn a_panic_disturbs_nobody_else_on_its_thread() {
     assert_eq!(log[log.len() - 2..], ["b1 waited", "b1 works"]);
     assert_eq!(staff.made("b"), 1);
     staff.end().await;
+}
+
+/// Counts its handlers. At each message it blocks its thread until it is let go, or panics.
+struct Part {
+    let_go: Option<Arc<Mutex<mpsc::Receiver<()>>>>,
+}
+
+impl RawSubscriber for Part {
+    async fn handle(&mut self, _: RawMessage<'_>, _: &mut Context<'_>) -> Outcome {
+        let let_go = self.let_go.as_ref().expect("on purpose");
+        // The sender gone lets go.
+        let _ = let_go.lock().unwrap().recv();
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_worker_whose_thread_was_blocked_past_its_stop_works_after_the_restart() {
+    let bus = bus().await;
+    let office = bus.supervisor("office").strategy(Strategy::OneForAll);
+    let office = office.start().await.unwrap();
+    let made = Log::new();
+    let (hold, blocked) = mpsc::channel();
+    let blocked = Arc::new(Mutex::new(blocked));
+    for name in ["blocks", "panics"] {
+        let made = made.clone();
+        let let_go = (name == "blocks").then(|| Arc::clone(&blocked));
+        let part = bus.subscriber(name, move || {
+            made.push(name);
+            Part {
+                let_go: let_go.clone(),
+            }
+        });
+        let part = part.pattern(name).retry(Retry::none()).own_thread();
+        let part = part.stop_timeout(Duration::from_millis(10));
+        part.under(&office).start().await.unwrap();
+    }
+    let times = |name| made.all().iter().filter(|other| **other == name).count();
+    bus.publish_raw("blocks", json!(1)).await.unwrap();
+    eventually("blocked", || queue(&bus, "blocks").in_flight == 1).await;
+    bus.publish_raw("panics", json!(1)).await.unwrap();
+    // It starts behind the one that blocks: that one has been given up, and told to start again.
+    eventually("restarted", || times("panics") == 2).await;
+    drop(hold);
+    eventually("came round", || times("blocks") == 2).await;
+    bus.publish_raw("blocks", json!(2)).await.unwrap();
+    eventually("it works", || queue(&bus, "blocks").acked == 2).await;
+    end(&bus).await;
 }
