@@ -157,6 +157,10 @@ impl Hands {
             return Next::Again;
         }
         self.lease.started = false;
+        if step == NextStep::Immediate {
+            // Before it, so that it comes before what was behind it.
+            self.lease.put_down();
+        }
         queue.settle_failed(slot, step, kind);
         Next::Message
     }

@@ -9,7 +9,7 @@ use crate::common::{
     Door, Log, PATIENCE, bus, bus_at_rest, dead_letters, end, eventually, poll_once, queue, soon,
 };
 use postroom::{
-    Bus, Context, Event, Failure, Order, Reason, Refusal, Retry, SubscribeError, Threads,
+    Breaker, Bus, Context, Event, Failure, Order, Reason, Refusal, Retry, SubscribeError, Threads,
 };
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -49,9 +49,17 @@ async fn fifo_is_the_order_of_acceptance_with_one_in_hand() {
 
 /// Publishes 0 to 5 to a fifo queue whose handler fails on the first attempt at 2.
 async fn fifo_with_a_failure(bus: &Bus, fail: fn() -> postroom::Outcome) -> Log<u64> {
+    guarded_fifo_with_a_failure(bus, fail, None).await
+}
+
+async fn guarded_fifo_with_a_failure(
+    bus: &Bus,
+    fail: fn() -> postroom::Outcome,
+    breaker: Option<Breaker>,
+) -> Log<u64> {
     let log = Log::new();
     let seen = log.clone();
-    let fifo = bus
+    let mut fifo = bus
         .subscribe_fn::<Step, _>("fifo", async move |step: &Step, cx: &mut Context<'_>| {
             seen.push(step.0);
             if step.0 == 2 && cx.attempt() == 1 {
@@ -59,10 +67,11 @@ async fn fifo_with_a_failure(bus: &Bus, fail: fn() -> postroom::Outcome) -> Log<
             }
             Ok(())
         })
-        .retry(Retry::fixed(MINUTE).attempts(3).immediate(1))
-        .start()
-        .await
-        .unwrap();
+        .retry(Retry::fixed(MINUTE).attempts(3).immediate(1));
+    if let Some(breaker) = breaker {
+        fifo = fifo.breaker(breaker);
+    }
+    let fifo = fifo.start().await.unwrap();
     fifo.pause();
     bus.publish_all((0..6).map(Step)).await.unwrap();
     fifo.resume().await;
@@ -83,6 +92,17 @@ async fn an_immediate_retry_after_a_panic_keeps_its_place() {
     let log = fifo_with_a_failure(&bus, || panic!("once")).await;
     end(&bus).await;
     assert_eq!(log.all(), [0, 1, 2, 2, 3, 4, 5]);
+}
+
+#[tokio::test]
+async fn an_immediate_retry_that_a_breaker_governs_keeps_its_place() {
+    for fail in [|| Err(Failure::retry("once")), || panic!("once")] {
+        let bus = bus().await;
+        let breaker = Some(Breaker::new().minimum(100));
+        let log = guarded_fifo_with_a_failure(&bus, fail, breaker).await;
+        end(&bus).await;
+        assert_eq!(log.all(), [0, 1, 2, 2, 3, 4, 5]);
+    }
 }
 
 #[tokio::test]
