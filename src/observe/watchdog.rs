@@ -167,7 +167,8 @@ impl HealthSource for Watchdog {
             }
         }
         let silent = self.last_round.lock().elapsed();
-        let longest = self.stuck_after.max(CONTROL_STUCK_AFTER) + self.pause() * 2;
+        let longest = self.stuck_after.max(CONTROL_STUCK_AFTER);
+        let longest = longest.saturating_add(self.pause() * 2);
         if silent > longest && !self.ended.load(Ordering::Relaxed) {
             found.push(Condition {
                 lasts: Some(silent),

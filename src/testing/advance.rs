@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use crate::bus::Bus;
+use crate::delivery::NEVER;
 use crate::time::ManualClock;
 
 /// Moves a manual clock by `duration` in the way that time passes: up to each thing that is due on the way,
@@ -40,7 +41,8 @@ use crate::time::ManualClock;
 /// # Cancel safety
 /// Dropped, the clock stays where it is by then.
 pub async fn advance(bus: &Bus, clock: &ManualClock, duration: Duration) {
-    let target = clock.elapsed() + duration;
+    // As far as the clock goes: beyond it, it would be moved again and again.
+    let target = clock.elapsed().saturating_add(duration).min(NEVER);
     loop {
         bus.settle_or_stand_still().await;
         let left = target.saturating_sub(clock.elapsed());

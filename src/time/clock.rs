@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::Mutex;
 
 use super::TimerService;
+use crate::delivery::NEVER;
 use crate::message::{MessageId, coarse_now_ms};
 
 /// What a bus reads the time from.
@@ -166,8 +167,10 @@ impl ManualClock {
     /// Moves the clock and runs every timer that is due, in order of time, before it returns.
     /// What the timers set going runs on the bus's threads: `bus.settle().await` waits for it. A wait that
     /// begins only then counts from the new time, so move a chain of retries one wait at a time.
+    ///
+    /// It goes no further than 30 years from its start in all.
     pub fn advance(&self, by: Duration) {
-        let target = self.elapsed() + by;
+        let target = self.elapsed().saturating_add(by).min(NEVER);
         let services: Vec<_> = self
             .0
             .state

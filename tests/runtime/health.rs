@@ -355,6 +355,14 @@ async fn a_stuck_handler_is_noticed_by_real_time_whatever_the_clock() {
 }
 
 #[tokio::test]
+async fn a_bus_may_be_told_to_see_nothing_as_stuck() {
+    let bus = Bus::builder("test").stuck_after(Duration::MAX);
+    let bus = bus.start().await.unwrap();
+    assert!(bus.health().is_ready() && bus.health().is_live());
+    end(&bus).await;
+}
+
+#[tokio::test]
 async fn a_bus_cannot_be_told_to_see_everything_as_stuck() {
     let bus = Bus::builder("test").stuck_after(Duration::ZERO).start();
     let refused = bus.await.unwrap_err();

@@ -420,3 +420,24 @@ async fn settle_then_advance_never_misses_a_wait() {
     }
     end(bus).await;
 }
+
+#[tokio::test]
+async fn a_clock_goes_as_far_as_time_does() {
+    let clock = ManualClock::new();
+    let bus = builder(&clock).start().await.unwrap();
+    let pings = bus.subscribe_fn::<Ping, _>("pings", async |_, _| Ok(()));
+    let pings = pings.start().await.unwrap();
+    bus.publish(Ping(0)).delay(Duration::MAX).await.unwrap();
+    clock.advance(Duration::from_secs(1));
+    clock.advance(Duration::MAX);
+    bus.settle().await;
+    assert_eq!(pings.snapshot().acked, 1);
+    let end_of_time = clock.elapsed();
+    bus.publish(Ping(1)).delay(Duration::MAX).await.unwrap();
+    advance(&bus, &clock, Duration::MAX).await;
+    assert_eq!(clock.elapsed(), end_of_time);
+    assert_eq!(
+        bus.shutdown(Duration::from_secs(5)).await.abandoned.len(),
+        1
+    );
+}
