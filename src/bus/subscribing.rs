@@ -157,13 +157,11 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
             placement
         };
         let services = &inner.broker.services;
-        let foundation = self.foundation(&spec)?;
-        spec.durable = foundation.backing.is_stored();
-        let queue = inner
-            .broker
-            .table
-            .join(&self.name, spec, services, foundation)
-            .map_err(|refusal| {
+        let joined = self.foundation(&spec).and_then(|foundation| {
+            spec.durable = foundation.backing.is_stored();
+            let table = &inner.broker.table;
+            let joined = table.join(&self.name, spec, services, foundation);
+            joined.map_err(|refusal| {
                 let name = self.name.clone();
                 match refusal {
                     SubscribeRefusal::Mismatch { what } => {
@@ -173,7 +171,13 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
                         SubscribeError::CommandTaken { queue, owner: by }
                     }
                 }
-            })?;
+            })
+        });
+        let queue = joined.inspect_err(|_| {
+            if let Some(thread) = &thread {
+                threads::end(thread);
+            }
+        })?;
         let member = Arc::new(Member {
             queue: Arc::clone(&queue),
             factory: self.factory,

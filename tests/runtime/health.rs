@@ -374,7 +374,7 @@ async fn a_bus_cannot_be_told_to_see_everything_as_stuck() {
 
 /// Threads of this process whose name begins so.
 #[cfg(target_os = "linux")]
-fn threads_named(prefix: &str) -> usize {
+pub(super) fn threads_named(prefix: &str) -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
     tasks
         .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())

@@ -3,7 +3,7 @@
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use postroom::{Bus, Context, Event, Failure, Retry};
+use postroom::{Bus, Command, Context, Event, Failure, Retry, SubscribeError};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
@@ -11,6 +11,13 @@ use tokio::runtime::Handle;
 struct Ping;
 impl Event for Ping {
     const TOPIC: &'static str = "thread-end.ping";
+}
+
+#[derive(Serialize, Deserialize)]
+struct Pong;
+impl Command for Pong {
+    const QUEUE: &'static str = "thread-end.pong";
+    type Reply = ();
 }
 
 #[tokio::test]
@@ -86,4 +93,23 @@ async fn what_a_bus_leaves_in_hand_is_dropped_in_the_context_of_its_runtime() {
     // Of the attempt, and of the handler.
     let told = tokio::task::spawn_blocking(move || drops.iter().collect::<Vec<_>>());
     assert_eq!(told.await.unwrap(), [true, true]);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_start_that_is_refused_leaves_no_thread() {
+    let bus = crate::common::bus().await;
+    let pings = || bus.subscribe_fn::<Ping, _>("refused-pings", async |_, _| Ok(()));
+    let pongs = |name: &str| bus.handle_fn::<Pong, _>(name, async |_, _| Ok(()));
+    pings().start().await.unwrap();
+    pongs("pongs").start().await.unwrap();
+    let differs = pings().mailbox(3).own_thread().start().await.unwrap_err();
+    assert!(matches!(differs, SubscribeError::GroupMismatch { .. }));
+    let taken = pongs("refused-pongs").own_thread().start().await;
+    assert!(matches!(taken, Err(SubscribeError::CommandTaken { .. })));
+    let no_store = pings().durable().own_thread().start().await.unwrap_err();
+    assert!(matches!(no_store, SubscribeError::NotDurable { .. }));
+    let ended = || super::health::threads_named("refused") == 0;
+    crate::common::eventually("all threads have ended", ended).await;
+    crate::common::end(&bus).await;
 }
