@@ -2,7 +2,7 @@ use super::{Broker, Route};
 use crate::delivery::Overflow;
 use crate::mailbox::{Acquire, Ending, Slot, accept_in_all, halt};
 use crate::message::{Held, Payload, SharedParcel};
-use crate::ports::{Bridged, Own, Refusal};
+use crate::ports::{Bridged, Own, Refusal, drop_caught};
 
 /// What became of a message over the queues of its route.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -176,6 +176,7 @@ impl Reserved<'_> {
                 && let Some(oldest) = queue.mailbox.drop_oldest()
             {
                 queue.refuse_reply(&oldest, Ending::Discarded);
+                drop_caught("a message", oldest);
                 credits.push(*place);
             } else {
                 queue.mailbox.count_dropped_newest();

@@ -85,12 +85,16 @@ impl<H> Guarded<H> {
 
 impl<H> Drop for Guarded<H> {
     fn drop(&mut self) {
-        let value = self.0.take();
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
-            tracing::error!(
-                panic = text(&*panic),
-                "a handler panicked while it was dropped"
-            );
-        }
+        drop_caught("a handler", self.0.take());
+    }
+}
+
+/// Drops what may be the last of a value of the user's, where a panic in its `Drop` must end nothing of ours.
+pub(crate) fn drop_caught<T>(what: &str, value: T) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
+        tracing::error!(
+            panic = text(&*panic),
+            "{what} panicked while it was dropped"
+        );
     }
 }

@@ -21,7 +21,7 @@ mod timers;
 mod when_down;
 
 pub use bridge_snapshot::BridgeSnapshot;
-pub(crate) use caught::{Caught, Guarded, Panicked};
+pub(crate) use caught::{Caught, Guarded, Panicked, drop_caught};
 pub(crate) use child::{
     Child, ChildId, Exit, ExitReporter, Part, Report, Starting, Stop, StopFor, SuspendReason,
 };

@@ -9,7 +9,7 @@ use super::QueueCore;
 use crate::delivery::Reason;
 use crate::mailbox::{Ending, Slot};
 use crate::message::MessageId;
-use crate::ports::TimerKey;
+use crate::ports::{TimerKey, drop_caught};
 
 /// How long a dead letter that could not be stored waits for the next try; the original stays (rule 5).
 const BURY_AGAIN: Duration = Duration::from_secs(1);
@@ -62,7 +62,7 @@ impl Handler<Wait> for QueueActor {
             return;
         };
         if let Some(ending) = self.closed {
-            give_up(&core, &slot, ending);
+            give_up(&core, slot, ending);
             return;
         }
         let id = self.next;
@@ -146,6 +146,7 @@ impl Handler<Bury> for QueueActor {
                         .end_in_flight(Ending::DeadLettered, core.lane_of(&slot));
                     core.refuse_reply(&slot, Ending::DeadLettered);
                     core.services.lifecycle.dead_letter(&letter.announcement());
+                    drop_caught("a message", (slot, letter));
                 }
                 Err(error) => {
                     tracing::warn!(queue = %core.name, %error, "a dead letter could not be stored; the message stays");
@@ -184,16 +185,18 @@ impl Handler<CloseQueue> for QueueActor {
             .into_values()
             .map(|(slot, timer)| {
                 core.services.timers.cancel(timer);
-                give_up(&core, &slot, ending);
-                slot.parcel().envelope().id
+                let id = slot.parcel().envelope().id;
+                give_up(&core, slot, ending);
+                id
             })
             .collect()
     }
 }
 
-fn give_up(core: &Arc<QueueCore>, slot: &Slot, ending: Ending) {
-    core.mailbox.end_waiting_as(ending, core.lane_of(slot));
-    core.refuse_reply(slot, ending);
+fn give_up(core: &Arc<QueueCore>, slot: Slot, ending: Ending) {
+    core.mailbox.end_waiting_as(ending, core.lane_of(&slot));
+    core.refuse_reply(&slot, ending);
+    drop_caught("a message", slot);
 }
 
 #[cfg(test)]

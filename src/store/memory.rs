@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use crate::message::MessageId;
 use crate::ports::{
     BoxFuture, Claim, Claims, DeadLetter, DeadLetterLedger, DeadLetterSink, DeadLetterStore,
-    Filter, StoreError, Wanted,
+    Filter, StoreError, Wanted, drop_caught,
 };
 
 /// Dead letters in this process's memory: bounded, the oldest evicted and counted when full.
@@ -75,7 +75,7 @@ impl Shelf {
             state.insert(at, letter);
             state.evict(self.capacity)
         };
-        drop(evicted);
+        drop_caught("a dead letter", evicted);
     }
 }
 
@@ -93,7 +93,7 @@ impl DeadLetterSink for MemoryDeadLetters {
             state.insert(at, letter);
             state.evict(self.0.capacity)
         };
-        drop(evicted);
+        drop_caught("a dead letter", evicted);
         answered(())
     }
 }

@@ -6,7 +6,7 @@ use crate::message::{
     Address, AddressKind, Command, CorrelationId, Envelope, Event, MessageId, Metadata, Name,
     Reply, ReplyCell, parcel,
 };
-use crate::ports::{Awaited, Draft, Own, RequestError};
+use crate::ports::{Awaited, Draft, Own, RequestError, drop_caught};
 use crate::queue::QueueCore;
 
 /// What a handler leaves behind for its worker.
@@ -33,8 +33,8 @@ impl Scratch {
 
     /// A failed attempt leaves nothing.
     pub(crate) fn clear(&mut self) {
-        self.drafts.clear();
-        self.reply = None;
+        drop_caught("a message", self.drafts.drain(..));
+        drop_caught("a reply", self.reply.take());
         if let Some(seldom) = &mut self.seldom {
             seldom.stop = false;
             #[cfg(any(feature = "sqlite", feature = "postgres"))]

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use postroom::{
-    Bus, Event, Filter, Inbound, Interceptor, LocalBoxFuture, Next, Outbound, Outcome, Refusal,
-    Refused, Retry,
+    Bus, Event, Failure, Filter, Inbound, Interceptor, LocalBoxFuture, Next, Outbound, Outcome,
+    Overflow, Refusal, Refused, Retry,
 };
 use serde::{Deserialize, Serialize};
 
@@ -223,4 +223,77 @@ async fn an_interceptor_that_panics_around_a_handler_fails_the_attempt() {
             .is_empty()
     );
     assert!(bus.shutdown(LONG).await.clean);
+}
+
+/// Panics when it is dropped, if it is the first.
+#[derive(Debug, Serialize, Deserialize)]
+struct Sharp(u32);
+impl Event for Sharp {
+    const TOPIC: &'static str = "failures.sharp";
+}
+
+impl Drop for Sharp {
+    fn drop(&mut self) {
+        assert!(self.0 > 0, "on purpose, in drop");
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_panics_in_its_drop_when_it_is_evicted_is_survived() {
+    let bus = Bus::builder("failures").dead_letter_capacity(1);
+    let bus = bus.start().await.unwrap();
+    let worker = bus.subscribe_fn::<Sharp, _>("worker", async |_, _| Err(Failure::reject("no")));
+    let worker = worker.start().await.unwrap();
+    for number in 0..4 {
+        bus.publish(Sharp(number)).await.unwrap();
+    }
+    until("not all were given up", || {
+        worker.snapshot().dead_lettered == 4
+    })
+    .await;
+    assert_eq!(bus.dead_letters().ledger().evicted, 3);
+    assert!(bus.shutdown(LONG).await.clean);
+    assert!(bus.snapshot().books_balance());
+}
+
+#[tokio::test]
+async fn a_message_that_panics_in_its_drop_when_another_takes_its_place_is_survived() {
+    let bus = Bus::builder("failures").start().await.unwrap();
+    let worker = bus.subscribe_fn::<Sharp, _>("worker", async |_, _| Ok(()));
+    let worker = worker.mailbox(2).overflow(Overflow::DropOldest);
+    let worker = worker.start().await.unwrap();
+    worker.pause();
+    for number in 0..3 {
+        let receipt = bus.publish(Sharp(number)).await.unwrap();
+        assert_eq!(receipt.local.accepted, 1);
+    }
+    worker.resume().await;
+    assert!(bus.shutdown(LONG).await.clean);
+    assert_eq!((worker.snapshot().acked, worker.snapshot().dropped), (2, 1));
+    assert!(bus.snapshot().books_balance());
+}
+
+#[tokio::test]
+async fn what_a_failed_attempt_recorded_may_panic_in_its_drop() {
+    for panics in [false, true] {
+        let bus = Bus::builder("failures").start().await.unwrap();
+        let starts = Arc::new(Mutex::new(Vec::new()));
+        let noted = Arc::clone(&starts);
+        let worker = bus.subscribe_fn::<Number, _>("worker", async move |_, cx| {
+            noted.lock().unwrap().push(cx.attempt());
+            cx.publish(Sharp(0));
+            assert!(!panics, "on purpose");
+            Err(Failure::retry("on purpose"))
+        });
+        let retry = Retry::fixed(Duration::from_millis(1)).attempts(2);
+        let worker = worker.retry(retry).start().await.unwrap();
+        bus.publish(Number(0)).await.unwrap();
+        until("it was not given up", || {
+            worker.snapshot().dead_lettered == 1
+        })
+        .await;
+        assert_eq!(*starts.lock().unwrap(), [1, 2]);
+        assert!(bus.shutdown(LONG).await.clean);
+        assert!(bus.snapshot().books_balance());
+    }
 }
