@@ -84,7 +84,7 @@ impl Subscription {
     /// Hands out messages again: after a pause, after its supervisor suspended it, or after its workers ended.
     /// Waits until a worker that has a message in hand from before has finished it, or is cut off at its
     /// `stop_timeout`. Its failures are forgotten. Of one that runs, or whose supervisor was stopped, it only
-    /// ends a pause.
+    /// ends a pause. A group with several members that are suspended goes on when each was resumed or stopped.
     ///
     /// # Cancel safety
     /// Once polled, the resumption goes on behind it; dropped, only the lifecycle event of a pause's end may be

@@ -80,6 +80,8 @@ struct State {
     /// Publishers that wait for a credit; none most of the time.
     line: Option<Box<Line>>,
     closed: bool,
+    /// Members that are suspended; small, to take no room of its own either.
+    suspended: u16,
     /// Beside `closed`, where it takes no room of its own.
     stalls: u32,
     books: Counts,
@@ -100,6 +102,7 @@ impl Mailbox {
                 serving: 0,
                 line: None,
                 closed: false,
+                suspended: 0,
                 stalls: 0,
                 books: Counts::default(),
             })),
@@ -120,17 +123,33 @@ impl Mailbox {
     }
 
     pub(crate) fn set_halt(&self, flag: u32) {
+        let _state = self.lock();
+        self.halt.fetch_or(flag, Ordering::Relaxed);
+    }
+
+    /// The supervisor of a member gave up restarting it. Those who wait for room look again, and are refused at once.
+    pub(crate) fn suspend(&self) {
         let bells = {
             let mut state = self.lock();
-            self.halt.fetch_or(flag, Ordering::Relaxed);
-            // Those who wait for room at a suspended queue look again, and are refused at once.
-            if flag & halt::SUSPENDED == 0 {
-                Bells::default()
-            } else {
-                state.dissolve_line(Acquire::Full)
-            }
+            state.suspended = state.suspended.saturating_add(1);
+            self.halt.fetch_or(halt::SUSPENDED, Ordering::Relaxed);
+            state.dissolve_line(Acquire::Full)
         };
         bells.ring();
+    }
+
+    /// A member is not suspended any more. Messages are handed out again when no other one is.
+    pub(crate) fn end_suspension(&self) {
+        let wakers = {
+            let mut state = self.lock();
+            state.suspended = state.suspended.saturating_sub(1);
+            if state.suspended > 0 {
+                return;
+            }
+            self.halt.fetch_and(!halt::SUSPENDED, Ordering::Relaxed);
+            state.seats.wake_all()
+        };
+        Bells(wakers).ring();
     }
 
     pub(crate) fn clear_halt(&self, flag: u32) {

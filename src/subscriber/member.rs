@@ -11,7 +11,6 @@ use super::dispatch::Dispatch;
 use super::factory::Factory;
 use super::pulse::WorkerThread;
 use super::shell::{KillWorker, Retire, Shell, StartWorker, StopWorker};
-use crate::mailbox::halt;
 use crate::ports::{
     Child, Deadline, ExitReporter, LifecycleKind, Part, Starting, Stop, StopFor, SuspendReason,
 };
@@ -76,6 +75,12 @@ where
 
     fn queue(&self) -> &QueueCore {
         &self.member.queue
+    }
+
+    fn end_suspension(&mut self) {
+        if std::mem::take(&mut self.suspended) {
+            self.queue().mailbox.end_suspension();
+        }
     }
 
     fn leave(&mut self) {
@@ -179,16 +184,16 @@ where
     }
 
     fn suspended(&mut self, why: &SuspendReason) {
-        self.suspended = true;
-        self.queue().mailbox.set_halt(halt::SUSPENDED);
+        if !std::mem::replace(&mut self.suspended, true) {
+            self.queue().mailbox.suspend();
+        }
         self.queue()
             .services
             .tell(self.name(), LifecycleKind::Suspended, Some(why.to_string()));
     }
 
     fn resumed(&mut self) {
-        self.suspended = false;
-        self.queue().mailbox.clear_halt(halt::SUSPENDED);
+        self.end_suspension();
         self.queue()
             .services
             .tell(self.name(), LifecycleKind::Resumed, None);
@@ -206,10 +211,8 @@ where
     D: Dispatch<H>,
 {
     fn drop(&mut self) {
-        if self.suspended {
-            // The other members of its group go on without it.
-            self.member.queue.mailbox.clear_halt(halt::SUSPENDED);
-        }
+        // The other members of its group go on without it.
+        self.end_suspension();
         self.leave();
         for (seat, shell) in &*self.workers {
             self.member.queue.mailbox.remove_seat(*seat);

@@ -368,3 +368,36 @@ async fn a_group_has_ended_when_its_last_member_has_and_runs_again_with_a_new_on
     assert_eq!(first.state(), SubscriptionState::Ended);
     staff.end().await;
 }
+
+#[tokio::test]
+async fn a_group_stays_suspended_until_its_last_suspended_member_is_not() {
+    for stops in [false, true] {
+        let staff = Staff::new().await;
+        let mut members = Vec::new();
+        for _ in 0..2 {
+            let clerk = clerk!(staff, "a").intensity(0, LONG);
+            members.push(clerk.start().await.unwrap());
+        }
+        for _ in 0..2 {
+            staff.order("a", "wait and panic").await;
+        }
+        staff.door.open();
+        staff.pass(Duration::ZERO).await;
+        assert_eq!(
+            staff.events_of("a"),
+            [Started, Started, Suspended, Suspended]
+        );
+        if stops {
+            assert!(members[0].stop(PATIENCE).await.in_time);
+        } else {
+            members[0].resume().await;
+        }
+        staff.order("a", "works").await;
+        assert_eq!(members[1].state(), SubscriptionState::Suspended);
+        members[1].resume().await;
+        staff.pass(Duration::ZERO).await;
+        assert_eq!(members[1].state(), SubscriptionState::Running);
+        assert_eq!(members[1].snapshot().acked, 1);
+        staff.end().await;
+    }
+}
