@@ -48,7 +48,9 @@ pub(super) struct StoreQueue {
 struct State {
     hand: Hand,
     agenda: Agenda,
-    counted_at: Option<Instant>,
+    /// When it was asked last how many rows there are, and whether that was answered.
+    count_asked_at: Option<Instant>,
+    is_counted: bool,
 }
 
 impl StoreQueue {
@@ -291,16 +293,28 @@ impl StoreQueue {
         }
     }
 
-    /// Whether its rows are to be counted: other processes write and delete too.
-    pub(super) fn wants_count(&self, most: u64, now: Instant) -> bool {
+    /// Whether its rows are to be counted now: other processes write and delete too. A count that is not answered is asked
+    /// for again only after its time: one that takes too long ends the connection, and the next one has to come to write.
+    pub(super) fn begins_count(&self, most: u64, now: Instant) -> bool {
         let most = i64::try_from(most).unwrap_or(i64::MAX);
         let is_full = self.rows.load(Ordering::Relaxed) >= most;
-        let counted_at = self.state.lock().counted_at;
-        is_full || counted_at.is_none_or(|at| now >= at + COUNT)
+        let mut state = self.state.lock();
+        let is_due = state.count_asked_at.is_none_or(|at| now >= at + COUNT);
+        let begins = is_due || is_full && state.is_counted;
+        if begins {
+            state.count_asked_at = Some(now);
+            state.is_counted = false;
+        }
+        begins
+    }
+
+    /// The connection is as good as before: it is asked again at the next look.
+    pub(super) fn not_counted(&self) {
+        self.state.lock().count_asked_at = None;
     }
 
     pub(super) fn counted(&self, rows: u64) {
-        self.state.lock().counted_at = Some(Instant::now());
+        self.state.lock().is_counted = true;
         let rows = i64::try_from(rows).unwrap_or(i64::MAX);
         let before = self.rows.swap(rows, Ordering::Relaxed);
         if rows < before {

@@ -18,6 +18,8 @@ const COUNT_LOOK: Duration = Duration::from_secs(1);
 pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), DatabaseError> {
     let mut session = shared.tree.open().await?;
     shared.tree.works("writer");
+    // What waited for a connection comes before the counts, of which one may end it.
+    write(&shared, &mut *session, false).await?;
     let mut is_stopping = false;
     let mut counts_at = Instant::now();
     loop {
@@ -62,7 +64,7 @@ async fn ask_again(shared: &Shared, session: &mut dyn StoreSession) -> Result<()
 async fn count(shared: &Shared, session: &mut dyn StoreSession) -> Result<(), DatabaseError> {
     let most = shared.settings.rows;
     for queue in shared.attached() {
-        if !queue.wants_count(most, Instant::now()) {
+        if !queue.begins_count(most, Instant::now()) {
             continue;
         }
         // One more, so that a full queue is known to be one.
@@ -71,7 +73,10 @@ async fn count(shared: &Shared, session: &mut dyn StoreSession) -> Result<(), Da
             .await
         {
             Ok(rows) => queue.counted(rows),
-            Err(error) if error.keeps_connection() => return Ok(()),
+            Err(error) if error.keeps_connection() => {
+                queue.not_counted();
+                return Ok(());
+            }
             Err(error) => return Err(error),
         }
     }

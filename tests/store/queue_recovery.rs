@@ -154,6 +154,43 @@ async fn a_replay_is_told_to_the_process_that_consumes() {
     }
 }
 
+/// A count that takes longer than a statement may ends the connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_cannot_be_counted_in_time_is_written_to() {
+    let world = World::postgres().await;
+    let paused = |bus: Bus| async move {
+        let subscription = Seen::default().subscribe_durable(&bus).await;
+        subscription.pause();
+        bus
+    };
+    let first = paused(world.bus().await).await;
+    first.publish(Placed { order: 0 }).await.unwrap();
+    end(&first).await;
+    // Whoever counts rows waits at each of them.
+    for statement in [
+        "ALTER TABLE postroom_queue RENAME TO kept",
+        "CREATE FUNCTION is_seen() RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$ BEGIN \
+         IF current_query() LIKE 'SELECT count(%' THEN PERFORM pg_sleep(60); END IF; \
+         RETURN true; END $$",
+        "CREATE VIEW postroom_queue AS SELECT * FROM kept WHERE is_seen()",
+    ] {
+        world.run(statement).await;
+    }
+    let store = world.postgres_store();
+    let store = store.statement_timeout(Duration::from_millis(200));
+    let bus = Bus::builder("shop").store(store).start().await.unwrap();
+    let bus = paused(bus).await;
+    for order in 1..20 {
+        let publish = bus.publish(Placed { order });
+        publish.timeout(crate::common::PATIENCE).await.unwrap();
+    }
+    eventually("the count was given up", || {
+        bus.snapshot().outbox.unwrap().database_errors > 0
+    })
+    .await;
+    end(&bus).await;
+}
+
 async fn what_is_to_be_waited_for_for_ever_holds_up_nothing_else(world: World) {
     let ever = Duration::MAX;
     let relay = Relay::new()
