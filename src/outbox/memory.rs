@@ -37,6 +37,8 @@ struct Tracked {
     key: Option<String>,
     address: String,
     attempts: u32,
+    /// When it was read, which is what its expiry counts from.
+    read_at: Instant,
 }
 
 /// The rows of one key, one after another.
@@ -131,6 +133,7 @@ impl Memory {
                     key: row.key.clone(),
                     address: row.address.clone(),
                     attempts: row.attempts,
+                    read_at: now,
                 },
             );
             if let Some(key) = &row.key {
@@ -231,11 +234,16 @@ impl Memory {
         let Some(Chain::Moves(behind)) = self.chains.get_mut(&key) else {
             return None;
         };
-        let Some(row) = behind.pop_front() else {
+        let Some(mut row) = behind.pop_front() else {
             self.chains.remove(&key);
             return None;
         };
-        let fence = self.rows.get(&row.position).map(|tracked| tracked.fence);
+        let tracked = self.rows.get(&row.position);
+        let fence = tracked.map(|tracked| tracked.fence);
+        if let (Some(left), Some(tracked)) = (&mut row.expires_in_ms, tracked) {
+            let waited = now.saturating_duration_since(tracked.read_at).as_millis();
+            *left = left.saturating_sub(i64::try_from(waited).unwrap_or(i64::MAX));
+        }
         let still = fence.filter(|fence| lanes.fence(row.lane, now) == Some(*fence));
         let Some(fence) = still.filter(|_| self.blocked.admits(&row.address, row.position, now))
         else {

@@ -72,6 +72,29 @@ fn held_back() -> Landing {
 }
 
 #[test]
+fn what_a_row_waits_behind_another_is_taken_off_its_time() {
+    let mut desk = Desk::new();
+    let rows = [(1, 9_000), (2, 9_000), (3, 1_000)].map(|(position, left)| {
+        let empty = String::new;
+        let mut row = StoredRow::new(position, 0, empty(), "x".to_owned(), empty());
+        row.key = Some("a".to_owned());
+        row.expires_in_ms = Some(left);
+        row
+    });
+    let now = desk.now;
+    let first = desk.memory.take_in(rows.into(), &mut desk.lanes, now);
+    assert_eq!(first[0].row.expires_in_ms, Some(9_000));
+    let mut left_at = |position, seconds| {
+        let at = now + Duration::from_secs(seconds);
+        let (memory, lanes) = (&mut desk.memory, &mut desk.lanes);
+        let next = memory.land(position, Landing::Published, |_| None, lanes, at);
+        next.unwrap().row.expires_in_ms
+    };
+    assert_eq!(left_at(1, 2), Some(7_000));
+    assert_eq!(left_at(2, 3), Some(-2_000));
+}
+
+#[test]
 fn rows_of_one_key_go_one_after_another_and_others_beside_them() {
     let mut desk = Desk::new();
     let rows = [
