@@ -31,9 +31,12 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Data
             }
         }
         let mut has_read = false;
+        let mut has_asked = false;
         let mut next = polls_at;
         for queue in shared.attached() {
-            match read(&mut *session, &queue).await {
+            let was_read = read(&mut *session, &queue).await;
+            has_asked |= !matches!(was_read, Ok(None));
+            match was_read {
                 Ok(Some(has)) => {
                     shared.tree.works("consumer");
                     has_read |= has;
@@ -51,6 +54,9 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Data
             }
             next = next.min(queue.next_look().unwrap_or(next));
         }
+        if !has_asked && !ask_again(&shared, &mut *session).await? {
+            next = next.min(Instant::now() + AGAIN);
+        }
         if has_read {
             // What was committed meanwhile is looked for at once; others come to run first.
             tokio::task::yield_now().await;
@@ -62,6 +68,20 @@ pub(super) async fn live(shared: Arc<Shared>, mut stop: Stop) -> Result<(), Data
             () = stop.asked() => return Ok(()),
         }
     }
+}
+
+/// Asks a database that could not be read whether it is well, when there is nothing to be read any more: the queue may be
+/// another process's by now, or full, or have no subscription. Whether nothing is wrong.
+async fn ask_again(shared: &Shared, session: &mut dyn StoreSession) -> Result<bool, DatabaseError> {
+    if !shared.tree.is_in_trouble("consumer") {
+        return Ok(true);
+    }
+    match session.count_queued("", 1).await {
+        Ok(_) => shared.tree.works("consumer"),
+        Err(error) if error.keeps_connection() => return Ok(false),
+        Err(error) => return Err(error),
+    }
+    Ok(true)
 }
 
 /// A database that could not tell may have changed.

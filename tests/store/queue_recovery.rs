@@ -191,6 +191,25 @@ async fn a_queue_that_cannot_be_counted_in_time_is_written_to() {
     end(&bus).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_is_ready_again_though_it_has_nothing_to_read_any_more() {
+    let world = World::postgres().await;
+    let bus = bus(&world, Durable::new().slow_poll(Duration::from_millis(100))).await;
+    let seen = Seen::default();
+    let subscription = seen.subscribe_durable(&bus).await;
+    bus.publish(Placed { order: 1 }).await.unwrap();
+    eventually("it is handled", || seen.len() == 1).await;
+    world.until("SELECT count(*) FROM postroom_queue", 0).await;
+    let mut tx = world.begin().await;
+    tx.run("LOCK TABLE postroom_queue IN ACCESS EXCLUSIVE MODE")
+        .await;
+    eventually("it could not be read", || is_in_trouble(&bus)).await;
+    subscription.stop(crate::common::PATIENCE).await;
+    tx.roll_back().await;
+    eventually("it is ready again", || !is_in_trouble(&bus)).await;
+    end(&bus).await;
+}
+
 async fn what_is_to_be_waited_for_for_ever_holds_up_nothing_else(world: World) {
     let ever = Duration::MAX;
     let relay = Relay::new()
