@@ -23,7 +23,7 @@ pub(crate) use dead_letters::DeadLetterSource;
 pub(crate) use route::{Route, clear_left_behind, forget_routes};
 pub use schedule::Schedule;
 pub use schedules::ScheduleLedger;
-pub(crate) use stored::{Stored, StoredReceipt};
+pub(crate) use stored::Stored;
 pub(crate) use table::{RoutingTable, SubscribeRefusal};
 
 use crate::message::{Address, AddressKind, Envelope, Event, Name, parcel};

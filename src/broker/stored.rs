@@ -9,8 +9,16 @@ use crate::queue::{Foundation, QueueCore};
 
 /// What is kept in the store, as the broker and the bus see it: queues, delayed messages, dead letters.
 pub(crate) trait Stored: HealthSource {
-    /// Writes a message for several queues, for all of them or none, and resolves when that is committed. Waits up to
-    /// `patience`.
+    /// Waits up to `patience` until each of these queues has room, and answers with them, without those whose policy is to
+    /// drop what is too much.
+    fn room(
+        &self,
+        queues: &[Arc<QueueCore>],
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<Vec<Arc<QueueCore>>, Refusal>>;
+
+    /// Writes a message for several queues that have [`room`](Self::room), for all of them or none, and resolves when that is
+    /// committed. Waits up to `patience`.
     ///
     /// Dropped before the message is being written, nothing is published; after that it may be or not.
     fn publish(
@@ -18,7 +26,7 @@ pub(crate) trait Stored: HealthSource {
         parcel: &SharedParcel,
         queues: &[Arc<QueueCore>],
         patience: Duration,
-    ) -> BoxFuture<'static, Result<StoredReceipt, Refusal>>;
+    ) -> BoxFuture<'static, Result<(), Refusal>>;
 
     /// Writes a message that is to be published when `delay` has passed, and resolves when that is committed. Waits up to
     /// `patience`. Dropped, as for [`publish`](Self::publish).
@@ -65,11 +73,4 @@ pub(crate) trait Stored: HealthSource {
 
     /// Writes everything that is settled, gives all queues up and ends, no later than `deadline`.
     fn close(&self, deadline: Duration) -> BoxFuture<'static, ()>;
-}
-
-/// How many queues of the store took a message, and how many dropped it by their policy.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct StoredReceipt {
-    pub(crate) accepted: u32,
-    pub(crate) dropped: u32,
 }

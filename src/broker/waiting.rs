@@ -6,7 +6,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::accept::{Accepted, Stop, reserve};
-use super::{Broker, Gate, Route, StoredReceipt};
+use super::{Broker, Gate, Route};
 use crate::mailbox::Acquire;
 use crate::message::{AddressKind, SharedParcel};
 use crate::ports::{Bridged, Deadline, Own, Refusal};
@@ -129,10 +129,11 @@ impl Broker {
                     Ok(reserved) => match self.hand_out(route, &parcel, wait).await {
                         Ok((bridged, stored)) => {
                             let here = reserved.deliver(key, make);
+                            let dropped = route.stored.len() as u32 - stored;
                             Ok(Accepted {
                                 bridged,
-                                accepted: here.accepted + stored.accepted,
-                                dropped: here.dropped + stored.dropped,
+                                accepted: here.accepted + stored,
+                                dropped: here.dropped + dropped,
                                 ..here
                             })
                         }
@@ -178,28 +179,40 @@ impl Broker {
     }
 
     /// Hands a message to what has to confirm it, while its credits in the queues of this process are held: first to
-    /// RabbitMQ, then to the store. No commit spans both: what RabbitMQ has and the store has not is unconfirmed.
+    /// RabbitMQ, then to the store. No commit spans both: what RabbitMQ has and the store has not is unconfirmed. Room in the
+    /// store is waited for before: while there is none, each try would be one more at RabbitMQ.
+    ///
+    /// Answers with how many queues of the store took it; the others have dropped it by their policy.
     async fn hand_out(
         &self,
         route: &Route,
         parcel: &SharedParcel,
         wait: &Waiting,
-    ) -> Result<(Bridged, StoredReceipt), Refusal> {
+    ) -> Result<(Bridged, u32), Refusal> {
+        let stored = self.stored.as_ref().filter(|_| !route.stored.is_empty());
+        let queues = match stored {
+            Some(stored) => stored.room(&route.stored, wait.left(self)).await?,
+            None => Vec::new(),
+        };
         let bridged = match route.exported {
             true => self.export(parcel, wait.left(self)).await?,
             false => Bridged::NotExported,
         };
-        let Some(stored) = self.stored.as_ref().filter(|_| !route.stored.is_empty()) else {
-            return Ok((bridged, StoredReceipt::default()));
-        };
-        let stored = stored.publish(parcel, &route.stored, wait.left(self)).await;
-        match stored {
-            Ok(receipt) => Ok((bridged, receipt)),
-            Err(refusal) if bridged == Bridged::Routed => Err(Refusal::Unconfirmed {
-                why: format!("RabbitMQ has it, and the store has not: {refusal}"),
-            }),
-            Err(refusal) => Err(refusal),
+        if let Some(stored) = stored.filter(|_| !queues.is_empty()) {
+            let stored = stored.publish(parcel, &queues, wait.left(self)).await;
+            stored.map_err(|refusal| match bridged {
+                Bridged::Routed => Refusal::Unconfirmed {
+                    why: format!("RabbitMQ has it, and the store has not: {refusal}"),
+                },
+                _ => refusal,
+            })?;
         }
+        for queue in &route.stored {
+            if !queues.iter().any(|taking| taking.id == queue.id) {
+                queue.mailbox.count_dropped_newest();
+            }
+        }
+        Ok((bridged, queues.len() as u32))
     }
 
     /// Hands a message to the bridge, while its credits in the queues of this process are held.

@@ -11,7 +11,7 @@ use super::queue::StoreQueue;
 use super::replies::Replies;
 use super::schedules::StoreSchedules;
 use super::shared::Shared;
-use crate::broker::{Stored, StoredReceipt};
+use crate::broker::Stored;
 use crate::delivery::Overflow;
 use crate::mailbox::halt;
 use crate::message::{MessageId, SharedParcel};
@@ -88,39 +88,45 @@ impl Shared {
         }
     }
 
+    fn queue_of(&self, core: &QueueCore) -> Result<Arc<StoreQueue>, Refusal> {
+        self.queue(&core.name).ok_or_else(|| Refusal::NoQueue {
+            queue: core.name.to_string(),
+        })
+    }
+
+    async fn rooms(
+        self: Arc<Self>,
+        mut cores: Vec<Arc<QueueCore>>,
+        patience: Duration,
+    ) -> Result<Vec<Arc<QueueCore>>, Refusal> {
+        let mut deadline = Deadline::new(Arc::clone(&self.tree.services.timers), patience);
+        let mut dropping = Vec::new();
+        for core in &cores {
+            let queue = self.queue_of(core)?;
+            if !self.room(&queue, core, &mut deadline).await? {
+                dropping.push(core.id);
+            }
+        }
+        cores.retain(|core| !dropping.contains(&core.id));
+        Ok(cores)
+    }
+
     async fn publish_parcel(
         self: Arc<Self>,
         parcel: SharedParcel,
         cores: Vec<Arc<QueueCore>>,
         patience: Duration,
-    ) -> Result<StoredReceipt, Refusal> {
+    ) -> Result<(), Refusal> {
         let body = body_of(&parcel)?;
-        let mut deadline = Deadline::new(Arc::clone(&self.tree.services.timers), patience);
-        let mut receipt = StoredReceipt::default();
-        let mut queues = Vec::with_capacity(cores.len());
-        for core in &cores {
-            let no_queue = || Refusal::NoQueue {
-                queue: core.name.to_string(),
-            };
-            let queue = self.queue(&core.name).ok_or_else(no_queue)?;
-            if self.room(&queue, core, &mut deadline).await? {
-                receipt.accepted += 1;
-                queues.push(queue);
-            } else {
-                receipt.dropped += 1;
-                core.mailbox.count_dropped_newest();
-            }
-        }
-        if queues.is_empty() {
-            return Ok(receipt);
-        }
+        let deadline = Deadline::new(Arc::clone(&self.tree.services.timers), patience);
+        let queues = cores.iter().map(|core| self.queue_of(core));
+        let queues = queues.collect::<Result<Vec<_>, _>>()?;
         let names = queues.iter().map(|queue| queue.name.to_string()).collect();
         let now_ms = self.tree.services.clock.wall_ms();
         let row = row_of(parcel.envelope(), body, None, now_ms);
         let message = Arc::new(NewQueued::new(row, names));
         let content = Content::Queued { message, queues };
-        self.write(&parcel, content, deadline).await?;
-        Ok(receipt)
+        self.write(&parcel, content, deadline).await
     }
 
     async fn delay_parcel(
@@ -200,12 +206,26 @@ impl Shared {
 }
 
 impl Stored for Shared {
+    fn room(
+        &self,
+        queues: &[Arc<QueueCore>],
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<Vec<Arc<QueueCore>>, Refusal>> {
+        let (this, queues) = (self.this.upgrade(), queues.to_vec());
+        Box::pin(async move {
+            match this {
+                Some(this) => this.rooms(queues, patience).await,
+                None => Err(Refusal::Closed),
+            }
+        })
+    }
+
     fn publish(
         &self,
         parcel: &SharedParcel,
         queues: &[Arc<QueueCore>],
         patience: Duration,
-    ) -> BoxFuture<'static, Result<StoredReceipt, Refusal>> {
+    ) -> BoxFuture<'static, Result<(), Refusal>> {
         let (this, parcel, queues) = (self.this.upgrade(), Arc::clone(parcel), queues.to_vec());
         Box::pin(async move {
             match this {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 over_both!(
     what_is_written_crosses_over_an_outage_and_holds_up_nothing_local,
     what_rabbit_mq_has_and_a_durable_queue_has_not_is_unconfirmed,
+    what_a_full_durable_queue_does_not_take_is_not_exported_again_and_again,
     commands_and_delayed_ones_cross_with_what_belongs_to_them,
 );
 
@@ -136,6 +137,64 @@ async fn what_rabbit_mq_has_and_a_durable_queue_has_not_is_unconfirmed(world: Wo
     let seen = seen.start().await.unwrap();
     let shop = world
         .builder()
+        .bridge(amqp().export("ordering.#"))
+        .start()
+        .await
+        .unwrap();
+    let kept = Seen::default();
+    kept.subscribe_durable(&shop).await;
+    shop.publish(Placed { order: 0 }).await.unwrap();
+    world.until("SELECT count(*) FROM postroom_queue", 0).await;
+    // SQLite is locked by another writer.
+    let mut lock = world.begin().await;
+    if !world.is_sqlite() {
+        lock.run("LOCK TABLE postroom_queue IN EXCLUSIVE MODE")
+            .await;
+    }
+    let refused = |order| {
+        let publish = shop.publish(Placed { order });
+        async move { publish.timeout(Duration::from_secs(4)).await.unwrap_err() }
+    };
+    let not_known = refused(1).await;
+    assert!(
+        matches!(not_known.kind(), Refusal::Unconfirmed { .. }),
+        "{not_known}"
+    );
+    assert!(
+        not_known.to_string().contains("RabbitMQ has it"),
+        "{not_known}"
+    );
+    eventually("both have crossed", || crossed.len() == 2).await;
+    // While it is consumed it would be declared again.
+    seen.stop(Duration::from_secs(5)).await;
+    let admin = mail.amqp().unwrap();
+    admin.delete("seen", DeleteOnly::Always).await.unwrap();
+    // Where nobody imports it, RabbitMQ keeps nothing, and the refusal is the whole truth.
+    let refused = refused(2).await;
+    assert!(
+        !refused.to_string().contains("RabbitMQ has it"),
+        "{refused}"
+    );
+    lock.roll_back().await;
+    mail.shutdown(Duration::from_secs(5)).await;
+    end(&shop).await;
+}
+
+async fn what_a_full_durable_queue_does_not_take_is_not_exported_again_and_again(world: World) {
+    let rabbit = Rabbit::shared();
+    let prefix = Rabbit::unique("full");
+    let amqp = || Amqp::new(rabbit.url()).prefix(&prefix);
+    let mail = Bus::builder(&prefix).bridge(amqp().import("ordering.#"));
+    let mail = mail.start().await.unwrap();
+    let crossed = Seen::default();
+    let noted = crossed.clone();
+    let seen = mail.subscribe_fn::<Placed, _>("seen", async move |placed, _| {
+        noted.note(placed.order);
+        Ok(())
+    });
+    seen.start().await.unwrap();
+    let shop = world
+        .builder()
         .durable(Durable::new().rows(1))
         .bridge(amqp().export("ordering.#"))
         .start()
@@ -149,20 +208,21 @@ async fn what_rabbit_mq_has_and_a_durable_queue_has_not_is_unconfirmed(world: Wo
         .await
         .unwrap();
     kept.pause();
+    shop.outbox().unwrap().start_relay();
     shop.publish(Placed { order: 0 }).await.unwrap();
     let refused = shop.publish(Placed { order: 1 }).await.unwrap_err();
-    assert!(
-        matches!(refused.kind(), Refusal::Unconfirmed { .. }),
-        "{refused}"
-    );
-    eventually("both have crossed", || crossed.len() == 2).await;
-    // While it is consumed it would be declared again.
-    seen.stop(Duration::from_secs(5)).await;
-    let admin = mail.amqp().unwrap();
-    admin.delete("seen", DeleteOnly::Always).await.unwrap();
-    // Where nobody imports it, RabbitMQ keeps nothing, and the refusal is the whole truth.
-    let refused = shop.publish(Placed { order: 2 }).await.unwrap_err();
     assert!(matches!(refused.kind(), Refusal::Full { .. }), "{refused}");
+    let mut tx = world.begin().await;
+    tx.place(&shop, 2).await;
+    tx.commit_by(&shop).await;
+    eventually("it was tried again and again", || {
+        shop.snapshot().outbox.unwrap().held_back >= 3
+    })
+    .await;
+    kept.resume().await;
+    world.until_rows("published", 1).await;
+    eventually("it has crossed", || crossed.orders().contains(&2)).await;
+    assert_eq!(crossed.orders(), [0, 2]);
     mail.shutdown(Duration::from_secs(5)).await;
     end(&shop).await;
 }
