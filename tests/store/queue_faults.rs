@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::process::{Process, task};
 use crate::common::store::{Placed, Pool, PrivatePostgres, Seen, World, over_both};
-use crate::common::{end, eventually};
+use crate::common::{Door, end, eventually};
 use postroom::parts::{
     BuriedRow, Failures, QueueWrite, RetriedRow, StoreSession, TakeQueued, TakenRow,
 };
@@ -360,6 +360,40 @@ async fn what_came_while_a_lease_had_run_out_is_handled_as_soon_as_it_is_renewed
     eventually("it is handled", || seen.len() == 2).await;
     let fence = "SELECT fence FROM postroom_consumers";
     assert_eq!(world.number(fence).await, 1, "it was taken over anew");
+    end(&bus).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_given_up_while_a_lease_has_run_out_is_not_handled_again() {
+    let world = World::postgres().await;
+    let bus = world.builder().durable(durable()).start().await.unwrap();
+    let (door, seen) = (Door::closed(), Seen::default());
+    let handler = {
+        let (door, seen) = (door.clone(), seen.clone());
+        async move |placed: &Placed, _: &mut Context<'_>| {
+            seen.note(placed.order);
+            door.pass().await;
+            Err(Failure::reject("no"))
+        }
+    };
+    let subscriber = bus.subscribe_fn::<Placed, _>("seen", handler).durable();
+    subscriber.start().await.unwrap();
+    bus.publish(Placed { order: 1 }).await.unwrap();
+    eventually("it is in hand", || seen.len() == 1).await;
+    let mut tx = world.begin().await;
+    // It can be read, not renewed.
+    tx.run("LOCK TABLE postroom_consumers IN SHARE MODE").await;
+    let valid = "SELECT count(*) FROM postroom_consumers WHERE leased_until > clock_timestamp()";
+    world.until(valid, 0).await;
+    door.open();
+    world
+        .until("SELECT count(*) FROM postroom_dead_letters", 1)
+        .await;
+    tx.roll_back().await;
+    // The next one shows that the queue goes on.
+    bus.publish(Placed { order: 2 }).await.unwrap();
+    world.until(ROWS, 0).await;
+    assert_eq!(seen.orders(), [1, 2]);
     end(&bus).await;
 }
 

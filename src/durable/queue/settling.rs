@@ -12,7 +12,7 @@ use crate::store::Failures;
 /// What becomes of what is in hand.
 impl StoreQueue {
     pub(in crate::durable) fn is_live(&self, token: u64) -> bool {
-        self.state.lock().hand.is_live(token, Instant::now())
+        self.state.lock().hand.is_live(token)
     }
 
     pub(in crate::durable) fn may_start(&self, token: u64) -> bool {
