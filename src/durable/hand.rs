@@ -23,6 +23,8 @@ pub(super) struct Hand {
 pub(super) struct Delivery {
     pub(super) position: i64,
     pub(super) message: MessageId,
+    /// The subscription that it was handed to.
+    owner: u64,
     /// Its dead letter is stored, and its row is gone.
     pub(super) is_buried: bool,
     is_started: bool,
@@ -96,8 +98,8 @@ impl Hand {
         self.taken.len().saturating_sub(self.deliveries.len())
     }
 
-    /// Takes a row in. None: it is in hand already.
-    pub(super) fn take(&mut self, position: i64, message: MessageId) -> Option<u64> {
+    /// Takes a row in for a subscription. None: it is in hand already.
+    pub(super) fn take(&mut self, position: i64, message: MessageId, owner: u64) -> Option<u64> {
         if !self.taken.insert(position) {
             return None;
         }
@@ -105,6 +107,7 @@ impl Hand {
         let delivery = Delivery {
             position,
             message,
+            owner,
             is_buried: false,
             is_started: false,
         };
@@ -166,12 +169,29 @@ impl Hand {
         delivery.is_some_and(|delivery| self.taken.remove(&delivery.position))
     }
 
-    /// All deliveries go back, untouched; what is being settled stays taken.
-    pub(super) fn drop_deliveries(&mut self) {
+    /// What is not started goes back, untouched. What is started can still be settled.
+    pub(super) fn drop_unstarted(&mut self) {
         self.returning.clear();
-        for delivery in std::mem::take(&mut self.deliveries).into_values() {
+        self.drop_where(|delivery| !delivery.is_started);
+    }
+
+    /// All deliveries of a subscription go back.
+    pub(super) fn drop_of(&mut self, owner: u64) {
+        self.drop_where(|delivery| delivery.owner == owner);
+    }
+
+    fn drop_where(&mut self, mut goes: impl FnMut(&Delivery) -> bool) {
+        let gone = self.deliveries.extract_if(|_, delivery| goes(delivery));
+        for (token, delivery) in gone {
+            self.returning.remove(&token);
             self.taken.remove(&delivery.position);
         }
+    }
+
+    /// Whether a former subscription still has something in hand.
+    pub(super) fn has_of_others(&self, owner: u64) -> bool {
+        let mut deliveries = self.deliveries.values();
+        deliveries.any(|delivery| delivery.owner != owner)
     }
 
     /// The settlement of a row is written.
@@ -199,13 +219,13 @@ mod tests {
     fn a_row_is_not_taken_again_before_its_settlement_is_written() {
         let now = Instant::now();
         let mut hand = held(now);
-        let token = hand.take(7, MessageId::new()).unwrap();
-        assert!(hand.take(7, MessageId::new()).is_none());
+        let token = hand.take(7, MessageId::new(), 1).unwrap();
+        assert!(hand.take(7, MessageId::new(), 1).is_none());
         assert!(hand.settle(token).is_some());
         assert!(!hand.is_live(token), "a delivery is not settled twice");
         assert_eq!((hand.count_taken(), hand.count_settling()), (1, 1));
         hand.written(7, 1);
-        assert!(hand.take(7, MessageId::new()).is_some());
+        assert!(hand.take(7, MessageId::new(), 1).is_some());
     }
 
     #[test]
@@ -213,7 +233,7 @@ mod tests {
         let now = Instant::now();
         let late = now + Duration::from_secs(1);
         let mut hand = held(now);
-        let token = hand.take(7, MessageId::new()).unwrap();
+        let token = hand.take(7, MessageId::new(), 1).unwrap();
         assert!(hand.is_live(token));
         assert!(!hand.may_start(token, late));
         // What was given up is settled all the same: it would be handed over once more.
@@ -230,7 +250,7 @@ mod tests {
         let now = Instant::now();
         let late = now + Duration::from_secs(1);
         let mut hand = held(now);
-        let [running, gone, next] = [1, 2, 3].map(|at| hand.take(at, MessageId::new()).unwrap());
+        let [running, gone, next] = [1, 2, 3].map(|at| hand.take(at, MessageId::new(), 1).unwrap());
         assert!(hand.may_start(running, now));
         assert!(!hand.may_start(gone, late));
         assert!(hand.give_back(gone));
@@ -241,7 +261,7 @@ mod tests {
         assert!(!hand.awaits_returns());
         // What runs is settled as ever, and may be handed over again at once.
         assert!(hand.may_start(running, late) && hand.settle(running).is_some());
-        let again = hand.take(2, MessageId::new()).unwrap();
+        let again = hand.take(2, MessageId::new(), 1).unwrap();
         assert!(hand.may_start(again, late));
     }
 
@@ -249,11 +269,11 @@ mod tests {
     fn another_taking_over_leaves_nothing_in_hand() {
         let now = Instant::now();
         let mut hand = held(now);
-        let token = hand.take(7, MessageId::new()).unwrap();
+        let token = hand.take(7, MessageId::new(), 1).unwrap();
         let renewal = hand.renewed(3, now + Duration::from_secs(1), now);
         assert_eq!(renewal, Renewal::Another);
         assert!(!hand.is_live(token) && hand.settle(token).is_none());
-        assert!(hand.take(7, MessageId::new()).is_some());
+        assert!(hand.take(7, MessageId::new(), 1).is_some());
         // What was written under the former fence does not free what was taken under this one.
         hand.written(7, 1);
         assert_eq!(hand.count_taken(), 1);
@@ -262,24 +282,43 @@ mod tests {
     }
 
     #[test]
-    fn what_a_former_subscription_left_can_be_taken_but_not_what_it_settled() {
+    fn what_a_former_subscription_has_not_started_can_be_taken_and_the_rest_be_settled() {
         let now = Instant::now();
         let mut hand = held(now);
-        let settled = hand.take(1, MessageId::new()).unwrap();
-        let left = hand.take(2, MessageId::new()).unwrap();
+        let [settled, running, left] = [1, 2, 3].map(|at| {
+            let token = hand.take(at, MessageId::new(), 1);
+            token.unwrap()
+        });
         assert!(hand.settle(settled).is_some());
-        hand.drop_deliveries();
+        assert!(hand.may_start(running, now));
+        hand.drop_unstarted();
+        assert!(!hand.is_live(left) && hand.is_live(running));
+        let taken = [1, 2, 3].map(|at| hand.take(at, MessageId::new(), 2).is_some());
+        assert_eq!(taken, [false, false, true]);
+        assert!(hand.has_of_others(2));
+        assert!(hand.settle(running).is_some());
+        assert!(!hand.has_of_others(2));
+    }
+
+    #[test]
+    fn what_a_subscription_that_is_gone_has_left_can_be_taken() {
+        let now = Instant::now();
+        let mut hand = held(now);
+        let left = hand.take(1, MessageId::new(), 1).unwrap();
+        assert!(hand.may_start(left, now));
+        hand.drop_of(2);
+        assert!(hand.is_live(left));
+        hand.drop_of(1);
         assert!(!hand.is_live(left));
-        assert!(hand.take(1, MessageId::new()).is_none());
-        assert!(hand.take(2, MessageId::new()).is_some());
+        assert!(hand.take(1, MessageId::new(), 2).is_some());
     }
 
     #[test]
     fn what_goes_back_can_be_taken_at_once() {
         let mut hand = held(Instant::now());
-        let token = hand.take(7, MessageId::new()).unwrap();
+        let token = hand.take(7, MessageId::new(), 1).unwrap();
         assert!(hand.give_back(token));
         assert!(!hand.give_back(token));
-        assert!(hand.take(7, MessageId::new()).is_some());
+        assert!(hand.take(7, MessageId::new(), 1).is_some());
     }
 }

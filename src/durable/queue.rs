@@ -79,8 +79,8 @@ impl StoreQueue {
             return false;
         }
         let mut state = self.state.lock();
-        // What a former subscription has left in hand is handed out by this one.
-        state.hand.drop_deliveries();
+        // What a former subscription has not started is handed out by this one; it settles what it has begun.
+        state.hand.drop_unstarted();
         state.agenda.may_have_come();
         *self.core.lock() = Arc::downgrade(core);
         self.detached.store(false, Ordering::Release);
@@ -89,6 +89,14 @@ impl StoreQueue {
 
     pub(super) fn core(&self) -> Option<Arc<QueueCore>> {
         self.core.lock().upgrade()
+    }
+
+    /// What a subscription that has ended left in hand goes back.
+    pub(super) fn drop_left(&self, core: &QueueCore) {
+        let mut state = self.state.lock();
+        state.hand.drop_of(core.id);
+        state.agenda.has_come();
+        self.look.notify_one();
     }
 
     /// A subscription has ended. False: another one has begun.
@@ -194,7 +202,8 @@ impl StoreQueue {
         let free = capacity.saturating_sub(state.hand.count_taken());
         let is_enough = free >= (capacity / 4).max(1);
         let is_ordered = !matches!(core.spec.order, Order::Unordered { .. });
-        if free == 0 || is_ordered && state.hand.awaits_returns() {
+        let waits = || state.hand.awaits_returns() || state.hand.has_of_others(core.id);
+        if free == 0 || is_ordered && waits() {
             return None;
         }
         if !is_enough && core.mailbox.books().queued > 0 {
@@ -259,7 +268,7 @@ impl StoreQueue {
         }
         let mut slots = Vec::with_capacity(rows.len());
         for (position, id, slot) in rows {
-            if let Some(token) = state.hand.take(position, id) {
+            if let Some(token) = state.hand.take(position, id, core.id) {
                 slots.push(slot.noted(|record| record.token = token));
             }
         }

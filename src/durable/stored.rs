@@ -294,9 +294,11 @@ impl Stored for Shared {
                 return;
             };
             if !stored.is_of(&core) {
+                stored.drop_left(&core);
                 return;
             }
             this.until(|| stored.is_settled()).await;
+            stored.drop_left(&core);
             if !stored.release(&core) {
                 return;
             }

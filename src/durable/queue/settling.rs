@@ -63,8 +63,10 @@ impl StoreQueue {
             let is_urgent = state.hand.count_settling() >= most.max(1);
             (settlement, is_urgent)
         };
-        if let Some(settlement) = settlement {
-            self.writes.settle(settlement, is_urgent);
+        match settlement {
+            Some(settlement) => self.writes.settle(settlement, is_urgent),
+            // Its row is gone already, and what waited for it was not told yet.
+            None => self.look.notify_one(),
         }
         Some(())
     }
