@@ -133,6 +133,11 @@ impl Hand {
         }
     }
 
+    pub(super) fn is_started(&self, token: u64) -> bool {
+        let delivery = self.deliveries.get(&token);
+        delivery.is_some_and(|delivery| delivery.is_started)
+    }
+
     /// Whether deliveries are on their way back that others must not overtake.
     pub(super) fn awaits_returns(&self) -> bool {
         !self.returning.is_empty()

@@ -142,8 +142,10 @@ impl StoreQueue {
         let renewal = {
             let mut state = self.state.lock();
             let renewal = state.hand.renewed(fence, valid_until, Instant::now());
-            if renewal == Renewal::Another {
-                state.agenda.may_have_come();
+            match renewal {
+                Renewal::InTime => {}
+                Renewal::Late => self.return_queued(&mut state),
+                Renewal::Another => state.agenda.may_have_come(),
             }
             renewal
         };
@@ -152,6 +154,27 @@ impl StoreQueue {
         }
         if renewal != Renewal::InTime {
             self.look.notify_one();
+        }
+    }
+
+    /// What was handed out and not started goes back. Workers would do that, but to what is behind a key that waits for its
+    /// retry they do not come before that.
+    fn return_queued(&self, state: &mut State) {
+        let Some(core) = self.core().filter(|_| !self.is_detached()) else {
+            return;
+        };
+        let queued = core.mailbox.take_queued(Ending::Returned);
+        let (mut started, returned): (Vec<_>, Vec<_>) = queued
+            .into_iter()
+            .partition(|slot| state.hand.is_started(slot.record().token));
+        for slot in returned {
+            state.hand.give_back(slot.record().token);
+            state.agenda.has_come();
+        }
+        // A retry that is due is tried here, and its key waits for it.
+        core.mailbox.take_in(&mut started);
+        for slot in started {
+            state.hand.give_back(slot.record().token);
         }
     }
 

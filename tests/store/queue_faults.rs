@@ -10,7 +10,7 @@ use crate::common::{Door, end, eventually};
 use postroom::parts::{
     BuriedRow, Failures, QueueWrite, RetriedRow, StoreSession, TakeQueued, TakenRow,
 };
-use postroom::{Bus, Context, Durable, Failure, Postgres, Problem, Refusal, Sqlite, Store};
+use postroom::{Bus, Context, Durable, Failure, Order, Postgres, Problem, Refusal, Sqlite, Store};
 
 over_both!(
     the_settlement_of_a_process_that_lost_its_queue_is_refused,
@@ -394,6 +394,53 @@ async fn what_is_given_up_while_a_lease_has_run_out_is_not_handled_again() {
     bus.publish(Placed { order: 2 }).await.unwrap();
     world.until(ROWS, 0).await;
     assert_eq!(seen.orders(), [1, 2]);
+    end(&bus).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_waits_holds_up_no_other_one_after_a_late_renewal() {
+    let world = World::postgres().await;
+    let bus = world.builder().durable(durable()).start().await.unwrap();
+    let (failed, seen) = (Seen::default(), Seen::default());
+    let handler = {
+        let (failed, seen) = (failed.clone(), seen.clone());
+        async move |placed: &Placed, _: &mut Context<'_>| match placed.order {
+            1 => {
+                failed.note(1);
+                let long = Duration::from_secs(600);
+                Err(Failure::retry_after(long, "not in this test"))
+            }
+            order => {
+                seen.note(order);
+                Ok(())
+            }
+        }
+    };
+    let subscriber = bus.subscribe_fn::<Placed, _>("seen", handler).durable();
+    let subscriber = subscriber.order(Order::Keyed { lanes: 4 });
+    let subscription = subscriber.start().await.unwrap();
+    let publish = async |order, key| drop(bus.publish(Placed { order }).key(key).await.unwrap());
+    publish(1, "a").await;
+    publish(2, "a").await;
+    eventually("one waits, and one is behind it", || {
+        let books = subscription.snapshot();
+        failed.len() == 1 && (books.waiting, books.queued) == (1, 1)
+    })
+    .await;
+    let mut tx = world.begin().await;
+    // It can be read, not renewed.
+    tx.run("LOCK TABLE postroom_consumers IN SHARE MODE").await;
+    let valid = "SELECT count(*) FROM postroom_consumers WHERE leased_until > clock_timestamp()";
+    world.until(valid, 0).await;
+    publish(3, "b").await;
+    tx.roll_back().await;
+    eventually("the other key goes on", || seen.len() == 1).await;
+    assert_eq!(seen.orders(), [3]);
+    eventually("it is behind it again", || {
+        let books = subscription.snapshot();
+        (books.waiting, books.queued) == (1, 1)
+    })
+    .await;
     end(&bus).await;
 }
 
