@@ -205,6 +205,10 @@ async fn a_process_is_ready_again_though_it_has_nothing_to_read_any_more() {
         .await;
     eventually("it could not be read", || is_in_trouble(&bus)).await;
     subscription.stop(crate::common::PATIENCE).await;
+    // The last look was given up too: it does not find the table free.
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted \
+                   AND relation = 'postroom_queue'::regclass";
+    world.until(waiting, 0).await;
     tx.roll_back().await;
     eventually("it is ready again", || !is_in_trouble(&bus)).await;
     end(&bus).await;
