@@ -16,3 +16,4 @@ mod requests;
 mod standstill;
 #[cfg(feature = "amqp-rustls")]
 mod tls;
+mod unconfirmed;
