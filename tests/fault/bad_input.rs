@@ -77,7 +77,7 @@ async fn headers_are_bounded_by_the_frame_of_the_connection() {
         matches!(refused.kind(), Refusal::HeadersTooLarge { .. }),
         "{refused}"
     );
-    publish(2, 30_000).await.unwrap();
+    publish(2, 14_000).await.unwrap();
     eventually("it is retried", || attempts.all() == [1, 2]).await;
     assert_eq!(bus.snapshot().bridge.unwrap().publish_connects, 1);
     end(&bus).await;
