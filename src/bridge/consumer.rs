@@ -132,14 +132,12 @@ impl Life {
             }
             let look_at = self.write(false).await?;
             match self.next(stop, look_at).await {
-                Next::Deliveries(deliveries, ended) => {
-                    self.take_in(deliveries)?;
-                    if let Some(why) = ended {
-                        return Err(why);
-                    }
-                }
+                Next::Deliveries(deliveries) => self.take_in(deliveries)?,
                 Next::Look => {}
-                Next::Ended(why) => return Err(why),
+                Next::Ended(why, deliveries) => {
+                    self.take_in(deliveries)?;
+                    return Err(why);
+                }
                 Next::Stop => break,
             }
         }
@@ -167,9 +165,8 @@ impl Life {
         } else {
             HandOver::Probes
         };
-        let held_for_long = self.amqp.holding.lock().rests(hand_over, Instant::now());
-        self.amqp.is_resting.store(held_for_long, Ordering::Relaxed);
-        !self.amqp.is_detached() && !held_for_long
+        let rests = self.amqp.holding.lock().look(hand_over, Instant::now());
+        !self.amqp.is_detached() && !rests
     }
 
     async fn consume(&mut self) -> Result<(), String> {
@@ -209,9 +206,7 @@ impl Life {
                 .map_err(explained)?;
             slots.push(self.slot(delivery));
         }
-        if self.is_keyed
-            && (self.amqp.is_detached() || self.amqp.is_resting.load(Ordering::Relaxed))
-        {
+        if self.is_keyed && (self.amqp.is_detached() || self.amqp.is_resting()) {
             self.amqp.held.lock().append(&mut slots);
             return Ok(());
         }
@@ -302,7 +297,7 @@ impl Life {
                 if self.channel.status().connected() {
                     Next::Look
                 } else {
-                    Next::Ended("its channel was closed".to_owned())
+                    Next::Ended("its channel was closed".to_owned(), Vec::new())
                 }
             }
             () = stop.asked() => Next::Stop,

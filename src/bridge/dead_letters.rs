@@ -95,8 +95,8 @@ type Found = (Arc<Look>, Option<(u64, DeadLetter)>);
 
 async fn store(shared: &Shared, letters: &Letters, letter: &DeadLetter) -> Result<(), String> {
     let body = wire::copy_body(&letter.parcel).map_err(|error| error.to_string())?;
-    let properties = wire::dead_letter(letter, shared.publish_link.frame_max())
-        .map_err(|refusal| refusal.to_string())?;
+    let properties =
+        wire::dead_letter(letter, shared.frame_max()).map_err(|refusal| refusal.to_string())?;
     let dead = letters.names.dead();
     let publish = || {
         let publication = Publication {
@@ -326,15 +326,12 @@ impl Shared {
         let publication = Publication {
             exchange: "".into(),
             routing_key: names.queue().into(),
-            properties: wire::replayed(parcel, self.publish_link.frame_max())?,
+            properties: wire::replayed(parcel, self.frame_max())?,
             body: Arc::new(body.into()),
         };
-        match self.publisher.publish(publication, patience).await? {
-            Confirmed::Routed => Ok(()),
-            Confirmed::Returned => Err(no_queue()),
-            Confirmed::Nacked => Err(Refusal::Nacked {
-                why: "its queue is full and rejects, or failed".to_owned(),
-            }),
+        match self.publisher.publish_told(publication, patience).await? {
+            (Confirmed::Routed, _) => Ok(()),
+            told => Err(self.publisher.refusal(told, no_queue)),
         }
     }
 

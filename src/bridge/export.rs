@@ -51,7 +51,7 @@ impl Shared {
             parcel,
             &self.service,
             reply_to,
-            self.publish_link.frame_max(),
+            self.frame_max(),
         )?;
         let limit = self.amqp.body_limit;
         if body.len() > limit {
@@ -69,17 +69,13 @@ impl Shared {
             properties,
             body,
         };
-        let (confirmed, is_repeated) = self.publisher.publish_told(publication, patience).await?;
-        match (confirmed, envelope.kind()) {
+        let told = self.publisher.publish_told(publication, patience).await?;
+        match (told.0, envelope.kind()) {
             (Confirmed::Routed, _) => Ok(Bridged::Routed),
             (Confirmed::Returned, AddressKind::Topic) => Ok(Bridged::Unrouted),
-            _ if is_repeated => Err(self.publisher.refused_at_last()),
-            (Confirmed::Returned, AddressKind::Queue) => Err(Refusal::NoQueue {
+            _ => Err(self.publisher.refusal(told, || Refusal::NoQueue {
                 queue: envelope.address().to_owned(),
-            }),
-            (Confirmed::Nacked, _) => Err(Refusal::Nacked {
-                why: "a queue is full and rejects, or failed".to_owned(),
-            }),
+            })),
         }
     }
 }

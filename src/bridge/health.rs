@@ -22,9 +22,7 @@ impl HealthSource for Shared {
         for attached in self.queues.lock().values() {
             let group = &attached.group;
             let amqp = &attached.amqp;
-            let is_due = attached.consumer.is_some()
-                && !amqp.is_detached()
-                && !amqp.is_resting.load(Ordering::Relaxed);
+            let is_due = attached.consumer.is_some() && !amqp.is_detached() && !amqp.is_resting();
             if is_due && !amqp.is_consuming.load(Ordering::Relaxed) && !errors.contains_key(group) {
                 found.push(Condition {
                     detail: amqp.trouble.lock().clone(),

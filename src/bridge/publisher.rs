@@ -57,7 +57,7 @@ struct Job {
     closed: u32,
     /// It was on its way on another channel, and may have arrived.
     is_repeated: bool,
-    /// Since when it is on its way on this one.
+    /// Since when it is on its way on its channel.
     written: Option<Instant>,
 }
 
@@ -202,11 +202,20 @@ impl Publisher {
         }
     }
 
-    /// A publication that was repeated, and refused then.
-    pub(super) fn refused_at_last(&self) -> Refusal {
-        self.counts.unconfirmed.fetch_add(1, Ordering::Relaxed);
-        Refusal::Unconfirmed {
-            why: "it was written again after its channel was lost, and refused then".to_owned(),
+    /// What an answer means to whoever needs a queue to have the message. Of one that was repeated an earlier copy may be there.
+    pub(super) fn refusal(&self, told: Told, no_queue: impl FnOnce() -> Refusal) -> Refusal {
+        match told {
+            (_, true) => {
+                self.counts.unconfirmed.fetch_add(1, Ordering::Relaxed);
+                Refusal::Unconfirmed {
+                    why: "it was written again after its channel was lost, and refused then"
+                        .to_owned(),
+                }
+            }
+            (Confirmed::Returned, false) => no_queue(),
+            (_, false) => Refusal::Nacked {
+                why: "a queue is full and rejects, or failed".to_owned(),
+            },
         }
     }
 
@@ -276,7 +285,6 @@ impl Publisher {
         jobs.retain(|job| !job.is_given_up());
         for job in &mut jobs {
             job.is_repeated = true;
-            job.written = None;
         }
         let repeated = jobs.len() as u64;
         self.counts.repeated.fetch_add(repeated, Ordering::Relaxed);

@@ -39,9 +39,8 @@ pub(super) struct AmqpQueue {
     detached: AtomicBool,
     /// It does not consume, and has given back what was not started.
     pub(super) at_rest: Notify,
-    /// Whether RabbitMQ has its consumer, and whether it shall have none: it hands nothing out for long.
+    /// Whether RabbitMQ has its consumer.
     pub(super) is_consuming: AtomicBool,
-    pub(super) is_resting: AtomicBool,
     pub(super) holding: Mutex<Holding>,
     /// Why its last consumer ended, until the next one consumes.
     pub(super) trouble: Mutex<Option<String>>,
@@ -109,7 +108,6 @@ impl AmqpQueue {
             detached: AtomicBool::new(false),
             at_rest: Notify::new(),
             is_consuming: AtomicBool::new(false),
-            is_resting: AtomicBool::new(false),
             holding: Mutex::default(),
             trouble: Mutex::default(),
             held: Mutex::default(),
@@ -191,6 +189,11 @@ impl AmqpQueue {
         state.give_back.push(tag);
         drop(state);
         self.changed.notify_one();
+    }
+
+    /// Whether it shall have no consumer: it has handed nothing out for long.
+    pub(super) fn is_resting(&self) -> bool {
+        self.holding.lock().rests()
     }
 
     pub(super) fn detach(&self) {
@@ -284,7 +287,7 @@ impl AmqpQueue {
         let publication = Publication {
             exchange: exchange.into(),
             routing_key: routing_key.into(),
-            properties: wire::retry_copy(slot, shared.publish_link.frame_max())?,
+            properties: wire::retry_copy(slot, shared.frame_max())?,
             body: Arc::new(body.into()),
         };
         let answer = shared.publisher.publish(publication, COPY_PATIENCE).await;

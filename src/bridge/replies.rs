@@ -227,23 +227,14 @@ impl ReplyPort for Answer {
 
     fn reply_json(&self, body: &[u8]) -> bool {
         let service = &self.shared.service;
-        let properties = wire::reply(
-            &self.to.correlation,
-            service,
-            self.shared.publish_link.frame_max(),
-        );
+        let properties = wire::reply(&self.to.correlation, service, self.shared.frame_max());
         self.send(properties, body);
         true
     }
 
     fn refuse(&self, why: ReplyRefusal) {
         let service = &self.shared.service;
-        let properties = wire::refusal(
-            &self.to.correlation,
-            why,
-            service,
-            self.shared.publish_link.frame_max(),
-        );
+        let properties = wire::refusal(&self.to.correlation, why, service, self.shared.frame_max());
         self.send(properties, NO_REPLY);
     }
 

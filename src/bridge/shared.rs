@@ -142,6 +142,11 @@ impl Shared {
         }
     }
 
+    /// The most bytes that the headers of a message may have, as agreed on with the broker.
+    pub(super) fn frame_max(&self) -> usize {
+        self.publish_link.frame_max()
+    }
+
     pub(super) fn prefetch(&self, spec: &QueueSpec) -> u16 {
         let depth = u16::try_from(spec.depth).unwrap_or(u16::MAX);
         depth.min(self.amqp.prefetch)

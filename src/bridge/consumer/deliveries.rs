@@ -13,9 +13,9 @@ const CANCELLED: &str = "RabbitMQ cancelled the consumer: its queue was deleted,
 
 /// What a consumer waits for.
 pub(super) enum Next {
-    /// These, and why nothing comes behind them, if so.
-    Deliveries(Vec<Delivery>, Option<String>),
-    Ended(String),
+    Deliveries(Vec<Delivery>),
+    /// Why, and what came before.
+    Ended(String, Vec<Delivery>),
     Look,
     Stop,
 }
@@ -44,8 +44,8 @@ pub(super) async fn next_deliveries(consumer: Option<&mut Consumer>) -> Next {
         }
         let deliveries = std::mem::take(&mut deliveries);
         Poll::Ready(match ended {
-            Some(why) if deliveries.is_empty() => Next::Ended(why),
-            ended => Next::Deliveries(deliveries, ended),
+            Some(why) => Next::Ended(why, deliveries),
+            None => Next::Deliveries(deliveries),
         })
     })
     .await

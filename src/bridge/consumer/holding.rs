@@ -29,22 +29,23 @@ pub(in crate::bridge) struct Holding {
 
 impl Holding {
     /// Whether to give back what was not started, and to consume nothing more.
-    pub(super) fn rests(&mut self, hand_over: HandOver, now: Instant) -> bool {
+    pub(super) fn look(&mut self, hand_over: HandOver, now: Instant) -> bool {
+        // Where all went back a probe needs one again.
+        if hand_over == HandOver::Goes || hand_over == HandOver::Probes && self.rests {
+            *self = Self::default();
+            return false;
+        }
         let at_most = match hand_over {
-            // Where all went back a probe needs one again.
-            HandOver::Probes if self.rests => {
-                *self = Self::default();
-                return false;
-            }
-            HandOver::Goes => {
-                *self = Self::default();
-                return false;
-            }
-            HandOver::Probes | HandOver::Broken => BY_BREAKER,
             HandOver::Halted => AT_MOST,
+            _ => BY_BREAKER,
         };
         let since = *self.since.get_or_insert(now);
         self.rests = now.saturating_duration_since(since) >= at_most;
+        self.rests
+    }
+
+    /// What the last look answered.
+    pub(in crate::bridge) fn rests(&self) -> bool {
         self.rests
     }
 }
@@ -58,13 +59,13 @@ mod tests {
     #[test]
     fn what_is_paused_for_long_goes_back_until_it_is_resumed() {
         let (mut holding, start) = (Holding::default(), Instant::now());
-        assert!(!holding.rests(HandOver::Goes, start));
-        assert!(!holding.rests(HandOver::Halted, start));
-        assert!(!holding.rests(HandOver::Halted, start + 29 * SECOND));
-        assert!(holding.rests(HandOver::Halted, start + 30 * SECOND));
-        assert!(holding.rests(HandOver::Halted, start + 3_000 * SECOND));
-        assert!(!holding.rests(HandOver::Goes, start + 3_001 * SECOND));
-        assert!(!holding.rests(HandOver::Halted, start + 3_002 * SECOND));
+        assert!(!holding.look(HandOver::Goes, start));
+        assert!(!holding.look(HandOver::Halted, start));
+        assert!(!holding.look(HandOver::Halted, start + 29 * SECOND));
+        assert!(holding.look(HandOver::Halted, start + 30 * SECOND));
+        assert!(holding.look(HandOver::Halted, start + 3_000 * SECOND));
+        assert!(!holding.look(HandOver::Goes, start + 3_001 * SECOND));
+        assert!(!holding.look(HandOver::Halted, start + 3_002 * SECOND));
     }
 
     /// A probe every 15 s that fails is no hand-over: what is held behind it comes to RabbitMQ's consumer timeout.
@@ -75,7 +76,7 @@ mod tests {
         let mut rested = Vec::new();
         while now < start + 1_300 * SECOND {
             for hand_over in [HandOver::Probes, HandOver::Broken] {
-                if holding.rests(hand_over, now) {
+                if holding.look(hand_over, now) {
                     rested.push((now - start).as_secs());
                 }
                 now += 5 * SECOND;
@@ -88,10 +89,10 @@ mod tests {
     #[test]
     fn a_breaker_that_closes_begins_anew() {
         let (mut holding, start) = (Holding::default(), Instant::now());
-        assert!(!holding.rests(HandOver::Broken, start));
-        assert!(!holding.rests(HandOver::Goes, start + 500 * SECOND));
-        assert!(!holding.rests(HandOver::Broken, start + 501 * SECOND));
-        assert!(!holding.rests(HandOver::Broken, start + 1_100 * SECOND));
-        assert!(holding.rests(HandOver::Broken, start + 1_101 * SECOND));
+        assert!(!holding.look(HandOver::Broken, start));
+        assert!(!holding.look(HandOver::Goes, start + 500 * SECOND));
+        assert!(!holding.look(HandOver::Broken, start + 501 * SECOND));
+        assert!(!holding.look(HandOver::Broken, start + 1_100 * SECOND));
+        assert!(holding.look(HandOver::Broken, start + 1_101 * SECOND));
     }
 }
