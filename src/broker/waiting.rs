@@ -33,6 +33,7 @@ impl Waiting {
         self.patience.saturating_sub(used)
     }
 }
+
 impl Broker {
     /// Waits for room in all queues of an address, and for the confirm of what leaves the process, up to
     /// `patience` together, and accepts.

@@ -139,15 +139,17 @@ impl StoreQueue {
 
     /// The database says that this process has the queue.
     pub(super) fn renewed(&self, fence: i64, valid_until: Instant) {
-        let renewal = {
+        // What goes back may be the last of a user's message, whose drop is not to run under the lock.
+        let (renewal, _returned) = {
             let mut state = self.state.lock();
             let renewal = state.hand.renewed(fence, valid_until, Instant::now());
+            let mut returned = Vec::new();
             match renewal {
                 Renewal::InTime => {}
-                Renewal::Late => self.return_queued(&mut state),
+                Renewal::Late => returned = self.return_queued(&mut state),
                 Renewal::Another => state.agenda.may_have_come(),
             }
-            renewal
+            (renewal, returned)
         };
         if renewal == Renewal::Another {
             self.drop_queued();
@@ -159,23 +161,24 @@ impl StoreQueue {
 
     /// What was handed out and not started goes back. Workers would do that, but to what is behind a key that waits for its
     /// retry they do not come before that.
-    fn return_queued(&self, state: &mut State) {
+    fn return_queued(&self, state: &mut State) -> Vec<Slot> {
         let Some(core) = self.core().filter(|_| !self.is_detached()) else {
-            return;
+            return Vec::new();
         };
         let queued = core.mailbox.take_queued(Ending::Returned);
-        let (mut started, returned): (Vec<_>, Vec<_>) = queued
+        let (mut started, mut returned): (Vec<_>, Vec<_>) = queued
             .into_iter()
             .partition(|slot| state.hand.is_started(slot.record().token));
-        for slot in returned {
-            state.hand.give_back(slot.record().token);
+        if !returned.is_empty() {
             state.agenda.has_come();
         }
-        // A retry that is due is tried here, and its key waits for it.
+        // A retry that is due is tried here, and its key waits for it; where nothing is taken any more it goes back too.
         core.mailbox.take_in(&mut started);
-        for slot in started {
+        returned.append(&mut started);
+        for slot in &returned {
             state.hand.give_back(slot.record().token);
         }
+        returned
     }
 
     /// Another process has it.

@@ -96,19 +96,18 @@ impl Shared {
 
     async fn rooms(
         self: Arc<Self>,
-        mut cores: Vec<Arc<QueueCore>>,
+        cores: Vec<Arc<QueueCore>>,
         patience: Duration,
     ) -> Result<Vec<Arc<QueueCore>>, Refusal> {
         let mut deadline = Deadline::new(Arc::clone(&self.tree.services.timers), patience);
-        let mut dropping = Vec::new();
-        for core in &cores {
-            let queue = self.queue_of(core)?;
-            if !self.room(&queue, core, &mut deadline).await? {
-                dropping.push(core.id);
+        let mut taking = Vec::with_capacity(cores.len());
+        for core in cores {
+            let queue = self.queue_of(&core)?;
+            if self.room(&queue, &core, &mut deadline).await? {
+                taking.push(core);
             }
         }
-        cores.retain(|core| !dropping.contains(&core.id));
-        Ok(cores)
+        Ok(taking)
     }
 
     async fn publish_parcel(
