@@ -1,5 +1,4 @@
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix::{Addr, ArbiterHandle};
@@ -22,8 +21,7 @@ struct Inner {
     queue: Arc<QueueCore>,
     home: Home,
     /// A member leaves its group once, however often it is stopped.
-    stopping: AtomicBool,
-    stopped: SetOnce<StopReport>,
+    stopping: OnceLock<Box<SetOnce<StopReport>>>,
 }
 
 /// Where a subscriber runs and who keeps it.
@@ -49,8 +47,7 @@ impl Subscription {
             bus,
             queue,
             home,
-            stopping: AtomicBool::new(false),
-            stopped: SetOnce::new(),
+            stopping: OnceLock::new(),
         }))
     }
 
@@ -149,13 +146,13 @@ impl Subscription {
     }
 
     async fn stop_once(&self, deadline: Duration) -> StopReport {
-        let Inner {
-            home,
-            stopping,
-            stopped,
-            ..
-        } = &*self.0;
-        if !stopping.swap(true, Ordering::AcqRel) {
+        let Inner { home, stopping, .. } = &*self.0;
+        let mut is_first = false;
+        let stopped = stopping.get_or_init(|| {
+            is_first = true;
+            Box::default()
+        });
+        if is_first {
             let report = self.stop_on_control(deadline).await;
             // Nobody else sets it.
             let _ = stopped.set(report.clone());

@@ -27,36 +27,46 @@ const CLOCK_EVERY: u32 = 32;
 /// Makes a handler and feeds it until it fails, is asked to stop, or asks to stop.
 ///
 /// Dropping the future at any point gives back what was not settled.
-pub(super) async fn work<H, F, D>(member: Arc<Member<H, F, D>>, seat: u32, run: Rc<Run>) -> Exit
+#[allow(
+    clippy::manual_async_fn,
+    reason = "an async fn keeps its arguments twice, and each idle worker these bytes"
+)]
+pub(super) fn work<H, F, D>(
+    member: Arc<Member<H, F, D>>,
+    seat: u32,
+    run: Rc<Run>,
+) -> impl Future<Output = Exit>
 where
     H: 'static,
     F: Factory<H>,
     D: Dispatch<H>,
 {
-    let queue = &*member.queue;
-    run.set_in_the_middle(true);
-    let made = Caught::new(member.factory.make()).await;
-    run.set_in_the_middle(false);
-    let mut handler = match made {
-        Ok(Ok(handler)) => Guarded::new(handler),
-        Ok(Err(why)) => return Exit::StartFailed { why },
-        Err(Panicked(text)) => {
-            let why = format!("the factory panicked: {text}");
-            return Exit::StartFailed { why };
-        }
-    };
-    run.has_begun();
-    let mut hands = Hands {
-        lease: Lease::new(Arc::clone(&member.queue)),
-        scratch: Scratch::default(),
-        run,
-    };
-    let Some(value) = handler.get() else {
-        return Exit::Stopped;
-    };
-    // One catch around the whole loop: nothing is paid for it per message, and a panic ends the worker anyway.
-    let ended = Caught::new(hands.feed(queue, &member.dispatch, value, seat)).await;
-    ended.unwrap_or_else(|Panicked(text)| hands.broken(queue, format!("panicked: {text}")))
+    async move {
+        let queue = &*member.queue;
+        run.set_in_the_middle(true);
+        let made = Caught::new(member.factory.make()).await;
+        run.set_in_the_middle(false);
+        let mut handler = match made {
+            Ok(Ok(handler)) => Guarded::new(handler),
+            Ok(Err(why)) => return Exit::StartFailed { why },
+            Err(Panicked(text)) => {
+                let why = format!("the factory panicked: {text}");
+                return Exit::StartFailed { why };
+            }
+        };
+        run.has_begun();
+        let mut hands = Hands {
+            lease: Lease::new(Arc::clone(&member.queue)),
+            scratch: Scratch::default(),
+            run,
+        };
+        let Some(value) = handler.get() else {
+            return Exit::Stopped;
+        };
+        // One catch around the whole loop: nothing is paid for it per message, and a panic ends the worker anyway.
+        let ended = Caught::new(hands.feed(queue, &member.dispatch, value, seat)).await;
+        ended.unwrap_or_else(|Panicked(text)| hands.broken(queue, format!("panicked: {text}")))
+    }
 }
 
 /// What a worker holds. An attempt that is cut off may have been the breaker's probe.
@@ -67,145 +77,149 @@ pub(super) struct Hands {
 }
 
 impl Hands {
-    async fn feed<H, D: Dispatch<H>>(
+    #[allow(clippy::manual_async_fn, reason = "as above")]
+    fn feed<H, D: Dispatch<H>>(
         &mut self,
         queue: &QueueCore,
         dispatch: &D,
         handler: &mut H,
         seat: u32,
-    ) -> Exit {
-        let mut slice = Instant::now();
-        let mut since_clock = 0;
-        let mut lookout = Lookout::default();
-        loop {
-            let (take, waker) = std::future::poll_fn(|cx| {
-                let lease = &mut self.lease;
-                let taken = queue.mailbox.poll_take(
-                    seat,
-                    &mut lease.settled,
-                    &mut lease.batch,
-                    lookout.demand(),
-                    cx.waker(),
-                );
-                if taken.is_pending() {
-                    // Others run while this worker waits: its slice begins anew.
-                    since_clock = 0;
-                }
-                taken.map(|take| (take, cx.waker().clone()))
-            })
-            .await;
-            match take {
-                Take::Stop => return Exit::Stopped,
-                Take::Few => {
-                    lookout.wait().await;
-                    since_clock = 0;
-                    continue;
-                }
-                Take::Batch => lookout.found(self.lease.batch.len()),
-            }
-            if since_clock == 0 {
-                slice = Instant::now();
-            }
-            let plain = queue.is_plain() && !tracing::enabled!(tracing::Level::INFO);
-            // The message in hand is tried again at once: it was looked at before its first attempt.
-            let mut again = false;
-            while let Some(slot) = self.lease.batch.front() {
-                let simple = slot.is_simple();
-                if !again {
-                    if queue.mailbox.must_put_down(seat) || !queue.breaker_allows() {
-                        self.lease.put_down();
-                        break;
+    ) -> impl Future<Output = Exit> {
+        async move {
+            let mut slice = Instant::now();
+            let mut since_clock = 0;
+            let mut lookout = Lookout::default();
+            loop {
+                let (take, waker) = std::future::poll_fn(|cx| {
+                    let lease = &mut self.lease;
+                    let taken = queue.mailbox.poll_take(
+                        seat,
+                        &mut lease.settled,
+                        &mut lease.batch,
+                        lookout.demand(),
+                        cx.waker(),
+                    );
+                    if taken.is_pending() {
+                        // Others run while this worker waits: its slice begins anew.
+                        since_clock = 0;
                     }
-                    if !simple && self.end_unstarted(queue) {
+                    taken.map(|take| (take, cx.waker().clone()))
+                })
+                .await;
+                match take {
+                    Take::Stop => return Exit::Stopped,
+                    Take::Few => {
+                        lookout.wait().await;
+                        since_clock = 0;
                         continue;
                     }
+                    Take::Batch => lookout.found(self.lease.batch.len()),
                 }
-                #[cfg(any(feature = "sqlite", feature = "postgres"))]
-                if D::TRANSACTIONAL
-                    && let Some(slot) = self.lease.batch.front()
-                    && let Some(transactor) = transactor_of(dispatch, slot)
-                {
-                    // Boxed, so that the usual case stays small.
-                    let beginning = Box::pin(self.begin(queue, transactor, seat));
-                    match beginning.await {
-                        Delivered::Begun => {}
-                        Delivered::Duplicate => {
-                            again = false;
+                if since_clock == 0 {
+                    slice = Instant::now();
+                }
+                let plain = queue.is_plain() && !tracing::enabled!(tracing::Level::INFO);
+                // The message in hand is tried again at once: it was looked at before its first attempt.
+                let mut again = false;
+                while let Some(slot) = self.lease.batch.front() {
+                    let simple = slot.is_simple();
+                    if !again {
+                        if queue.mailbox.must_put_down(seat) || !queue.breaker_allows() {
+                            self.lease.put_down();
+                            break;
+                        }
+                        if !simple && self.end_unstarted(queue) {
                             continue;
                         }
-                        Delivered::PutDown => break,
                     }
-                }
-                let Lease {
-                    batch,
-                    started,
-                    settled,
-                    ..
-                } = &mut self.lease;
-                let Some(slot) = batch.front() else { break };
-                *started = true;
-                let scratch = &mut self.scratch;
-                let ended = if plain {
-                    let mut cx = Context {
-                        slot,
-                        queue,
-                        scratch: &mut *scratch,
-                    };
-                    let message = Message(slot.parcel());
-                    let mut handling = pin!(dispatch.run_typed(&mut *handler, message, &mut cx));
-                    // Most handlers never wait: nothing is set up for those that do.
-                    let first = handling
-                        .as_mut()
-                        .poll(&mut std::task::Context::from_waker(&waker));
-                    let typed = match first {
-                        Poll::Ready(typed) => Some(typed),
-                        Poll::Pending => {
-                            let mut deadline = deadline(queue, settled);
-                            std::future::poll_fn(|cx| {
-                                poll_in_time(handling.as_mut(), &mut deadline, cx)
-                            })
-                            .await
+                    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+                    if D::TRANSACTIONAL
+                        && let Some(slot) = self.lease.batch.front()
+                        && let Some(transactor) = transactor_of(dispatch, slot)
+                    {
+                        // Boxed, so that the usual case stays small.
+                        let beginning = Box::pin(self.begin(queue, transactor, seat));
+                        match beginning.await {
+                            Delivered::Begun => {}
+                            Delivered::Duplicate => {
+                                again = false;
+                                continue;
+                            }
+                            Delivered::PutDown => break,
                         }
-                    };
-                    typed.map_or(Typed::TooLate, Typed::Ended)
-                } else {
-                    Typed::Ended(None)
-                };
-                if let Typed::Ended(Some(Ok(()))) = ended
-                    && scratch.is_empty()
-                {
-                    queue.record(true);
-                    if simple {
-                        settled.acked += 1;
-                        *started = false;
-                        if let Some(slot) = batch.pop_front() {
-                            settled.spend(slot);
-                        }
+                    }
+                    let Lease {
+                        batch,
+                        started,
+                        settled,
+                        ..
+                    } = &mut self.lease;
+                    let Some(slot) = batch.front() else { break };
+                    *started = true;
+                    let scratch = &mut self.scratch;
+                    let ended = if plain {
+                        let mut cx = Context {
+                            slot,
+                            queue,
+                            scratch: &mut *scratch,
+                        };
+                        let message = Message(slot.parcel());
+                        let mut handling =
+                            pin!(dispatch.run_typed(&mut *handler, message, &mut cx));
+                        // Most handlers never wait: nothing is set up for those that do.
+                        let first = handling
+                            .as_mut()
+                            .poll(&mut std::task::Context::from_waker(&waker));
+                        let typed = match first {
+                            Poll::Ready(typed) => Some(typed),
+                            Poll::Pending => {
+                                let mut deadline = deadline(queue, settled);
+                                std::future::poll_fn(|cx| {
+                                    poll_in_time(handling.as_mut(), &mut deadline, cx)
+                                })
+                                .await
+                            }
+                        };
+                        typed.map_or(Typed::TooLate, Typed::Ended)
                     } else {
-                        self.acknowledge(queue);
-                    }
-                    again = false;
-                } else {
-                    let ended = match ended {
-                        Typed::Ended(Some(result)) => Some(result),
-                        Typed::TooLate => None,
-                        Typed::Ended(None) => {
-                            observed(queue, dispatch, handler, slot, scratch, settled).await
-                        }
+                        Typed::Ended(None)
                     };
-                    match self.conclude(queue, ended).await {
-                        Next::Message => again = false,
-                        Next::Again => again = true,
-                        Next::Exit(exit) => return exit,
+                    if let Typed::Ended(Some(Ok(()))) = ended
+                        && scratch.is_empty()
+                    {
+                        queue.record(true);
+                        if simple {
+                            settled.acked += 1;
+                            *started = false;
+                            if let Some(slot) = batch.pop_front() {
+                                settled.spend(slot);
+                            }
+                        } else {
+                            self.acknowledge(queue);
+                        }
+                        again = false;
+                    } else {
+                        let ended = match ended {
+                            Typed::Ended(Some(result)) => Some(result),
+                            Typed::TooLate => None,
+                            Typed::Ended(None) => {
+                                observed(queue, dispatch, handler, slot, scratch, settled).await
+                            }
+                        };
+                        match self.conclude(queue, ended).await {
+                            Next::Message => again = false,
+                            Next::Again => again = true,
+                            Next::Exit(exit) => return exit,
+                        }
                     }
-                }
-                since_clock += 1;
-                if since_clock >= CLOCK_EVERY {
-                    since_clock = 1;
-                    if slice.elapsed() > SLICE {
-                        queue.mailbox.settle(&mut self.lease.settled);
-                        tokio::task::yield_now().await;
-                        slice = Instant::now();
+                    since_clock += 1;
+                    if since_clock >= CLOCK_EVERY {
+                        since_clock = 1;
+                        if slice.elapsed() > SLICE {
+                            queue.mailbox.settle(&mut self.lease.settled);
+                            tokio::task::yield_now().await;
+                            slice = Instant::now();
+                        }
                     }
                 }
             }
