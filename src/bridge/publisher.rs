@@ -48,8 +48,8 @@ type Told = (Confirmed, bool);
 struct Job {
     publication: Arc<Publication>,
     stage: Arc<AtomicU8>,
-    /// Or why RabbitMQ closed the channel for it.
-    done: oneshot::Sender<Result<Told, String>>,
+    /// Or that RabbitMQ closed the channel for it.
+    done: oneshot::Sender<Result<Told, Refusal>>,
     /// Its place in the window.
     _place: OwnedSemaphorePermit,
     number: u64,
@@ -57,6 +57,8 @@ struct Job {
     closed: u32,
     /// It was on its way on another channel, and may have arrived.
     is_repeated: bool,
+    /// That channel was lost, and not closed for what was on its way.
+    was_lost: bool,
     /// Since when it is on its way on its channel.
     written: Option<Instant>,
 }
@@ -64,7 +66,7 @@ struct Job {
 impl Job {
     fn new(
         publication: Arc<Publication>,
-        done: oneshot::Sender<Result<Told, String>>,
+        done: oneshot::Sender<Result<Told, Refusal>>,
         place: OwnedSemaphorePermit,
         number: u64,
     ) -> Self {
@@ -76,6 +78,7 @@ impl Job {
             number,
             closed: 0,
             is_repeated: false,
+            was_lost: false,
             written: None,
         }
     }
@@ -115,6 +118,21 @@ pub(super) struct PublishCounts {
     pub(super) unconfirmed: AtomicU64,
     /// Written again after their channel was lost, with the same id.
     pub(super) repeated: AtomicU64,
+}
+
+/// What it is that RabbitMQ closed a channel for one publication. Where one was lost under it before, it may have been
+/// another matter then, and a copy of it there.
+fn rejection(was_lost: bool, why: &str) -> Refusal {
+    match was_lost {
+        false => Refusal::Rejected {
+            why: why.to_owned(),
+        },
+        true => Refusal::Unconfirmed {
+            why: format!(
+                "it was written again after its channel was lost, and refused then: {why}"
+            ),
+        },
+    }
 }
 
 /// Publishes with confirms, many at a time, in a bounded window.
@@ -178,7 +196,7 @@ impl Publisher {
         let place = match deadline.bound(place).await {
             Some(Ok(place)) => place,
             Some(Err(_)) => return Err(Refusal::Closed),
-            None => return Err(self.unreachable()),
+            None => return Err(self.unreachable("too many messages wait for their confirm")),
         };
         let (done, answer) = oneshot::channel();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -193,12 +211,11 @@ impl Publisher {
         }
         self.wake.notify_one();
         match deadline.bound(answer).await {
-            Some(Ok(Ok(told))) => Ok(told),
-            Some(Ok(Err(why))) => Err(Refusal::Rejected { why }),
+            Some(Ok(told)) => told,
             Some(Err(_)) if claim.give_up() => Err(self.unconfirmed("the bridge was closed")),
             Some(Err(_)) => Err(Refusal::Closed),
             None if claim.give_up() => Err(self.unconfirmed("no answer from RabbitMQ")),
-            None => Err(self.unreachable()),
+            None => Err(self.unreachable("it could not be written in time")),
         }
     }
 
@@ -227,11 +244,10 @@ impl Publisher {
         }
     }
 
-    fn unreachable(&self) -> Refusal {
+    fn unreachable(&self, otherwise: &str) -> Refusal {
         let trouble = self.link.trouble();
-        let busy = || "too many messages wait for their confirm".to_owned();
         Refusal::Unreachable {
-            why: trouble.map_or_else(busy, |why| why.to_string()),
+            why: trouble.map_or_else(|| otherwise.to_owned(), |why| why.to_string()),
         }
     }
 
@@ -275,8 +291,12 @@ impl Publisher {
         if let Some(why) = closed {
             if jobs.len() == 1 {
                 for poisonous in jobs.drain(..) {
-                    // Who waited may have given up.
-                    let _ = poisonous.done.send(Err(why.to_owned()));
+                    let refusal = rejection(poisonous.was_lost, why);
+                    let is_unconfirmed = matches!(refusal, Refusal::Unconfirmed { .. });
+                    // Who waited may have given up, and counted it.
+                    if poisonous.done.send(Err(refusal)).is_ok() && is_unconfirmed {
+                        self.counts.unconfirmed.fetch_add(1, Ordering::Relaxed);
+                    }
                 }
             }
             jobs.iter_mut().for_each(|job| job.closed += 1);
@@ -285,6 +305,7 @@ impl Publisher {
         jobs.retain(|job| !job.is_given_up());
         for job in &mut jobs {
             job.is_repeated = true;
+            job.was_lost |= closed.is_none();
         }
         let repeated = jobs.len() as u64;
         self.counts.repeated.fetch_add(repeated, Ordering::Relaxed);
@@ -318,5 +339,57 @@ impl Publisher {
         let mut waiting = self.waiting.lock();
         self.window.close();
         waiting.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+    use crate::time::{ManualClock, TimerService};
+
+    #[tokio::test]
+    async fn what_is_refused_after_its_connection_was_lost_may_be_there() {
+        for was_lost in [false, true] {
+            let clock = ManualClock::new();
+            let timers = TimerService::new(clock.clock());
+            let link = Arc::new(Link::new("link".to_owned()));
+            let publisher = Publisher::new(4, timers, link);
+            let publication = Publication {
+                exchange: "events".into(),
+                routing_key: "placed".into(),
+                properties: BasicProperties::default(),
+                body: Arc::default(),
+            };
+            let mut told = Box::pin(publisher.publish(publication, Duration::from_secs(1)));
+            let polled = told.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            assert!(matches!(polled, Poll::Pending));
+            let mut most = 0;
+            // Closed for others too, it may be what closes channels, and is written again.
+            let mut ends = vec![Some("404"), None, Some("404")];
+            if !was_lost {
+                ends.remove(1);
+            }
+            for (turn, closed) in ends.into_iter().enumerate() {
+                let mut flying = vec![publisher.take(0, &mut most).unwrap()];
+                if turn == 0 {
+                    let place = Arc::clone(&publisher.window).try_acquire_owned().unwrap();
+                    let (done, _) = oneshot::channel();
+                    let publication = Arc::clone(&flying[0].publication);
+                    let other = Job::new(publication, done, place, 7);
+                    other.stage.store(stage::GIVEN_UP, Ordering::Release);
+                    flying.push(other);
+                }
+                publisher.put_back(flying, closed);
+            }
+            let refusal = told.await.unwrap_err();
+            assert_eq!(
+                matches!(refusal, Refusal::Unconfirmed { .. }),
+                was_lost,
+                "{refusal}"
+            );
+            assert_eq!(matches!(refusal, Refusal::Rejected { .. }), !was_lost);
+        }
     }
 }
