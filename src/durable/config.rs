@@ -36,7 +36,8 @@ impl Durable {
         Self::default()
     }
 
-    /// For how long a process holds its queues without renewing them; it renews four times as often. At least 1 s.
+    /// For how long a process holds its queues without renewing them; it renews four times as often. At least 1 s. One deploy
+    /// should shorten it by less than ten times: a lease with more of its lengths to go counts as run out.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease.min(NEVER);
         self

@@ -53,7 +53,8 @@ impl Relay {
         Self::default()
     }
 
-    /// For how long a relay holds its lanes without renewing them; it renews four times as often. At least 1 s.
+    /// For how long a relay holds its lanes without renewing them; it renews four times as often. At least 1 s. One deploy
+    /// should shorten it by less than ten times: a lease with more of its lengths to go counts as run out.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease.min(NEVER);
         self

@@ -9,6 +9,7 @@ use postroom::{Bus, ManualClock};
 over_both!(
     clocks_off_by_an_hour_change_nothing,
     what_has_expired_by_the_databases_clock_is_not_handled,
+    leases_of_before_the_databases_clock_was_set_back_hold_up_nobody,
 );
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -88,4 +89,35 @@ async fn what_has_expired_by_the_databases_clock_is_not_handled(world: World) {
     eventually("the other one is handled", || seen.orders() == [3]).await;
     end(&ahead).await;
     end(&behind).await;
+}
+
+/// A process died that held everything, and the clock was set back by an hour.
+async fn leases_of_before_the_databases_clock_was_set_back_hold_up_nobody(world: World) {
+    let bus = world.builder().start().await.unwrap();
+    let seen = Seen::default();
+    // It names the queue, and gives it back.
+    seen.subscribe_durable(&bus).await;
+    end(&bus).await;
+    let in_an_hour = match world.is_sqlite() {
+        true => "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '+3600 seconds')",
+        false => "now() + interval '1 hour'",
+    };
+    for table in ["postroom_lanes", "postroom_consumers"] {
+        let hold = format!("UPDATE {table} SET holder = 'dead', leased_until = {in_an_hour}");
+        world.run(&hold).await;
+    }
+    let live =
+        format!("INSERT INTO postroom_relays (holder, alive_until) VALUES ('dead', {in_an_hour})");
+    world.run(&live).await;
+    let bus = world.builder().start().await.unwrap();
+    seen.subscribe_durable(&bus).await;
+    bus.outbox().unwrap().start_relay();
+    let mut tx = world.begin().await;
+    tx.place(&bus, 1).await;
+    tx.commit().await;
+    world.until_rows("published", 1).await;
+    eventually("it is handled", || seen.orders() == [1]).await;
+    let relays = "SELECT count(*) FROM postroom_relays";
+    assert_eq!(world.number(relays).await, 1, "the dead one has no share");
+    end(&bus).await;
 }

@@ -154,6 +154,41 @@ async fn a_replay_is_told_to_the_process_that_consumes() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_beside_another_one_waits_for_what_becomes_of_it() {
+    let world = World::postgres().await;
+    let bus = world.builder().start().await.unwrap();
+    let handler = async |_: &Placed, _: &mut Context<'_>| Err(Failure::reject("never"));
+    let subscriber = bus.subscribe_fn::<Placed, _>("seen", handler).durable();
+    subscriber.start().await.unwrap();
+    bus.publish(Placed { order: 1 }).await.unwrap();
+    let letters = "SELECT count(*) FROM postroom_dead_letters";
+    world.until(letters, 1).await;
+    let found = bus.dead_letters().list(&Filter::all()).await.unwrap();
+    let mut other = world.begin().await;
+    other
+        .run("SELECT id FROM postroom_dead_letters FOR UPDATE")
+        .await;
+    let replaying = {
+        let (bus, id) = (bus.clone(), found[0].id);
+        tokio::spawn(async move { bus.dead_letters().replay(id).await })
+    };
+    // A row's lock is waited for under one of its place.
+    let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'tuple' \
+                   AND relation = 'postroom_dead_letters'::regclass";
+    world.until(waiting, 1).await;
+    other.run("DELETE FROM postroom_dead_letters").await;
+    other.commit().await;
+    replaying.await.unwrap().unwrap();
+    let queued = "SELECT count(*) FROM postroom_queue";
+    assert_eq!(
+        world.number(queued).await,
+        0,
+        "it was not handed back twice"
+    );
+    end(&bus).await;
+}
+
 /// A count that takes longer than a statement may ends the connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_that_cannot_be_counted_in_time_is_written_to() {

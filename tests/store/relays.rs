@@ -252,7 +252,8 @@ async fn the_mark_of_a_relay_that_lost_its_lane_is_refused(world: World) {
         10
     );
     // And it renews nothing of what it has lost.
-    let again = old.renew("old", lease, &[]).await.unwrap();
+    let again = old.renew("old", Duration::from_secs(60), &[]);
+    let again = again.await.unwrap();
     assert!(again.held.is_empty(), "{again:?}");
     let lanes = new.lanes().await.unwrap();
     let of_new = |(lane, holder): &(HeldLane, Option<String>)| {

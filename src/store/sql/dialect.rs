@@ -25,8 +25,10 @@ pub(super) struct Dialect {
     /// That a number is one of those which the query `$` returns; the query is run once, and the number looked up by
     /// its index, however many the planner thinks that they are.
     pub(super) among: &'static str,
-    /// Rows locked until the end of the transaction, for whoever changes them, and against who would.
+    /// Rows locked until the end of the transaction, for whoever changes them: those that nobody else has, or all; and
+    /// against who would.
     pub(super) skip_locked: &'static str,
+    pub(super) lock: &'static str,
     pub(super) share: &'static str,
     /// Begins a transaction that writes.
     pub(super) begin: &'static str,
@@ -48,6 +50,19 @@ pub(super) struct Dialect {
     pub(super) steps: &'static [(&'static str, &'static str)],
 }
 
+/// A lease that has more of its lengths to go than this is not of the clock as it is now.
+const LENGTHS_AHEAD: u32 = 10;
+
+impl Dialect {
+    /// That a lease has ended which was taken until the time `until`; `lease` is how many milliseconds one lasts. One that
+    /// ends too far ahead was taken before the clock was set back, and would hold for as long as that was.
+    pub(super) fn has_ended(&self, until: &str, lease: &str) -> String {
+        let lengths = format!("{LENGTHS_AHEAD} * {lease}");
+        let far = self.after.replace('$', &lengths);
+        format!("({until} < {} OR {until} > {far})", self.now)
+    }
+}
+
 #[cfg(feature = "sqlite")]
 pub(super) const SQLITE: Dialect = Dialect {
     name: "SQLite",
@@ -67,6 +82,7 @@ pub(super) const SQLITE: Dialect = Dialect {
     array_number: "p.value",
     among: "IN ($)",
     skip_locked: "",
+    lock: "",
     share: "",
     begin: "BEGIN IMMEDIATE",
     quote: |text| format!("'{}'", text.replace('\'', "''")),
@@ -112,6 +128,7 @@ pub(super) const POSTGRES: Dialect = Dialect {
     array_number: "p.value::bigint",
     among: "= ANY (ARRAY($))",
     skip_locked: "FOR UPDATE SKIP LOCKED",
+    lock: "FOR UPDATE",
     share: "FOR SHARE",
     begin: "BEGIN",
     // As `E'…'`, it does not depend on `standard_conforming_strings`.

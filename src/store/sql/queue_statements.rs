@@ -48,6 +48,7 @@ impl QueueStatements {
         let Dialect {
             now,
             skip_locked,
+            lock,
             share,
             ..
         } = *dialect;
@@ -189,8 +190,9 @@ impl QueueStatements {
             )),
             take_over: sql(&format!(
                 "UPDATE {{consumers}} SET holder = $1, fence = fence + 1 WHERE queue IN (SELECT queue FROM {{consumers}} \
-                 WHERE queue IN ({}) AND (holder IS NULL OR (holder <> $1 AND leased_until < {now})) {skip_locked})",
-                texts("$2")
+                 WHERE queue IN ({}) AND (holder IS NULL OR (holder <> $1 AND {has_ended})) {skip_locked})",
+                texts("$2"),
+                has_ended = dialect.has_ended("leased_until", "$3"),
             )),
             renew: sql(&format!(
                 "UPDATE {{consumers}} SET leased_until = {} WHERE holder = $1 RETURNING queue, fence",
@@ -221,8 +223,8 @@ impl QueueStatements {
                 copied = MESSAGE.replace("created_at", now),
             )),
             letter_queue: sql(&format!(
-                "SELECT queue FROM {{dead_letters}} WHERE id = $1 AND queue IN (SELECT queue FROM {{consumers}}) \
-                 {skip_locked}"
+                // Who waits for another's replay finds nothing then.
+                "SELECT queue FROM {{dead_letters}} WHERE id = $1 AND queue IN (SELECT queue FROM {{consumers}}) {lock}"
             )),
             discard: sql("DELETE FROM {dead_letters} WHERE id = $1"),
             trim: sql(&format!(

@@ -240,13 +240,18 @@ impl Statements {
                  ON CONFLICT (holder) DO UPDATE SET alive_until = excluded.alive_until",
                 after("$2")
             )),
-            bury: sql(&format!("DELETE FROM {{relays}} WHERE alive_until < {now}")),
+            bury: sql(&format!(
+                // Not waited for: who holds one may wait for what this one holds.
+                "DELETE FROM {{relays}} WHERE holder IN (SELECT holder FROM {{relays}} WHERE {} {skip_locked})",
+                dialect.has_ended("alive_until", "$1")
+            )),
             count: sql(
                 "SELECT (SELECT count(*) FROM {relays}), (SELECT count(*) FROM {lanes} WHERE holder = $1)",
             ),
             take_over: sql(&format!(
                 "UPDATE {{lanes}} SET holder = $1, fence = fence + 1 WHERE lane IN (SELECT lane FROM {{lanes}} \
-                 WHERE holder IS NULL OR (holder <> $1 AND leased_until < {now}) ORDER BY lane LIMIT $2 {skip_locked})"
+                 WHERE holder IS NULL OR (holder <> $1 AND {}) ORDER BY lane LIMIT $2 {skip_locked})",
+                dialect.has_ended("leased_until", "$3")
             )),
             renew: sql(&format!(
                 "UPDATE {{lanes}} SET leased_until = {} WHERE holder = $1 RETURNING CAST(lane AS BIGINT), fence",

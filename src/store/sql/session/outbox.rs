@@ -132,17 +132,19 @@ impl<D: Driver> StoreSession for Session<D> {
     ) -> StoreFuture<'a, LaneLease> {
         const DURING: &str = "renew a relay's lanes";
         Box::pin(self.in_transaction(DURING, async move |session| {
-            let lease = millis(lease);
             let me = || Value::from(holder);
+            let lease = || Value::from(millis(lease));
             if !give_up.is_empty() {
                 let lanes = Value::from(list(give_up));
                 session
                     .execute(DURING, |all| &all.give_up, vec![me(), lanes])
                     .await?;
             }
-            let live = vec![me(), Value::from(lease)];
+            let live = vec![me(), lease()];
             session.execute(DURING, |all| &all.live, live).await?;
-            session.execute(DURING, |all| &all.bury, vec![]).await?;
+            session
+                .execute(DURING, |all| &all.bury, vec![lease()])
+                .await?;
             let counts = session.fetch(DURING, |all| &all.count, vec![me()]).await?;
             let relays = numbers_of(DURING, &counts, 0)?.max(1);
             let held = numbers_of(DURING, &counts, 1)?;
@@ -150,10 +152,10 @@ impl<D: Driver> StoreSession for Session<D> {
             if held < share {
                 let most = Value::from(share - held);
                 session
-                    .execute(DURING, |all| &all.take_over, vec![me(), most])
+                    .execute(DURING, |all| &all.take_over, vec![me(), most, lease()])
                     .await?;
             }
-            let renew = vec![me(), Value::from(lease)];
+            let renew = vec![me(), lease()];
             let rows = session.fetch(DURING, |all| &all.renew, renew).await?;
             Ok(LaneLease {
                 held: held_lanes(&rows).map_err(|error| driver::error::<D>(DURING, &error))?,

@@ -119,6 +119,7 @@ impl<D: Driver> QueueSession for Session<D> {
         const DURING: &str = "renew the leases of durable queues";
         Box::pin(self.in_transaction(DURING, async move |session| {
             let me = || Value::from(holder);
+            let lease = || Value::from(millis(lease));
             if !give_up.is_empty() {
                 let values = vec![me(), Value::from(list(give_up))];
                 session
@@ -130,11 +131,12 @@ impl<D: Driver> QueueSession for Session<D> {
                 session
                     .execute(DURING, |all| &all.queues.name, vec![names()])
                     .await?;
+                let values = vec![me(), names(), lease()];
                 session
-                    .execute(DURING, |all| &all.queues.take_over, vec![me(), names()])
+                    .execute(DURING, |all| &all.queues.take_over, values)
                     .await?;
             }
-            let values = vec![me(), Value::from(millis(lease))];
+            let values = vec![me(), lease()];
             let rows = session
                 .fetch(DURING, |all| &all.queues.renew, values)
                 .await?;
