@@ -138,3 +138,30 @@ async fn rows_that_are_no_messages_are_given_up_and_say_why(world: World) {
     }
     end(&bus).await;
 }
+
+/// SQLite takes them in a column of texts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_in_place_of_a_text_are_read_as_one_and_stop_no_other_row() {
+    let world = World::sqlite().await;
+    let (bus, seen) = (world.bus().await, Seen::default());
+    for body in [
+        "X'FF00'",
+        "CAST('{\"order\":1}' AS BLOB)",
+        "'{\"order\":2}'",
+    ] {
+        let id = MessageId::new();
+        world
+            .run(&format!(
+                "INSERT INTO postroom_outbox (id, kind, address, lane, body, status) \
+                 VALUES ('{id}', 'event', 'ordering.order-placed', 7, {body}, 'waiting')"
+            ))
+            .await;
+    }
+    seen.subscribe(&bus).await;
+    eventually("both are handled", || seen.orders() == [1, 2]).await;
+    world.until_rows("dead", 1).await;
+    let dead = bus.outbox().unwrap().dead(10).await.unwrap();
+    let why = dead[0].last_error.as_deref().unwrap();
+    assert!(why.starts_with("the body is no JSON"), "{why}");
+    end(&bus).await;
+}

@@ -75,14 +75,14 @@ pub(super) trait Driver: Send + Sized + 'static {
 }
 
 macro_rules! impl_driver {
-    ($connection:ty, $database:ty, $row:ty, { $($rest:item)* }) => {
+    ($connection:ty, $database:ty, $row:ty, $text:path, { $($rest:item)* }) => {
         impl crate::store::sql::driver::Cells for $row {
             fn number(&self, at: usize) -> Result<Option<i64>, sqlx::Error> {
                 sqlx::Row::try_get(self, at)
             }
 
             fn text(&self, at: usize) -> Result<Option<String>, sqlx::Error> {
-                sqlx::Row::try_get(self, at)
+                $text(self, at)
             }
         }
 

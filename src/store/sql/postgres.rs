@@ -253,7 +253,7 @@ impl Store for Postgres {
     }
 }
 
-impl_driver!(PgConnection, sqlx::Postgres, PgRow, {
+impl_driver!(PgConnection, sqlx::Postgres, PgRow, sqlx::Row::try_get, {
     async fn data_version(&mut self) -> Result<Option<i64>, sqlx::Error> {
         Ok(None)
     }

@@ -2,8 +2,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool, SqliteRow};
+use sqlx::{ConnectOptions, Row};
 
 use super::dialect;
 use super::driver::{impl_driver, impl_store_connection};
@@ -174,7 +174,17 @@ impl Store for Sqlite {
     }
 }
 
-impl_driver!(SqliteConnection, sqlx::Sqlite, SqliteRow, {
+/// SQLite keeps bytes that somebody has written in place of a text. One such row is not to stop the others.
+fn text_or_bytes(row: &SqliteRow, at: usize) -> Result<Option<String>, sqlx::Error> {
+    let text = row.try_get(at);
+    if text.is_ok() {
+        return text;
+    }
+    let bytes: Option<Vec<u8>> = row.try_get_unchecked(at)?;
+    Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+impl_driver!(SqliteConnection, sqlx::Sqlite, SqliteRow, text_or_bytes, {
     async fn data_version(&mut self) -> Result<Option<i64>, sqlx::Error> {
         let version = sqlx::query_scalar("PRAGMA data_version");
         version.fetch_one(&mut *self).await.map(Some)
