@@ -4,6 +4,9 @@ use std::time::{Duration, Instant};
 /// The first wait of an address that takes nothing, and the longest.
 const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
+/// How long after its turn one is remembered that no row was there to try.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+
 /// The most addresses whose rows are left out one by one; with more of them nothing is taken for a while.
 pub(super) const MOST: usize = 256;
 
@@ -25,6 +28,10 @@ impl Blocked {
     pub(super) fn refused(&mut self, address: &str, position: i64, now: Instant) {
         match self.0.get_mut(address) {
             None => {
+                // The rows of others may have been published by another relay.
+                self.0.retain(|_, block| {
+                    block.probe.is_some() || now < block.until + FORGOTTEN_AFTER
+                });
                 let block = Block {
                     until: now + WAITS.0,
                     wait: WAITS.0,
@@ -114,6 +121,20 @@ mod tests {
         blocked.passed("a");
         assert!(blocked.admits("a", 4, later));
         assert!(blocked.closed(later).is_empty());
+    }
+
+    #[test]
+    fn an_address_that_nobody_tries_any_more_is_forgotten() {
+        let start = Instant::now();
+        let mut blocked = Blocked::default();
+        blocked.refused("a", 1, start);
+        blocked.refused("b", 2, start);
+        let later = start + WAITS.0 + FORGOTTEN_AFTER;
+        assert!(blocked.admits("b", 3, later));
+        blocked.refused("c", 4, later);
+        let mut known: Vec<_> = blocked.0.keys().map(String::as_str).collect();
+        known.sort_unstable();
+        assert_eq!(known, ["b", "c"], "what is tried is not forgotten");
     }
 
     #[test]
