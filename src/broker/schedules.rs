@@ -19,16 +19,28 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Messages that wait for their time.
 #[derive(Default)]
 pub(crate) struct Schedules {
-    waiting: Mutex<HashMap<MessageId, Waiting>>,
-    /// Messages whose time has come and that are being published.
-    pub(crate) publishing: AtomicU64,
-    /// Those of them that wait for room in a queue.
-    pub(crate) blocked: AtomicU64,
-    pub(crate) published: AtomicU64,
-    pub(crate) cancelled: AtomicU64,
-    pub(crate) refused: AtomicU64,
+    kept: Mutex<Kept>,
+    published: AtomicU64,
+    cancelled: AtomicU64,
+    refused: AtomicU64,
     made: AtomicU64,
     abandoned: AtomicU64,
+}
+
+#[derive(Default)]
+struct Kept {
+    waiting: HashMap<MessageId, Waiting>,
+    /// Whose time has come, until they are published.
+    due: HashMap<MessageId, Due>,
+    /// Whose time had come, and which the end of the bus overtook.
+    overtaken: Vec<MessageId>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Due {
+    Moving,
+    /// Waits for room in a queue.
+    Blocked,
 }
 
 struct Waiting {
@@ -57,9 +69,9 @@ pub struct ScheduleLedger {
     pub published: u64,
     /// Taken back by [`Schedule::cancel`](crate::Schedule::cancel) or by its id.
     pub cancelled: u64,
-    /// Refused when they were due, for another reason than a full queue: no such queue, or a shutdown.
+    /// Refused when they were due, for another reason than a full queue: no such queue.
     pub refused: u64,
-    /// Left when the bus was shut down.
+    /// Left when the bus was shut down, due or not.
     pub abandoned: u64,
     /// Kept now: not due, or due and waiting for room in a queue. Bounded by the bus's `schedule_capacity`.
     pub waiting: u64,
@@ -80,15 +92,50 @@ impl Schedules {
 
     /// Not due, or due and not published yet.
     fn waiting(&self) -> u64 {
-        self.waiting.lock().len() as u64 + self.publishing.load(Ordering::Relaxed)
+        self.kept.lock().count()
     }
 
-    /// Gives up everything that waits.
+    /// How many were published, and whether one is on its way that does not wait for room.
+    pub(crate) fn movement(&self) -> (u64, bool) {
+        let moving = self.kept.lock().due.values().any(|due| *due == Due::Moving);
+        (self.published.load(Ordering::Relaxed), moving)
+    }
+
+    /// Gives up everything that waits or is overtaken, when the bus takes nothing any more.
     pub(crate) fn clear(&self) -> Vec<MessageId> {
-        let waiting = std::mem::take(&mut *self.waiting.lock());
+        let Kept {
+            waiting,
+            due,
+            overtaken,
+        } = std::mem::take(&mut *self.kept.lock());
+        let left = waiting.keys().chain(due.keys());
+        let left: Vec<_> = left.copied().chain(overtaken).collect();
         self.abandoned
-            .fetch_add(waiting.len() as u64, Ordering::Relaxed);
-        waiting.into_keys().collect()
+            .fetch_add(left.len() as u64, Ordering::Relaxed);
+        left
+    }
+
+    /// What became of a message that was due. Nothing, if it was given up meanwhile.
+    fn concluded(&self, id: MessageId, refusal: Option<&Refusal>) {
+        let mut kept = self.kept.lock();
+        if kept.due.remove(&id).is_none() {
+            return;
+        }
+        let count = match refusal {
+            None => &self.published,
+            Some(Refusal::Closed) => {
+                kept.overtaken.push(id);
+                return;
+            }
+            Some(_) => &self.refused,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Kept {
+    fn count(&self) -> u64 {
+        (self.waiting.len() + self.due.len() + self.overtaken.len()) as u64
     }
 }
 
@@ -103,11 +150,16 @@ impl ScheduleStore for MemorySchedules {
     ) -> BoxFuture<'static, Result<Vec<ScheduledMessage>, StoreError>> {
         let mut found = Vec::new();
         if let Some(broker) = self.0.upgrade() {
-            let waiting = broker.schedules.waiting.lock();
+            let kept = broker.schedules.kept.lock();
             let is_wanted = |waiting: &&Waiting| {
                 address.is_none_or(|address| waiting.parcel.envelope().address() == address)
             };
-            found.extend(waiting.values().filter(is_wanted).map(Waiting::scheduled));
+            found.extend(
+                kept.waiting
+                    .values()
+                    .filter(is_wanted)
+                    .map(Waiting::scheduled),
+            );
         }
         found.sort_by_key(|scheduled| scheduled.due);
         found.truncate(most);
@@ -117,7 +169,9 @@ impl ScheduleStore for MemorySchedules {
     fn count(&self) -> BoxFuture<'static, Result<u64, StoreError>> {
         let broker = self.0.upgrade();
         // Those that are being published cannot be taken back any more.
-        let count = broker.map_or(0, |broker| broker.schedules.waiting.lock().len() as u64);
+        let count = broker.map_or(0, |broker| {
+            broker.schedules.kept.lock().waiting.len() as u64
+        });
         Box::pin(std::future::ready(Ok(count)))
     }
 
@@ -142,7 +196,7 @@ impl Broker {
 
     /// Takes a message back that waits in memory. Whether it was there.
     fn cancel_in_memory(&self, id: MessageId) -> bool {
-        let removed = self.schedules.waiting.lock().remove(&id);
+        let removed = self.schedules.kept.lock().waiting.remove(&id);
         let Some(waiting) = removed else {
             return false;
         };
@@ -161,14 +215,13 @@ impl Broker {
         let id = parcel.envelope().id;
         let broker = Arc::downgrade(self);
         let due = self.due_after(delay);
-        let mut waiting = self.schedules.waiting.lock();
+        let mut kept = self.schedules.kept.lock();
         // Under the lock, since a shutdown closes the gate and then takes out what waits.
         if !self.admits(Gate::Draining) {
             return Err((Refusal::Closed, parcel));
         }
         // What is due and finds its queue full is kept here too.
-        let blocked = self.schedules.publishing.load(Ordering::Relaxed);
-        if waiting.len() as u64 + blocked >= capacity as u64 {
+        if kept.count() >= capacity as u64 {
             return Err((Refusal::ScheduleFull { capacity }, parcel));
         }
         self.schedules.made.fetch_add(1, Ordering::Relaxed);
@@ -181,19 +234,18 @@ impl Broker {
                 }
             }),
         );
-        waiting.insert(id, Waiting { parcel, due, timer });
+        kept.waiting.insert(id, Waiting { parcel, due, timer });
         Ok(handle)
     }
 
     /// Publishes on the control thread; what is refused for lack of room is tried again while the bus lives.
     fn due(self: &Arc<Self>, id: MessageId) {
         let Waiting { parcel, .. } = {
-            let mut waiting = self.schedules.waiting.lock();
-            let Some(scheduled) = waiting.remove(&id) else {
+            let mut kept = self.schedules.kept.lock();
+            let Some(scheduled) = kept.waiting.remove(&id) else {
                 return;
             };
-            // Under the lock, so that it counts against the capacity all the time.
-            self.schedules.publishing.fetch_add(1, Ordering::Relaxed);
+            kept.due.insert(id, Due::Moving);
             scheduled
         };
         let broker = Arc::clone(self);
@@ -204,47 +256,47 @@ impl Broker {
                 // When it was scheduled.
                 checked: true,
             };
-            let mut offered = broker.offer(&mut draft, None);
-            let is_blocked = offered.as_ref().is_err_and(is_for_lack_of_room);
-            if is_blocked {
-                broker.schedules.blocked.fetch_add(1, Ordering::Relaxed);
-                offered = broker.offer_waiting(&mut draft, None, AGAIN).await;
+            let published = broker.publish_due(id, &mut draft).await;
+            if let Err(refusal) = &published {
+                tracing::warn!(%id, %refusal, "a scheduled message was refused");
             }
-            loop {
-                match offered {
-                    Ok(_) => {
-                        broker.schedules.published.fetch_add(1, Ordering::Relaxed);
-                        break;
-                    }
-                    Err(refusal)
-                        if is_for_lack_of_room(&refusal) && broker.admits(Gate::Draining) =>
-                    {
-                        // A queue that does not let publishers wait is asked again in a while.
-                        let has_waited = matches!(
-                            refusal,
-                            Refusal::Timeout { .. }
-                                | Refusal::MustWait { .. }
-                                | Refusal::Unreachable { .. }
-                                | Refusal::NotStored { .. }
-                        );
-                        if !has_waited {
-                            let timers = Arc::clone(&broker.services.timers);
-                            crate::ports::Deadline::new(timers, AGAIN).await;
-                        }
-                        offered = broker.offer_waiting(&mut draft, None, AGAIN).await;
-                    }
-                    Err(refusal) => {
-                        tracing::warn!(%id, %refusal, "a scheduled message was refused");
-                        broker.schedules.refused.fetch_add(1, Ordering::Relaxed);
-                        break;
-                    }
-                }
-            }
-            if is_blocked {
-                broker.schedules.blocked.fetch_sub(1, Ordering::Relaxed);
-            }
-            broker.schedules.publishing.fetch_sub(1, Ordering::Relaxed);
+            broker.schedules.concluded(id, published.as_ref().err());
         });
+    }
+
+    async fn publish_due(&self, id: MessageId, draft: &mut Draft) -> Result<(), Refusal> {
+        let mut offered = self.offer(draft, None);
+        if offered.as_ref().is_err_and(is_for_lack_of_room) {
+            if let Some(due) = self.schedules.kept.lock().due.get_mut(&id) {
+                *due = Due::Blocked;
+            }
+            offered = self.offer_waiting(draft, None, AGAIN).await;
+        }
+        loop {
+            let refusal = match offered {
+                Ok(_) => return Ok(()),
+                Err(refusal) => refusal,
+            };
+            if !is_for_lack_of_room(&refusal) {
+                return Err(refusal);
+            }
+            if !self.admits(Gate::Draining) {
+                return Err(Refusal::Closed);
+            }
+            // A queue that does not let publishers wait is asked again in a while.
+            let has_waited = matches!(
+                refusal,
+                Refusal::Timeout { .. }
+                    | Refusal::MustWait { .. }
+                    | Refusal::Unreachable { .. }
+                    | Refusal::NotStored { .. }
+            );
+            if !has_waited {
+                let timers = Arc::clone(&self.services.timers);
+                crate::ports::Deadline::new(timers, AGAIN).await;
+            }
+            offered = self.offer_waiting(draft, None, AGAIN).await;
+        }
     }
 }
 

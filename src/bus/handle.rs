@@ -8,6 +8,7 @@ use super::builder::{Builder, Defaults};
 use super::health::Whole;
 use super::publish::Publish;
 use super::request::Request;
+use super::shutdown::Shutdown;
 use super::{DeadLetters, PublishAllError, PublishError, Receipt};
 use crate::broker::Broker;
 use crate::message::{AddressKind, Command, Event, RawBody};
@@ -59,6 +60,7 @@ pub(super) struct Inner {
     pub(super) health: Vec<Arc<dyn HealthSource>>,
     /// Threads of single subscribers; those that have ended are taken out when another one is added.
     pub(super) subscriber_threads: Mutex<Vec<ArbiterHandle>>,
+    pub(super) shutdown: Shutdown,
     #[cfg(feature = "amqp")]
     amqp: Option<crate::bridge::AmqpAdmin>,
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -105,6 +107,7 @@ impl Inner {
             watchdog,
             health,
             subscriber_threads: Mutex::default(),
+            shutdown: Shutdown::default(),
             #[cfg(feature = "amqp")]
             amqp: None,
             #[cfg(any(feature = "sqlite", feature = "postgres"))]

@@ -108,14 +108,12 @@ impl Bus {
 
     fn look(&self) -> Look {
         let broker = &self.0.broker;
-        let schedules = &broker.schedules;
-        let publishing = schedules.publishing.load(Ordering::Relaxed);
+        let (published, is_moving) = broker.schedules.movement();
         let mut look = Look {
             queues: Vec::new(),
-            published: schedules.published.load(Ordering::Relaxed),
+            published,
             in_hand: false,
-            moving: publishing > schedules.blocked.load(Ordering::Relaxed)
-                || self.0.timers.has_due(),
+            moving: is_moving || self.0.timers.has_due(),
         };
         for queue in broker.table.queues() {
             let books = queue.mailbox.books();

@@ -1,8 +1,11 @@
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::sync::{Mutex, Notify, SetOnce};
+use tokio::time::{Instant, timeout};
 
 use super::{Bus, subscription};
 use crate::broker::Gate;
@@ -34,6 +37,25 @@ pub struct ShutdownReport {
     pub elapsed: Duration,
 }
 
+impl ShutdownReport {
+    fn note_late(&mut self, name: String) {
+        if !self.timed_out.contains(&name) {
+            self.timed_out.push(name);
+        }
+    }
+}
+
+/// A bus is shut down once, however often that is asked for.
+#[derive(Default)]
+pub(super) struct Shutdown {
+    has_begun: AtomicBool,
+    /// Somebody waited no longer for the handlers.
+    is_cut: Notify,
+    /// Whose handlers were cut off for that; locked for as long as they are being cut off.
+    cut_off: Mutex<Vec<String>>,
+    report: SetOnce<ShutdownReport>,
+}
+
 /// How often a drain looks.
 const LOOK: Duration = Duration::from_millis(1);
 /// The least that handlers in hand get to end by themselves after the drain.
@@ -44,13 +66,16 @@ impl Bus {
     /// reverse order of starting. Handlers' releases are accepted while it drains (contract, rule 10).
     ///
     /// Returns within `deadline` plus one second even when a handler is stuck: its thread is left behind.
-    /// Calling it again returns an empty report.
+    /// Called again, it waits for the first shutdown and answers with the same report; at its own deadline, if that is
+    /// sooner, it cuts the handlers off, so that `shutdown(Duration::ZERO)` hastens one that is under way. What is still
+    /// written to RabbitMQ or the database keeps the first one's deadline; where that takes more than a second, the second
+    /// call answers without it, and only names whom it cut off.
     ///
     /// # Cancel safety
     /// Dropped, the shutdown goes on behind it.
     pub async fn shutdown(&self, deadline: Duration) -> ShutdownReport {
         let bus = self.clone();
-        self.on_control(async move { bus.shut_down(deadline).await })
+        self.on_control(async move { bus.shut_down_once(deadline).await })
             .await
             .unwrap_or_default()
     }
@@ -59,6 +84,53 @@ impl Bus {
     #[must_use]
     pub fn shutdown_blocking(&self, deadline: Duration) -> ShutdownReport {
         super::handle::block_on(self.shutdown(deadline))
+    }
+
+    async fn shut_down_once(&self, deadline: Duration) -> ShutdownReport {
+        let shutdown = &self.0.shutdown;
+        if !shutdown.has_begun.swap(true, Ordering::AcqRel) {
+            let report = self.shut_down(deadline).await;
+            // Nobody else sets it.
+            let _ = shutdown.report.set(report.clone());
+            return report;
+        }
+        if let Ok(report) = timeout(deadline.min(NEVER), shutdown.report.wait()).await {
+            return report.clone();
+        }
+        self.0.broker.narrow_gate(Gate::Closed);
+        let late = {
+            // What it does ends the first one's waiting, which is not to report before it knows of whom.
+            let mut cut_off = shutdown.cut_off.lock().await;
+            let late = self.cut_off().await;
+            cut_off.extend(late.iter().cloned());
+            late
+        };
+        shutdown.is_cut.notify_one();
+        if let Ok(report) = timeout(4 * LAST_GRACE, shutdown.report.wait()).await {
+            return report.clone();
+        }
+        ShutdownReport {
+            timed_out: late,
+            ..ShutdownReport::default()
+        }
+    }
+
+    async fn drain_unless_cut(&self, queues: &[Arc<QueueCore>], end: Instant) {
+        let mut drained = pin!(drain(queues, end));
+        let mut cut = pin!(self.0.shutdown.is_cut.notified());
+        std::future::poll_fn(|cx| match drained.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending => cut.as_mut().poll(cx),
+        })
+        .await;
+    }
+
+    /// Cuts off the handlers that have not ended; answers with whose they are.
+    async fn cut_off(&self) -> Vec<String> {
+        let deadline = Duration::ZERO;
+        let stop = self.0.root.send(StopAll { deadline });
+        let late = timeout(LAST_GRACE, stop).await;
+        late.map_or_else(|_| Vec::new(), Result::unwrap_or_default)
     }
 
     async fn shut_down(&self, deadline: Duration) -> ShutdownReport {
@@ -77,58 +149,52 @@ impl Bus {
             outbox.0.close(left()).await;
         }
         if let Some(bridge) = &broker.bridge {
-            let _ = tokio::time::timeout(left(), bridge.detach_all()).await;
+            let _ = timeout(left(), bridge.detach_all()).await;
         }
         if let Some(stored) = &broker.stored {
             stored.detach_all();
         }
-        drain(&queues, end).await;
+        self.drain_unless_cut(&queues, end).await;
         broker.narrow_gate(Gate::Closed);
         let rest = left();
         // By real time, so that a manual clock can not hold up the end.
         let stop = self.0.root.send(StopAll { deadline: rest });
-        let late = match tokio::time::timeout(rest + LAST_GRACE, stop).await {
+        let late = match timeout(rest + LAST_GRACE, stop).await {
             Ok(late) => late.unwrap_or_default(),
-            Err(_) => {
-                // The supervisors wait by a manual clock that stands still: cut off what has not ended.
-                let deadline = Duration::ZERO;
-                let stop = self.0.root.send(StopAll { deadline });
-                let late = tokio::time::timeout(LAST_GRACE, stop).await;
-                late.map_or_else(|_| Vec::new(), Result::unwrap_or_default)
-            }
+            // The supervisors wait by a manual clock that stands still.
+            Err(_) => self.cut_off().await,
         };
-        let mut report = ShutdownReport {
-            timed_out: late,
-            ..ShutdownReport::default()
-        };
-        for id in broker.schedules.clear() {
-            report.abandoned.push(Abandoned {
-                queue: "schedule".to_owned(),
-                id,
-            });
-        }
-        // What was cut off goes back to its queue on its own thread: look until it has.
-        let last = Instant::now() + LAST_GRACE;
-        while queues
-            .iter()
-            .any(|queue| queue.mailbox.books().in_flight > 0)
-            && Instant::now() < last
-        {
-            tokio::time::sleep(LOOK).await;
-        }
+        let mut report = ShutdownReport::default();
+        // What was cut off goes back to its queue on its own thread.
+        until_settled(&queues).await;
         for queue in &queues {
             report.abandoned.extend(subscription::abandon(queue).await);
-            if queue.mailbox.books().in_flight > 0
-                && !report.timed_out.contains(&queue.name.to_string())
-            {
-                report.timed_out.push(queue.name.to_string());
-            }
         }
         if let Some(bridge) = &broker.bridge {
             bridge.close(left()).await;
         }
         if let Some(stored) = &broker.stored {
             stored.close(left()).await;
+        }
+        if broker.bridge.is_some() || broker.stored.is_some() {
+            // What was on its way there has ended: a dead letter that was not stored gives its message up.
+            until_settled(&queues).await;
+            for queue in &queues {
+                report.abandoned.extend(subscription::abandon(queue).await);
+            }
+        }
+        for id in broker.schedules.clear() {
+            report.abandoned.push(Abandoned {
+                queue: "schedule".to_owned(),
+                id,
+            });
+        }
+        let cut_off = std::mem::take(&mut *self.0.shutdown.cut_off.lock().await);
+        for late in late.into_iter().chain(cut_off) {
+            report.note_late(late);
+        }
+        for queue in queues.iter().filter(|queue| is_in_flight(queue)) {
+            report.note_late(queue.name.to_string());
         }
         report.clean = report.abandoned.is_empty() && report.timed_out.is_empty();
         report.elapsed = started.elapsed();
@@ -197,6 +263,18 @@ async fn told_to_end() -> std::io::Result<()> {
 #[cfg(not(unix))]
 async fn told_to_end() -> std::io::Result<()> {
     tokio::signal::ctrl_c().await
+}
+
+fn is_in_flight(queue: &Arc<QueueCore>) -> bool {
+    queue.mailbox.books().in_flight > 0
+}
+
+/// Waits for a moment until nothing is in flight.
+async fn until_settled(queues: &[Arc<QueueCore>]) {
+    let last = Instant::now() + LAST_GRACE;
+    while queues.iter().any(is_in_flight) && Instant::now() < last {
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// Waits until the queues hold nothing that can still be handled, or until `end`.

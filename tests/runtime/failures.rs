@@ -167,6 +167,31 @@ async fn a_handler_that_blocks_its_thread_does_not_hold_up_a_shutdown() {
     drop(unblock);
 }
 
+#[tokio::test]
+async fn a_second_shutdown_hastens_the_first_and_answers_alike() {
+    let bus = Bus::builder("failures").start().await.unwrap();
+    let worker = bus.subscribe_fn::<Number, _>("worker", async |_, _| std::future::pending().await);
+    let worker = worker.no_timeout().start().await.unwrap();
+    bus.publish(Number(0)).await.unwrap();
+    until("it was not started", || worker.snapshot().in_flight == 1).await;
+    bus.publish(Number(1)).await.unwrap();
+    let first = {
+        let bus = bus.clone();
+        tokio::spawn(async move { bus.shutdown(LONG).await })
+    };
+    until("it was not begun", || !bus.health().is_ready()).await;
+    let second = bus.shutdown(Duration::ZERO).await;
+    let first = first.await.unwrap();
+    assert!(first.elapsed < LONG / 2, "{first:?}");
+    assert_eq!((first.abandoned.len(), first.clean), (2, false));
+    assert_eq!(first.timed_out, ["worker"]);
+    let later = bus.shutdown(LONG).await;
+    for other in [second, later] {
+        assert_eq!(format!("{other:?}"), format!("{first:?}"));
+    }
+    assert!(bus.snapshot().books_balance());
+}
+
 /// Panics at the first publish that it sees, or around the first attempt.
 struct Panics {
     at_publish: bool,

@@ -223,6 +223,27 @@ async fn what_waits_at_the_shutdown_is_abandoned_with_its_id() {
 }
 
 #[tokio::test]
+async fn what_is_due_and_waits_for_room_at_the_shutdown_is_abandoned_with_its_id() {
+    for overflow in [Overflow::Wait, Overflow::Fail] {
+        let (bus, clock, alarms, log) = start(10, 1, overflow).await;
+        alarms.pause();
+        let queued = bus.publish(Alarm(0)).await.unwrap();
+        let due = bus.publish(Alarm(1)).delay(SECOND).await.unwrap();
+        clock.advance(SECOND);
+        bus.settle().await;
+        let report = bus.shutdown(PATIENCE).await;
+        let mut left: Vec<_> = report.abandoned.into_iter().collect();
+        left.sort_by_key(|one| one.queue == "schedule");
+        let left: Vec<_> = left.iter().map(|one| (&*one.queue, one.id)).collect();
+        assert_eq!(left, [("alarms", queued.id), ("schedule", due.id)]);
+        let ledger = ledger(&bus);
+        assert_eq!((ledger.abandoned, ledger.refused), (1, 0));
+        check_books(&bus);
+        assert_eq!(log.len(), 0);
+    }
+}
+
+#[tokio::test]
 async fn a_delay_without_end_is_a_delay() {
     let (bus, clock, _, log) = start(10, 10, Overflow::Wait).await;
     let receipt = bus.publish(Alarm(1)).delay(Duration::MAX).await.unwrap();
