@@ -17,6 +17,8 @@ mod waiting;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
+use tokio::sync::Notify;
+
 pub(crate) use accept::{Accepted, Stop, accept_everywhere};
 pub(crate) use bridge::{Bridge, Home};
 pub(crate) use dead_letters::DeadLetterSource;
@@ -64,6 +66,8 @@ pub(crate) struct Broker {
     /// System events that a full subscriber missed.
     pub(crate) missed_events: AtomicU64,
     gate: AtomicU8,
+    /// Whoever waits for room in the store looks whether it is still admitted.
+    narrowed: Notify,
     this: std::sync::Weak<Self>,
 }
 
@@ -88,6 +92,7 @@ impl Broker {
             limits,
             missed_events: AtomicU64::new(0),
             gate: AtomicU8::new(Gate::Open as u8),
+            narrowed: Notify::new(),
         })
     }
 
@@ -98,6 +103,7 @@ impl Broker {
     /// Never wider than it is: a second shutdown finds it closed.
     pub(crate) fn narrow_gate(&self, gate: Gate) {
         self.gate.fetch_max(gate as u8, Ordering::AcqRel);
+        self.narrowed.notify_waiters();
     }
 
     pub(crate) fn gate(&self) -> Gate {
@@ -121,8 +127,8 @@ impl Broker {
     }
 
     /// Publishes an event of ours, without waiting. Only to those who ask for it by name: what a `#` hears may
-    /// make it fail, and its failure make another event.
-    pub(crate) fn emit<E: Event>(&self, event: E) {
+    /// make it fail, and its failure make another event. Who is full misses it, and the others do not.
+    pub(crate) fn emit<E: Event + Clone>(&self, event: &E) {
         let all = self.table.route(AddressKind::Topic, E::TOPIC);
         let asked = |queue: &&Arc<QueueCore>| {
             let mut patterns = queue.spec.patterns.iter();
@@ -130,25 +136,36 @@ impl Broker {
                 pattern.as_str().starts_with("postroom.") && pattern.matches(E::TOPIC)
             })
         };
-        let targets = all.targets.iter().filter(asked).cloned().collect();
-        let route = Route::new(targets, false, all.generation);
-        if route.targets.is_empty() {
-            return;
-        }
-        let envelope = Envelope {
-            id: self.services.clock.new_id(),
-            address: Address {
-                kind: AddressKind::Topic,
-                name: Name::Static(E::TOPIC),
-            },
-            metadata: None,
-        };
-        let parcel = parcel(envelope, event);
-        if self
-            .accept(&route, None, None, None, || self.encoded(parcel))
-            .is_err()
-        {
-            self.missed_events.fetch_add(1, Ordering::Relaxed);
+        let mut targets: Vec<_> = all.targets.iter().filter(asked).cloned().collect();
+        let id = self.services.clock.new_id();
+        while !targets.is_empty() {
+            let route = Route::new(targets.clone(), false, all.generation);
+            let made = || {
+                let address = Address {
+                    kind: AddressKind::Topic,
+                    name: Name::Static(E::TOPIC),
+                };
+                let envelope = Envelope {
+                    id,
+                    address,
+                    metadata: None,
+                };
+                self.encoded(parcel(envelope, event.clone()))
+            };
+            let missing = match self.accept(&route, None, None, None, made) {
+                Ok(_) => return,
+                Err(Stop::Wait(place) | Stop::Refused(Some(place), _)) => Some(place),
+                Err(Stop::Stale | Stop::Refused(None, _)) => None,
+            };
+            if let Some(place) = missing {
+                targets.remove(place);
+                self.missed_events.fetch_add(1, Ordering::Relaxed);
+            } else {
+                targets.retain(|queue| !queue.mailbox.is_closed());
+                if targets.len() == route.targets.len() {
+                    return;
+                }
+            }
         }
     }
 }

@@ -17,6 +17,9 @@ pub(crate) trait Stored: HealthSource {
         patience: Duration,
     ) -> BoxFuture<'static, Result<Vec<Arc<QueueCore>>, Refusal>>;
 
+    /// Those of these queues that have room now, without those that drop; none: one of them has to be waited for, or refuses.
+    fn room_now(&self, queues: &[Arc<QueueCore>]) -> Option<Vec<Arc<QueueCore>>>;
+
     /// Writes a message for several queues that have [`room`](Self::room), for all of them or none, and resolves when that is
     /// committed. Waits up to `patience`.
     ///

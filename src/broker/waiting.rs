@@ -1,6 +1,6 @@
 //! A message that may wait for room, and for the confirm of what leaves the process.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -112,6 +112,8 @@ impl Broker {
         // What a handler or a schedule offers is offered again, and a replay is none.
         let is_outside = wait.from == Gate::Open && !wait.is_replay;
         let mut held: Option<usize> = None;
+        // Those of the store that have room.
+        let mut room = Vec::new();
         loop {
             if !self.admits(wait.from) {
                 if let Some(place) = held {
@@ -124,11 +126,35 @@ impl Broker {
                 let parcel = Arc::clone(&parcel);
                 if is_replay { parcel } else { self.seal(parcel) }
             };
+            if let Some(place) = held
+                && !route.stored.is_empty()
+            {
+                // While it stood in line for this credit the room may have gone to others.
+                match self
+                    .stored
+                    .as_ref()
+                    .and_then(|all| all.room_now(&route.stored))
+                {
+                    Some(now) => room = now,
+                    None => {
+                        route.targets[place].mailbox.release(1);
+                        held = None;
+                    }
+                }
+            }
+            if route.must_wait && held.is_none() {
+                // No credit is held for as long as that takes.
+                room = match self.room(route, wait).await {
+                    Ok(room) => room,
+                    Err(refusal) => return Err((refusal, parcel)),
+                };
+            }
             let accepted = if route.must_wait {
                 match reserve(route, key, wait.own, held.take()) {
                     Err(stop) => Err(stop),
-                    Ok(reserved) => match self.hand_out(route, &parcel, wait).await {
-                        Ok((bridged, stored)) => {
+                    Ok(reserved) => match self.hand_out(route, &room, &parcel, wait).await {
+                        Ok(bridged) => {
+                            let stored = room.len() as u32;
                             let here = reserved.deliver(key, make);
                             let dropped = route.stored.len() as u32 - stored;
                             Ok(Accepted {
@@ -179,28 +205,58 @@ impl Broker {
         }
     }
 
-    /// Hands a message to what has to confirm it, while its credits in the queues of this process are held: first to
-    /// RabbitMQ, then to the store. No commit spans both: what RabbitMQ has and the store has not is unconfirmed. Room in the
-    /// store is waited for before: while there is none, each try would be one more at RabbitMQ.
+    /// Waits for room in the queues of the store, before the message goes anywhere: while there is none, each try would be
+    /// one more at RabbitMQ. Answers with those that take it; the others drop it by their policy.
     ///
-    /// Answers with how many queues of the store took it; the others have dropped it by their policy.
+    /// None for a refusal: a queue of the route is closed.
+    async fn room(
+        &self,
+        route: &Route,
+        wait: &Waiting,
+    ) -> Result<Vec<Arc<QueueCore>>, Option<Refusal>> {
+        let Some(stored) = self.stored.as_ref().filter(|_| !route.stored.is_empty()) else {
+            return Ok(Vec::new());
+        };
+        let mut room = stored.room(&route.stored, wait.left(self));
+        let room = loop {
+            let mut narrowed = pin!(self.narrowed.notified());
+            // What is told from here on is heard.
+            narrowed.as_mut().enable();
+            if !self.admits(wait.from) {
+                return Err(Some(Refusal::Closed));
+            }
+            let answer = std::future::poll_fn(|cx| {
+                if let Poll::Ready(answer) = room.as_mut().poll(cx) {
+                    return Poll::Ready(Some(answer));
+                }
+                narrowed.as_mut().poll(cx).map(|()| None)
+            });
+            if let Some(room) = answer.await {
+                break room?;
+            }
+        };
+        match route.stored.iter().any(|queue| queue.mailbox.is_closed()) {
+            true => Err(None),
+            false => Ok(room),
+        }
+    }
+
+    /// Hands a message to what has to confirm it, while its credits in the queues of this process are held: first to
+    /// RabbitMQ, then to those queues of the store that have [`room`](Self::room). No commit spans both: what RabbitMQ has
+    /// and the store has not is unconfirmed.
     async fn hand_out(
         &self,
         route: &Route,
+        queues: &[Arc<QueueCore>],
         parcel: &SharedParcel,
         wait: &Waiting,
-    ) -> Result<(Bridged, u32), Refusal> {
-        let stored = self.stored.as_ref().filter(|_| !route.stored.is_empty());
-        let queues = match stored {
-            Some(stored) => stored.room(&route.stored, wait.left(self)).await?,
-            None => Vec::new(),
-        };
+    ) -> Result<Bridged, Refusal> {
         let bridged = match route.exported {
             true => self.export(parcel, wait.left(self)).await?,
             false => Bridged::NotExported,
         };
-        if let Some(stored) = stored.filter(|_| !queues.is_empty()) {
-            let stored = stored.publish(parcel, &queues, wait.left(self)).await;
+        if let Some(stored) = self.stored.as_ref().filter(|_| !queues.is_empty()) {
+            let stored = stored.publish(parcel, queues, wait.left(self)).await;
             stored.map_err(|refusal| match bridged {
                 Bridged::Routed => Refusal::Unconfirmed {
                     why: format!("RabbitMQ has it, and the store has not: {refusal}"),
@@ -213,7 +269,7 @@ impl Broker {
                 queue.mailbox.count_dropped_newest();
             }
         }
-        Ok((bridged, queues.len() as u32))
+        Ok(bridged)
     }
 
     /// Hands a message to the bridge, while its credits in the queues of this process are held.

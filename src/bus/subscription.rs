@@ -191,7 +191,7 @@ impl Subscription {
             {
                 stored.detach(queue);
             }
-            queue.mailbox.close();
+            queue.close();
             super::shutdown::drain(std::slice::from_ref(queue), end).await;
         }
         let timeout = end.saturating_duration_since(tokio::time::Instant::now());
@@ -227,7 +227,7 @@ impl Subscription {
 
 /// Gives up what a closed queue still holds. Answers with what is lost: nothing of a queue that is kept elsewhere is.
 pub(super) async fn abandon(queue: &Arc<QueueCore>) -> Vec<Abandoned> {
-    queue.mailbox.close();
+    queue.close();
     let ending = if queue.backing().is_kept_elsewhere() {
         Ending::Returned
     } else {

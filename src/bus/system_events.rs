@@ -24,7 +24,7 @@ impl LifecycleSink for SystemEvents {
         if let Some(broker) = self.broker()
             && broker.admits(Gate::Draining)
         {
-            broker.emit(event);
+            broker.emit(&event);
         }
     }
 
@@ -41,7 +41,7 @@ impl LifecycleSink for SystemEvents {
             return;
         }
         if let Some(broker) = self.broker() {
-            broker.emit(announcement.clone());
+            broker.emit(announcement);
         }
     }
 }

@@ -82,10 +82,17 @@ impl Backing for StoreBacking {
 
     fn end(&self, queue: &QueueCore, slot: Slot, ending: Ending) {
         match ending {
-            Ending::Returned => self.0.give_back(slot.record().token),
+            Ending::Returned => {
+                let failures = failures(&slot, slot.record().history.as_deref());
+                self.0.give_back_failed(slot.record().token, failures);
+            }
             _ => self.acked(slot.record().token),
         }
         queue.end_in_flight(&slot, ending);
+    }
+
+    fn halted(&self) {
+        self.0.look_for_room();
     }
 
     fn unknown_type_delay(&self) -> Option<Duration> {

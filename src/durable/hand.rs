@@ -133,6 +133,17 @@ impl Hand {
         }
     }
 
+    /// A delivery that was started and goes back when what became of it is written; until then nothing overtakes it.
+    /// Answers with its row.
+    pub(super) fn goes_back(&mut self, token: u64) -> Option<TakenRow> {
+        let row = self.row(token)?;
+        let is_started = self.is_started(token);
+        is_started.then(|| {
+            self.returning.insert(token);
+            row
+        })
+    }
+
     pub(super) fn is_started(&self, token: u64) -> bool {
         let delivery = self.deliveries.get(&token);
         delivery.is_some_and(|delivery| delivery.is_started)
@@ -218,6 +229,23 @@ mod tests {
         let renewal = hand.renewed(1, now + Duration::from_secs(1), now);
         assert_eq!(renewal, Renewal::Another);
         hand
+    }
+
+    #[test]
+    fn nothing_overtakes_what_goes_back_when_its_failures_are_written() {
+        let now = Instant::now();
+        let mut hand = held(now);
+        let (tried, untouched) = (
+            hand.take(7, MessageId::new(), 1).unwrap(),
+            hand.take(8, MessageId::new(), 1).unwrap(),
+        );
+        assert!(hand.may_start(tried, now));
+        assert!(hand.goes_back(untouched).is_none(), "it has no failures");
+        assert_eq!(hand.goes_back(tried).unwrap().position, 7);
+        assert!(hand.awaits_returns() && !hand.may_start(tried, now));
+        assert!(hand.take(7, MessageId::new(), 1).is_none());
+        assert!(hand.give_back(tried) && !hand.awaits_returns());
+        assert!(hand.take(7, MessageId::new(), 1).is_some());
     }
 
     #[test]

@@ -80,7 +80,10 @@ async fn renew(shared: &Shared, session: &mut dyn StoreSession) -> Result<Durati
     let mut all_held = true;
     for queue in &queues {
         match held.get(&*queue.name) {
-            Some(fence) => queue.renewed(*fence, valid_until),
+            Some(fence) => {
+                let is_leaving = || shared.leaving().iter().any(|name| **name == *queue.name);
+                queue.renewed(*fence, valid_until, is_leaving);
+            }
             None => {
                 all_held = false;
                 queue.lost();

@@ -99,12 +99,17 @@ impl StoreQueue {
         self.look.notify_one();
     }
 
-    /// A subscription has ended. False: another one has begun.
-    pub(super) fn release(&self, core: &QueueCore) -> bool {
+    /// A subscription has ended, and the queue is to be given up, as `leave` says. False: another one has begun.
+    ///
+    /// One that begins from here on gets nothing under the fence that is being given up.
+    pub(super) fn release(&self, core: &QueueCore, leave: impl FnOnce()) -> bool {
+        let mut state = self.state.lock();
         let mut known = self.core.lock();
         let is_mine = std::ptr::eq(known.as_ptr(), core);
         if is_mine {
             *known = Weak::new();
+            leave();
+            state.hand.lost();
         }
         is_mine
     }
@@ -137,11 +142,20 @@ impl StoreQueue {
         self.detached.load(Ordering::Acquire)
     }
 
-    /// The database says that this process has the queue.
-    pub(super) fn renewed(&self, fence: i64, valid_until: Instant) {
+    /// The database says that this process has the queue. It has not, if it was [released](Self::release) since that was
+    /// asked.
+    pub(super) fn renewed(
+        &self,
+        fence: i64,
+        valid_until: Instant,
+        is_leaving: impl FnOnce() -> bool,
+    ) {
         // What goes back may be the last of a user's message, whose drop is not to run under the lock.
         let (renewal, _returned) = {
             let mut state = self.state.lock();
+            if is_leaving() {
+                return;
+            }
             let renewal = state.hand.renewed(fence, valid_until, Instant::now());
             let mut returned = Vec::new();
             match renewal {
@@ -318,6 +332,11 @@ impl StoreQueue {
         if wants_more {
             self.look.notify_one();
         }
+    }
+
+    /// Those who wait for room look whether they still may.
+    pub(super) fn look_for_room(&self) {
+        self.room.notify_waiters();
     }
 
     /// So many rows more, or fewer.

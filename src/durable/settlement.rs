@@ -26,8 +26,11 @@ pub(super) enum What {
         core: Option<Arc<QueueCore>>,
         key: Option<u64>,
     },
-    /// It waits in memory, and its attempts are noted.
-    Noted { failures: Failures },
+    /// It waits in memory, and its attempts are noted. Or it goes back by this token when that is written.
+    Noted {
+        failures: Failures,
+        goes_back: Option<u64>,
+    },
     /// It becomes a dead letter.
     Buried {
         letter: String,
@@ -56,7 +59,7 @@ impl Settlement {
                 failures: failures.clone(),
                 delay: Some(*delay),
             }),
-            What::Noted { failures } => write.retried.push(RetriedRow {
+            What::Noted { failures, .. } => write.retried.push(RetriedRow {
                 row,
                 failures: failures.clone(),
                 delay: None,
@@ -77,13 +80,17 @@ impl Settlement {
 
     /// It is never written.
     pub(super) fn lose(self) {
-        if let What::Retried {
-            core: Some(core),
-            key,
-            ..
-        } = self.what
-        {
-            core.mailbox.end_waiting_as(Ending::Returned, key);
+        match self.what {
+            What::Retried {
+                core: Some(core),
+                key,
+                ..
+            } => core.mailbox.end_waiting_as(Ending::Returned, key),
+            What::Noted {
+                goes_back: Some(token),
+                ..
+            } => self.queue.give_back(token),
+            _ => {}
         }
     }
 
@@ -115,7 +122,12 @@ impl Settlement {
                 !is_done
             }
             // It is in hand, or settled otherwise by now.
-            What::Noted { .. } => false,
+            What::Noted { goes_back, .. } => {
+                if let Some(token) = goes_back {
+                    queue.give_back(token);
+                }
+                false
+            }
             What::Buried { answer, .. } => {
                 let is_done = written.buried.contains(&position);
                 if is_done {

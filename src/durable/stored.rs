@@ -63,13 +63,15 @@ impl Shared {
         core: &QueueCore,
         deadline: &mut Deadline,
     ) -> Result<bool, Refusal> {
-        let most = i64::try_from(self.settings.rows).unwrap_or(i64::MAX);
         let name = || core.name.to_string();
         loop {
             let mut room = std::pin::pin!(queue.room.notified());
             // What is told from here on is heard.
             room.as_mut().enable();
-            if queue.rows.load(Ordering::Relaxed) < most {
+            if core.mailbox.is_closed() {
+                return Ok(false);
+            }
+            if self.has_room(queue) {
                 return Ok(true);
             }
             let halted = core.mailbox.halted();
@@ -86,6 +88,11 @@ impl Shared {
             core.count_refused();
             return Err(refusal);
         }
+    }
+
+    fn has_room(&self, queue: &StoreQueue) -> bool {
+        let most = i64::try_from(self.settings.rows).unwrap_or(i64::MAX);
+        queue.rows.load(Ordering::Relaxed) < most
     }
 
     fn queue_of(&self, core: &QueueCore) -> Result<Arc<StoreQueue>, Refusal> {
@@ -219,6 +226,22 @@ impl Stored for Shared {
         })
     }
 
+    fn room_now(&self, queues: &[Arc<QueueCore>]) -> Option<Vec<Arc<QueueCore>>> {
+        let mut taking = Vec::with_capacity(queues.len());
+        for core in queues {
+            let queue = self.queue(&core.name)?;
+            if core.mailbox.is_closed() {
+                return None;
+            }
+            match self.has_room(&queue) {
+                true => taking.push(Arc::clone(core)),
+                false if core.mailbox.overflow() == Overflow::DropNewest => {}
+                false => return None,
+            }
+        }
+        Some(taking)
+    }
+
     fn publish(
         &self,
         parcel: &SharedParcel,
@@ -298,10 +321,9 @@ impl Stored for Shared {
             }
             this.until(|| stored.is_settled()).await;
             stored.drop_left(&core);
-            if !stored.release(&core) {
+            if !stored.release(&core, || this.leave(&core.name)) {
                 return;
             }
-            this.leave(&core.name);
             this.until(|| !this.leaving().iter().any(|name| **name == *core.name))
                 .await;
         })

@@ -42,7 +42,7 @@ pub struct Snapshot {
     pub schedules: ScheduleLedger,
     /// Replies that came when nobody waited any more.
     pub late_replies: u64,
-    /// Lifecycle and dead-letter events that a full subscriber missed.
+    /// Lifecycle and dead-letter events that a full subscriber missed, counted for each subscriber.
     pub missed_events: u64,
     /// The counts of the bridge to RabbitMQ, if there is one.
     pub bridge: Option<BridgeSnapshot>,

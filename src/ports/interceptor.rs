@@ -44,7 +44,8 @@ pub trait Interceptor: Send + Sync + 'static {
     }
 
     /// Sees a message when it is accepted: every queue of its address has room or has said what it drops, and
-    /// nothing can refuse it any more. Called before any handler can see the message, on every way in: a
+    /// nothing can refuse it any more. Called before a handler of a queue in memory can see the message, and after RabbitMQ
+    /// and the store have confirmed what goes there, where a handler may be sooner. On every way in: a
     /// publish, a command, a request, what a handler released, a scheduled message when it is due; an event
     /// that nobody subscribes to is accepted too. Not called for the replay of a dead letter, which was
     /// accepted before.

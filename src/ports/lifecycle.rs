@@ -8,7 +8,7 @@ use crate::message::Event;
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum LifecycleKind {
-    /// It takes messages.
+    /// It was subscribed: its workers are being started, and its handlers made.
     Started,
     /// A worker failed, or was stopped because a sibling failed, and is started again with a fresh handler.
     Restarted,
@@ -50,7 +50,8 @@ pub enum LifecycleKind {
 
 /// The event that tells of a [`LifecycleKind`], on the topic `postroom.lifecycle`.
 ///
-/// Published without waiting: a subscriber that is full misses it, which is counted at its queue.
+/// Published without waiting: a subscriber that is full misses it, which
+/// [`Snapshot::missed_events`](crate::Snapshot::missed_events) counts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lifecycle {
     /// The subscription or the supervisor.

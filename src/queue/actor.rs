@@ -20,10 +20,13 @@ const BURY_AGAIN: Duration = Duration::from_secs(1);
 pub(crate) struct QueueActor {
     core: Weak<QueueCore>,
     waiting: HashMap<u64, (Slot, TimerKey)>,
-    burying: usize,
+    /// Those whose dead letter could not be stored, until its next try.
+    unstored: HashMap<u64, (Slot, Reason)>,
     next: u64,
     /// How what waits ends from now on: the queue is closed.
     closed: Option<Ending>,
+    /// Whose dead letter could not be stored since then.
+    left: Vec<MessageId>,
 }
 
 impl QueueActor {
@@ -31,10 +34,66 @@ impl QueueActor {
         Self {
             core,
             waiting: HashMap::new(),
-            burying: 0,
+            unstored: HashMap::new(),
             next: 0,
             closed: None,
+            left: Vec::new(),
         }
+    }
+
+    fn next_id(&mut self) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        id
+    }
+
+    /// Stores a dead letter and ends its message; until then the message is in flight. `again`: it could not be stored
+    /// before, which its queue's health tells.
+    fn bury(&mut self, slot: Slot, reason: Reason, again: bool, ctx: &mut Context<Self>) {
+        let Some(core) = self.core.upgrade() else {
+            return;
+        };
+        let (slot, parcel) = slot.share();
+        if !core.backing().is_live(slot.record().token) {
+            // It comes again, and its attempts with it.
+            if again {
+                core.not_stored.fetch_sub(1, Ordering::Relaxed);
+            }
+            core.backing().end(&core, slot, Ending::Returned);
+            return;
+        }
+        let letter = core.dead_letter(&slot, parcel, reason);
+        let stored = core.foundation.dead_letters.add(letter.clone());
+        ctx.spawn(stored.into_actor(self).map(move |stored, actor, ctx| {
+            match stored {
+                Ok(()) => {
+                    core.backing().acked(slot.record().token);
+                    if again {
+                        core.not_stored.fetch_sub(1, Ordering::Relaxed);
+                    }
+                    core.tell_interceptors(&letter);
+                    core.mailbox
+                        .end_in_flight(Ending::DeadLettered, core.lane_of(&slot));
+                    core.refuse_reply(&slot, Ending::DeadLettered);
+                    core.services.lifecycle.dead_letter(&letter.announcement());
+                    drop_caught("a message", (slot, letter));
+                }
+                Err(error) => {
+                    tracing::warn!(queue = %core.name, %error, "a dead letter could not be stored; the message stays");
+                    if !again {
+                        core.not_stored.fetch_add(1, Ordering::Relaxed);
+                    }
+                    if let Some(ending) = actor.closed {
+                        actor.left.push(slot.parcel().envelope().id);
+                        end_unstored(&core, slot, ending);
+                        return;
+                    }
+                    let id = actor.next_id();
+                    actor.unstored.insert(id, (slot, reason));
+                    ctx.notify_later(BuryAgain(id), BURY_AGAIN);
+                }
+            }
+        }));
     }
 }
 
@@ -65,8 +124,7 @@ impl Handler<Wait> for QueueActor {
             give_up(&core, slot, ending);
             return;
         }
-        let id = self.next;
-        self.next += 1;
+        let id = self.next_id();
         let actor = ctx.address();
         let timers = &core.services.timers;
         let left = delay.saturating_sub(timers.now().saturating_duration_since(since));
@@ -94,12 +152,10 @@ impl Handler<Due> for QueueActor {
     }
 }
 
-/// A message is given up; it is in flight until its dead letter is stored.
+/// A message is given up.
 pub(super) struct Bury {
     pub(super) slot: Slot,
     pub(super) reason: Reason,
-    /// It could not be stored before, which its queue's health tells.
-    pub(super) again: bool,
 }
 
 impl Message for Bury {
@@ -109,63 +165,29 @@ impl Message for Bury {
 impl Handler<Bury> for QueueActor {
     type Result = ();
 
-    fn handle(
-        &mut self,
-        Bury {
-            slot,
-            reason,
-            again,
-        }: Bury,
-        ctx: &mut Self::Context,
-    ) {
-        let Some(core) = self.core.upgrade() else {
-            return;
-        };
-        let (slot, parcel) = slot.share();
-        if !core.backing().is_live(slot.record().token) {
-            // It comes again, and its attempts with it.
-            if again {
-                core.not_stored.fetch_sub(1, Ordering::Relaxed);
-            }
-            core.backing().end(&core, slot, Ending::Returned);
-            return;
-        }
-        let letter = core.dead_letter(&slot, parcel, reason);
-        let stored = core.foundation.dead_letters.add(letter.clone());
-        self.burying += 1;
-        ctx.spawn(stored.into_actor(self).map(move |stored, actor, ctx| {
-            actor.burying -= 1;
-            match stored {
-                Ok(()) => {
-                    core.backing().acked(slot.record().token);
-                    if again {
-                        core.not_stored.fetch_sub(1, Ordering::Relaxed);
-                    }
-                    core.tell_interceptors(&letter);
-                    core.mailbox
-                        .end_in_flight(Ending::DeadLettered, core.lane_of(&slot));
-                    core.refuse_reply(&slot, Ending::DeadLettered);
-                    core.services.lifecycle.dead_letter(&letter.announcement());
-                    drop_caught("a message", (slot, letter));
-                }
-                Err(error) => {
-                    tracing::warn!(queue = %core.name, %error, "a dead letter could not be stored; the message stays");
-                    if !again {
-                        core.not_stored.fetch_add(1, Ordering::Relaxed);
-                    }
-                    let bury = Bury {
-                        slot,
-                        reason,
-                        again: true,
-                    };
-                    ctx.notify_later(bury, BURY_AGAIN);
-                }
-            }
-        }));
+    fn handle(&mut self, Bury { slot, reason }: Bury, ctx: &mut Self::Context) {
+        self.bury(slot, reason, false, ctx);
     }
 }
 
-/// Gives up what still waits, at the end of the queue's life, and answers with the ids.
+struct BuryAgain(u64);
+
+impl Message for BuryAgain {
+    type Result = ();
+}
+
+impl Handler<BuryAgain> for QueueActor {
+    type Result = ();
+
+    fn handle(&mut self, BuryAgain(id): BuryAgain, ctx: &mut Self::Context) {
+        if let Some((slot, reason)) = self.unstored.remove(&id) {
+            self.bury(slot, reason, true, ctx);
+        }
+    }
+}
+
+/// Gives up what still waits, for a retry or for its dead letter to be stored, at the end of the queue's life, and answers
+/// with the ids. Asked again, with those whose dead letter was on its way then and could not be stored.
 pub(crate) struct CloseQueue(pub(crate) Ending);
 
 impl Message for CloseQueue {
@@ -180,17 +202,25 @@ impl Handler<CloseQueue> for QueueActor {
         let Some(core) = self.core.upgrade() else {
             return Vec::new();
         };
-        let waiting = std::mem::take(&mut self.waiting);
-        waiting
-            .into_values()
-            .map(|(slot, timer)| {
-                core.services.timers.cancel(timer);
-                let id = slot.parcel().envelope().id;
-                give_up(&core, slot, ending);
-                id
-            })
-            .collect()
+        let mut ids = std::mem::take(&mut self.left);
+        for (slot, timer) in std::mem::take(&mut self.waiting).into_values() {
+            core.services.timers.cancel(timer);
+            ids.push(slot.parcel().envelope().id);
+            give_up(&core, slot, ending);
+        }
+        for (slot, _) in std::mem::take(&mut self.unstored).into_values() {
+            ids.push(slot.parcel().envelope().id);
+            end_unstored(&core, slot, ending);
+        }
+        ids
     }
+}
+
+fn end_unstored(core: &Arc<QueueCore>, slot: Slot, ending: Ending) {
+    core.not_stored.fetch_sub(1, Ordering::Relaxed);
+    let (slot, message) = slot.share();
+    core.backing().end(core, slot, ending);
+    drop_caught("a message", message);
 }
 
 fn give_up(core: &Arc<QueueCore>, slot: Slot, ending: Ending) {
@@ -349,5 +379,26 @@ mod tests {
         }
         let books = queue.mailbox.books();
         assert_eq!((books.in_flight, books.counts.dead_lettered), (0, 1));
+    }
+
+    #[actix::test]
+    async fn what_could_not_be_stored_is_among_what_is_left_at_the_end() {
+        let store = Arc::new(Broken::default());
+        let queue = queue(&store, Clock::system());
+        let slot = in_hand(&queue);
+        let id = slot.parcel().envelope().id;
+        queue.backing().dead_letter(&queue, slot, Reason::Rejected);
+        while queue.not_stored.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        let left = queue.actor().send(CloseQueue(Ending::Abandoned)).await;
+        assert_eq!(left.unwrap_or_default(), [id]);
+        let books = queue.mailbox.books();
+        assert_eq!((books.in_flight, books.counts.abandoned), (0, 1));
+        assert_eq!(
+            queue.not_stored.load(Ordering::Relaxed),
+            0,
+            "its health is well"
+        );
     }
 }

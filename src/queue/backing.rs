@@ -33,6 +33,8 @@ pub(crate) trait Backing: Any + Send + Sync {
     /// How long a message that no handler takes waits once for one, before it is given up: other replicas may
     /// be of another version. None: it is given up at once.
     fn unknown_type_delay(&self) -> Option<Duration>;
+    /// Told when its queue was suspended, has ended or was closed: who waits for room outside of the process looks again.
+    fn halted(&self) {}
     /// Takes what was delivered to this process and is held back from its mailbox, to be purged.
     fn take_held(&self) -> Vec<Slot> {
         Vec::new()
@@ -111,11 +113,7 @@ impl QueueCore {
 
     /// The queue's actor stores a dead letter and then ends the message.
     pub(crate) fn bury(&self, slot: Slot, reason: Reason) {
-        self.actor().do_send(super::actor::Bury {
-            slot,
-            reason,
-            again: false,
-        });
+        self.actor().do_send(super::actor::Bury { slot, reason });
     }
 
     /// Makes a dead letter of a message that no handler is to see.

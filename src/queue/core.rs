@@ -107,6 +107,31 @@ impl QueueCore {
         &*self.foundation.backing
     }
 
+    /// A member was given up; those who wait for room are refused.
+    pub(crate) fn suspend(&self) {
+        self.mailbox.suspend();
+        self.backing().halted();
+    }
+
+    /// A member takes no messages any more.
+    pub(crate) fn leave(&self) {
+        self.mailbox.leave();
+        self.backing().halted();
+    }
+
+    /// Nothing is taken any more.
+    pub(crate) fn close(&self) {
+        self.mailbox.close();
+        self.backing().halted();
+    }
+
+    /// Whether a delivery may be handed to a handler.
+    #[inline]
+    pub(crate) fn may_start(&self, slot: &Slot) -> bool {
+        let token = slot.record().token;
+        token == 0 || self.backing().may_start(token)
+    }
+
     /// Whether nobody looks at its deliveries but their handler.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {

@@ -150,8 +150,9 @@ impl Hands {
         };
         let now = queue.now();
         let slot = slot.noted(|record| record.failed(errors, now));
-        // With a breaker it goes back to the queue, whose hand-over the breaker governs.
-        if step == NextStep::Immediate && queue.breaker.is_none() {
+        // With a breaker it goes back to the queue, whose hand-over the breaker governs; and so does what is not to be
+        // started here any more.
+        if step == NextStep::Immediate && queue.breaker.is_none() && queue.may_start(&slot) {
             self.lease.batch.push_front(slot);
             queue.mailbox.count_retry_in_hand();
             return Next::Again;

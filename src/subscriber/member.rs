@@ -85,7 +85,7 @@ where
 
     fn leave(&mut self) {
         if std::mem::take(&mut self.serves) {
-            self.queue().mailbox.leave();
+            self.queue().leave();
         }
     }
 }
@@ -185,7 +185,7 @@ where
 
     fn suspended(&mut self, why: &SuspendReason) {
         if !std::mem::replace(&mut self.suspended, true) {
-            self.queue().mailbox.suspend();
+            self.queue().suspend();
         }
         self.queue()
             .services
@@ -216,7 +216,6 @@ where
         self.leave();
         for (seat, shell) in &*self.workers {
             self.member.queue.mailbox.remove_seat(*seat);
-            shell.do_send(KillWorker);
             shell.do_send(Retire);
         }
     }

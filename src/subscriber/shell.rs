@@ -188,8 +188,8 @@ where
     }
 }
 
-/// Cuts the worker off; what it held goes back uncounted. One that was asked to stop and has nothing in hand
-/// gets the turn that it needs to end by itself.
+/// Cuts off a worker that was asked to stop; what it held goes back uncounted. One that has nothing in hand gets the turn
+/// that it needs to end by itself.
 pub(super) struct KillWorker;
 
 impl Message for KillWorker {
@@ -205,11 +205,15 @@ where
     type Result = ();
 
     fn handle(&mut self, _: KillWorker, ctx: &mut Self::Context) {
-        self.cut_off(ctx);
+        // Read late, on a thread that was blocked, it must not end the worker that has been started since.
+        let is_asked = |(_, run): &(_, Rc<Run>)| !run.stopping.borrow().is_empty();
+        if self.running.as_ref().is_some_and(is_asked) {
+            self.cut_off(ctx);
+        }
     }
 }
 
-/// Ends the actor.
+/// Ends the actor, and cuts its worker off.
 pub(super) struct Retire;
 
 impl Message for Retire {
@@ -225,6 +229,7 @@ where
     type Result = ();
 
     fn handle(&mut self, _: Retire, ctx: &mut Self::Context) {
+        self.cut_off(ctx);
         ctx.stop();
     }
 }

@@ -280,8 +280,7 @@ fn transactor_of<H, D: Dispatch<H>>(dispatch: &D, slot: &Slot) -> Option<Transac
 /// How a message ends that is too old, or whose delivery must not be started any more.
 #[inline]
 fn not_to_be_started(queue: &QueueCore, slot: &Slot) -> Option<Ending> {
-    let token = slot.record().token;
-    if token != 0 && !queue.backing().may_start(token) {
+    if !queue.may_start(slot) {
         return Some(Ending::Returned);
     }
     let expires = slot.parcel().envelope().expires_ms()?;

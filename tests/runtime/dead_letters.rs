@@ -372,10 +372,16 @@ async fn an_announcement_that_a_full_subscriber_misses_is_counted() {
             Ok(())
         });
     let watch = watch.mailbox(1).start().await.unwrap();
+    let other = bus
+        .subscribe_fn::<DeadLettered, _>("other", async |_: &DeadLettered, _: &mut Context<'_>| {
+            Ok(())
+        });
+    other.start().await.unwrap();
     watch.pause();
     bus.publish_all((0..3).map(Order)).await.unwrap();
     letters(&bus, 3).await;
     eventually("missed", || bus.snapshot().missed_events == 2).await;
+    eventually("by one only", || queue(&bus, "other").acked == 3).await;
     watch.resume().await;
     end(&bus).await;
 }

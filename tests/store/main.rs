@@ -24,5 +24,6 @@ mod queue_recovery;
 mod queues;
 mod relay_stop;
 mod relays;
+mod room;
 mod schedules;
 mod upgrade;

@@ -10,7 +10,9 @@ use crate::common::{Door, end, eventually};
 use postroom::parts::{
     BuriedRow, Failures, QueueWrite, RetriedRow, StoreSession, TakeQueued, TakenRow,
 };
-use postroom::{Bus, Context, Durable, Failure, Order, Postgres, Problem, Refusal, Sqlite, Store};
+use postroom::{
+    Bus, Context, Durable, Failure, Order, Postgres, Problem, Refusal, Retry, Sqlite, Store,
+};
 
 over_both!(
     the_settlement_of_a_process_that_lost_its_queue_is_refused,
@@ -394,6 +396,46 @@ async fn what_is_given_up_while_a_lease_has_run_out_is_not_handled_again() {
     bus.publish(Placed { order: 2 }).await.unwrap();
     world.until(ROWS, 0).await;
     assert_eq!(seen.orders(), [1, 2]);
+    end(&bus).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_at_once_is_not_begun_while_a_lease_has_run_out() {
+    let world = World::postgres().await;
+    let bus = world.builder().durable(durable()).start().await.unwrap();
+    let (door, tried) = (Door::closed(), Seen::default());
+    let handler = {
+        let (door, tried) = (door.clone(), tried.clone());
+        async move |_: &Placed, cx: &mut Context<'_>| {
+            tried.note(u64::from(cx.attempt()));
+            if cx.attempt() > 1 {
+                return Ok(());
+            }
+            door.pass().await;
+            Err(Failure::retry("again"))
+        }
+    };
+    let subscriber = bus.subscribe_fn::<Placed, _>("seen", handler).durable();
+    let subscriber = subscriber.retry(Retry::fixed(Duration::ZERO).attempts(3).immediate(2));
+    let subscription = subscriber.start().await.unwrap();
+    bus.publish(Placed { order: 1 }).await.unwrap();
+    eventually("it is in hand", || tried.len() == 1).await;
+    let mut tx = world.begin().await;
+    // It can be read, not renewed.
+    tx.run("LOCK TABLE postroom_consumers IN SHARE MODE").await;
+    let valid = "SELECT count(*) FROM postroom_consumers WHERE leased_until > clock_timestamp()";
+    world.until(valid, 0).await;
+    door.open();
+    eventually("it is given back", || {
+        subscription.snapshot().in_flight == 0
+    })
+    .await;
+    let noted = "SELECT count(*) FROM postroom_queue WHERE attempts = 1";
+    world.until(noted, 1).await;
+    assert_eq!(tried.orders(), [1], "another process may have it");
+    tx.roll_back().await;
+    world.until(ROWS, 0).await;
+    assert_eq!(tried.orders(), [1, 2], "its failed attempt counts");
     end(&bus).await;
 }
 

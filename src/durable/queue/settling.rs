@@ -7,7 +7,7 @@ use super::StoreQueue;
 use crate::durable::hand::Delivery;
 use crate::durable::settlement::{Settlement, What};
 use crate::ports::DeadLetter;
-use crate::store::Failures;
+use crate::store::{Failures, TakenRow};
 
 /// What becomes of what is in hand.
 impl StoreQueue {
@@ -75,14 +75,30 @@ impl StoreQueue {
     pub(in crate::durable) fn note(self: &Arc<Self>, token: u64, failures: Failures) {
         let row = self.state.lock().hand.row(token);
         if let Some(row) = row {
-            let settlement = Settlement {
-                queue: Arc::clone(self),
-                position: row.position,
-                fence: row.fence,
-                what: What::Noted { failures },
-            };
-            self.writes.settle(settlement, false);
+            self.write_note(row, failures, None);
         }
+    }
+
+    /// Gives a delivery back whose retry is not to be begun here, with how it has failed.
+    pub(in crate::durable) fn give_back_failed(self: &Arc<Self>, token: u64, failures: Failures) {
+        let row = self.state.lock().hand.goes_back(token);
+        match row {
+            Some(row) => self.write_note(row, failures, Some(token)),
+            None => self.give_back(token),
+        }
+    }
+
+    fn write_note(self: &Arc<Self>, row: TakenRow, failures: Failures, goes_back: Option<u64>) {
+        let settlement = Settlement {
+            queue: Arc::clone(self),
+            position: row.position,
+            fence: row.fence,
+            what: What::Noted {
+                failures,
+                goes_back,
+            },
+        };
+        self.writes.settle(settlement, goes_back.is_some());
     }
 
     /// Stores a dead letter in place of its row. False: the row is another process's by now.
