@@ -79,9 +79,19 @@ async fn metrics(bus: web::Data<Bus>) -> HttpResponse {
             ("acked_total", queue.acked),
             ("retried_total", queue.retried),
             ("dead_lettered_total", queue.dead_lettered),
+            ("discarded_total", queue.discarded),
+            ("expired_total", queue.expired),
+            ("dropped_total", queue.dropped),
+            ("abandoned_total", queue.abandoned),
+            ("returned_total", queue.returned),
+            ("refused_total", queue.refused),
+            ("restarts_total", queue.restarts),
+            ("stuck_total", queue.stuck),
         ];
-        for (name, value) in counts {
-            let _ = writeln!(text, "postroom_{name}{{queue={:?}}} {value}", queue.name);
+        // A name has no control characters.
+        let name = queue.name.replace('\\', "\\\\").replace('"', "\\\"");
+        for (count, value) in counts {
+            let _ = writeln!(text, "postroom_{count}{{queue=\"{name}\"}} {value}");
         }
     }
     HttpResponse::Ok()
@@ -124,11 +134,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let address = *server.addrs().first().ok_or("the server has no address")?;
     let server = server.run();
     let handle = server.handle();
-    let serving = rt::spawn(server);
+    let mut serving = rt::spawn(server);
     println!("listening on http://{address}");
 
     if port.is_some() {
-        bus.until_signal().await;
+        tokio::select! {
+            ended = &mut serving => return Ok(ended??), // by itself: a program without it is of no use
+            () = bus.until_signal() => {}
+        }
     } else {
         let body = r#"{"name":"Ann"}"#;
         let answer = web::block(move || ask(address, "POST /greetings", body)).await??;

@@ -127,11 +127,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let address = *server.addrs().first().ok_or("the server has no address")?;
     let server = server.run();
     let handle = server.handle();
-    let serving = rt::spawn(server);
+    let mut serving = rt::spawn(server);
     println!("listening on http://{address}");
 
     if port.is_some() {
-        bus.until_signal().await;
+        tokio::select! {
+            ended = &mut serving => return Ok(ended??), // by itself: a program without it is of no use
+            () = bus.until_signal() => {}
+        }
     } else {
         for (number, status) in [(1, 201), (2, 201), (1, 409), (3, 201)] {
             let body = format!(r#"{{"number":{number},"product":"ferris-mug"}}"#);

@@ -117,7 +117,7 @@ pub use outbox::{Outbox, Relay};
 #[cfg(any(feature = "amqp", feature = "sqlite", feature = "postgres"))]
 pub use ports::WhenDown;
 pub use ports::{
-    BridgeSnapshot, Bridged, Condition, DeadLetter, DeadLetterLedger, DeadLettered,
+    BoxFuture, BridgeSnapshot, Bridged, Condition, DeadLetter, DeadLetterLedger, DeadLettered,
     DurableSnapshot, Filter, Inbound, Interceptor, Lifecycle, LifecycleKind, LocalBoxFuture, Next,
     Outbound, OutboxSnapshot, Problem, Refusal, Refused, RequestError, ScheduledMessage,
     StoreError,

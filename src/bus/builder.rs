@@ -14,7 +14,8 @@ pub enum Escalation {
     /// The subscription or supervisor is suspended; the bus runs on.
     #[default]
     Suspend,
-    /// The bus refuses publishes; [`Bus::failure`](crate::Bus::failure) says why, and its owner shuts it down.
+    /// The bus refuses publishes; [`Bus::failed`](crate::Bus::failed) and [`Bus::until_signal`](crate::Bus::until_signal)
+    /// resolve, [`Bus::failure`](crate::Bus::failure) says why, and its owner shuts it down.
     StopBus,
 }
 
@@ -82,6 +83,9 @@ pub struct Builder {
     pub(super) stuck_after: Duration,
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
     pub(super) store: Option<Arc<dyn crate::store::Store>>,
+    /// The first setting of a store that was made.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    pub(super) needs_store: Option<&'static str>,
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
     pub(super) store_settings: crate::outbox::Settings,
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -117,6 +121,8 @@ impl Builder {
             stuck_after: Duration::from_secs(10),
             #[cfg(any(feature = "sqlite", feature = "postgres"))]
             store: None,
+            #[cfg(any(feature = "sqlite", feature = "postgres"))]
+            needs_store: None,
             #[cfg(any(feature = "sqlite", feature = "postgres"))]
             store_settings: crate::outbox::Settings::default(),
             #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -239,20 +245,22 @@ impl Builder {
         self
     }
 
-    /// How the outbox is relayed.
+    /// How the outbox is relayed. Without a [`store`](Self::store) the start fails, as by the other settings of one.
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
     #[must_use]
     pub fn relay(mut self, relay: crate::outbox::Relay) -> Self {
         self.store_settings.relay = relay;
+        self.needs_store.get_or_insert("relay");
         self
     }
 
-    /// How durable queues are kept. See [`durable_queues`](Self::durable_queues) and
+    /// How durable queues are kept. It makes none: that do [`durable_queues`](Self::durable_queues), for all, and
     /// [`SubscriberBuilder::durable`](crate::SubscriberBuilder::durable).
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
     #[must_use]
     pub fn durable(mut self, durable: crate::durable::Durable) -> Self {
         self.durable = durable;
+        self.needs_store.get_or_insert("durable");
         self
     }
 
@@ -274,6 +282,7 @@ impl Builder {
     #[must_use]
     pub fn migrations(mut self, migrations: crate::store::Migrations) -> Self {
         self.store_settings.migrations = migrations;
+        self.needs_store.get_or_insert("migrations");
         self
     }
 
@@ -283,6 +292,7 @@ impl Builder {
     #[must_use]
     pub fn store_when_down(mut self, when_down: crate::ports::WhenDown) -> Self {
         self.store_settings.when_down = when_down;
+        self.needs_store.get_or_insert("store_when_down");
         self
     }
 

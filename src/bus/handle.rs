@@ -1,8 +1,9 @@
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, OnceLock};
 
 use actix::{Addr, ArbiterHandle};
 use parking_lot::Mutex;
+use tokio::sync::SetOnce;
 
 use super::builder::{Builder, Defaults};
 use super::health::Whole;
@@ -54,7 +55,7 @@ pub(super) struct Inner {
     pub(super) next_worker: AtomicUsize,
     pub(super) own_threads: Vec<ArbiterHandle>,
     pub(super) timers: Arc<TimerService>,
-    pub(super) failure: Arc<OnceLock<String>>,
+    pub(super) failure: Arc<SetOnce<String>>,
     pub(super) watchdog: Arc<Watchdog>,
     /// Asked by every probe.
     pub(super) health: Vec<Arc<dyn HealthSource>>,
@@ -80,7 +81,7 @@ impl Inner {
         workers: Vec<WorkerThread>,
         own_threads: Vec<ArbiterHandle>,
         timers: Arc<TimerService>,
-        failure: Arc<OnceLock<String>>,
+        failure: Arc<SetOnce<String>>,
         watchdog: Arc<Watchdog>,
     ) -> Self {
         let next_worker = AtomicUsize::new(0);
@@ -237,8 +238,8 @@ impl Bus {
 
     /// Begins a batch of messages to be written into a transaction together, see [`Batch`](crate::Batch).
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
-    pub fn batch(&self) -> crate::Batch<'_> {
-        crate::Batch::new(self)
+    pub fn batch(&self) -> super::Batch<'_> {
+        super::Batch::new(self)
     }
 
     /// Publishes JSON under a topic made at run time.
@@ -323,6 +324,15 @@ impl Bus {
     #[must_use]
     pub fn failure(&self) -> Option<&str> {
         self.0.failure.get().map(String::as_str)
+    }
+
+    /// Resolves when the root of the supervision tree has given up, with the reason; see
+    /// [`Escalation::StopBus`](crate::Escalation::StopBus). Not before, and never where escalations suspend.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn failed(&self) -> &str {
+        self.0.failure.wait().await
     }
 
     /// Runs something on the control thread, which no handler can block.

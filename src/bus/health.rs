@@ -1,4 +1,6 @@
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+
+use tokio::sync::SetOnce;
 
 use super::Bus;
 use crate::broker::{Broker, Gate};
@@ -9,7 +11,7 @@ use crate::ports::{Condition, HealthSource, Problem};
 pub(super) struct Whole {
     pub(super) service: String,
     pub(super) broker: Arc<Broker>,
-    pub(super) failure: Arc<OnceLock<String>>,
+    pub(super) failure: Arc<SetOnce<String>>,
 }
 
 impl HealthSource for Whole {

@@ -179,7 +179,8 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
     /// has committed, and never if it was rolled back. Names, headers and the body's limit are checked and interceptors
     /// run now; the timeout has no effect.
     ///
-    /// The transaction is a `sqlx` one on the database of the bus's store, or a connection of it. Commit it by
+    /// The transaction is a `sqlx` one on the database of the bus's store, or a connection that is in one, begun by `sqlx` and
+    /// not by a statement of your own. Commit it by
     /// [`Outbox::commit`](crate::Outbox::commit), or by itself. Of one key the rows are published in the order of
     /// writing, where their transactions do not overlap.
     ///

@@ -202,7 +202,8 @@ impl Bus {
     }
 
     /// Waits until the process is told to end: by SIGTERM or by Ctrl-C (SIGINT); where there is no SIGTERM, by
-    /// Ctrl-C. Works from any runtime, and does nothing about the signal: shut down after it.
+    /// Ctrl-C. Or until the bus has [failed](Self::failed): it does nothing more, and
+    /// [`failure`](Self::failure) says why. Works from any runtime, and does nothing about the signal: shut down after it.
     ///
     /// From the first call on these signals do not end the process by themselves, and never will again in its
     /// life; a second Ctrl-C does nothing, so give the shutdown a deadline. Where no signal can be listened to
@@ -234,8 +235,14 @@ impl Bus {
             // Who asked may have gone.
             let _ = told.send(());
         });
-        // The control thread lives as long as this handle.
-        let _ = wait.await;
+        let mut wait = pin!(wait);
+        let mut failed = pin!(self.failed());
+        std::future::poll_fn(|cx| match failed.as_mut().poll(cx) {
+            Poll::Ready(_) => Poll::Ready(()),
+            // The control thread lives as long as this handle.
+            Poll::Pending => wait.as_mut().poll(cx).map(drop),
+        })
+        .await;
     }
 }
 

@@ -2,6 +2,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock, Weak};
 
 use actix::Actor;
+use tokio::sync::SetOnce;
 
 use super::builder::{Builder, Escalation};
 use super::handle::{Bus, Inner};
@@ -41,6 +42,10 @@ pub enum StartError {
     #[cfg(feature = "amqp")]
     #[error(transparent)]
     Bridge(crate::bridge::BridgeError),
+    /// A setting of a store, and no store.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    #[error("`{0}` was set, and the bus has no store: add one by `Builder::store`")]
+    NoStore(&'static str),
     /// The database of the store did not do what was needed, and
     /// [`store_when_down`](Builder::store_when_down) says that this fails the start.
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -74,6 +79,10 @@ impl Builder {
         #[cfg(any(feature = "sqlite", feature = "postgres"))]
         if let Some(what) = self.store_settings.relay.zero().or(self.durable.zero()) {
             return Err(StartError::Zero(what));
+        }
+        #[cfg(any(feature = "sqlite", feature = "postgres"))]
+        if let Some(what) = self.needs_store.filter(|_| self.store.is_none()) {
+            return Err(StartError::NoStore(what));
         }
         let control = threads::spawn(format!("{}-control", self.service)).await?;
         let mut own_threads = vec![control.clone()];
@@ -183,7 +192,7 @@ impl Builder {
             watchdog.watch(thread);
         }
         control.spawn(Arc::clone(&watchdog).go_round());
-        let failure = Arc::new(OnceLock::new());
+        let failure = Arc::new(SetOnce::new());
         let on_exceeded = match self.escalation {
             Escalation::Suspend => OnExceeded::Suspend,
             Escalation::StopBus => {

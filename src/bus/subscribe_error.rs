@@ -27,6 +27,9 @@ pub enum SubscribeError {
         /// What is zero.
         what: &'static str,
     },
+    /// It is to be in two orders, which exclude each other.
+    #[error("`{0}` has two orders: say one of `workers`, `keyed` and `order`")]
+    TwoOrders(String),
     /// In keyed order a message that is retried holds up its key: for no longer than 5 minutes.
     #[error("the retries of `{name}` may hold a key for {hold:?}, the most is {most:?}")]
     HoldsTooLong {

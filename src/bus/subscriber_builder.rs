@@ -1,4 +1,5 @@
 use std::marker::PhantomData;
+use std::mem::discriminant;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,6 +62,8 @@ pub struct SubscriberBuilder<H, F, D> {
     pub(super) patterns: Vec<Result<Pattern, NameError>>,
     pub(super) commands: Vec<Name>,
     pub(super) order: Order,
+    pub(super) has_order: bool,
+    pub(super) has_two_orders: bool,
     pub(super) retry: Arc<Retry>,
     pub(super) depth: usize,
     pub(super) overflow: Overflow,
@@ -84,6 +87,8 @@ impl<H: 'static, F: Factory<H>> SubscriberBuilder<H, F, Empty> {
             patterns: Vec::new(),
             commands: Vec::new(),
             order: Order::Fifo,
+            has_order: false,
+            has_two_orders: false,
             retry: Arc::clone(&defaults.retry),
             depth: defaults.mailbox,
             overflow: Overflow::Wait,
@@ -113,6 +118,8 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
             patterns: self.patterns,
             commands: self.commands,
             order: self.order,
+            has_order: self.has_order,
+            has_two_orders: self.has_two_orders,
             retry: self.retry,
             depth: self.depth,
             overflow: self.overflow,
@@ -172,8 +179,12 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
     }
 
     /// In which order messages are handled. Default: [`Order::Fifo`]. For [`Order::Keyed`] the retries of one
-    /// message may wait for at most 5 minutes together.
+    /// message may wait for at most 5 minutes together. A subscriber has one: that `workers` and `keyed` are both said is an
+    /// error at the start.
     pub fn order(mut self, order: Order) -> Self {
+        let is_other = discriminant(&order) != discriminant(&self.order);
+        self.has_two_orders |= self.has_order && is_other;
+        self.has_order = true;
         self.order = order;
         self
     }

@@ -40,6 +40,9 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
                 what,
             });
         }
+        if self.has_two_orders {
+            return Err(SubscribeError::TwoOrders(self.name.clone()));
+        }
         let hold = self.retry.longest_hold();
         if self.order.is_keyed() && hold > LONGEST_HOLD {
             let name = self.name.clone();

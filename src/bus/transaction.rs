@@ -34,6 +34,10 @@ pub enum TransactionRefusal {
         /// The database of the store.
         store: &'static str,
     },
+    /// The connection is in no transaction, as `sqlx` knows it: the message would be sent whatever becomes of the rest. Begin
+    /// it by `begin`, or by `begin_with` in place of a statement of your own.
+    #[error("the connection is in no transaction: begin it by sqlx's `begin` or `begin_with`")]
+    NoTransaction,
     /// The database did not take the row. Roll the transaction back.
     #[error(transparent)]
     Database(#[from] DatabaseError),
@@ -86,12 +90,19 @@ pub(super) fn link(bus: &Bus) -> Result<&Arc<StoreLink>, TransactionRefusal> {
     link.ok_or(TransactionRefusal::NoStore)
 }
 
-/// The store that the connection is one of.
-fn store<C: StoreConnection>(link: &StoreLink) -> Result<&C::Store, TransactionRefusal> {
+/// The store that the connection is one of, which is to be in a transaction.
+fn store<'a, C: StoreConnection>(
+    link: &'a StoreLink,
+    connection: &C,
+) -> Result<&'a C::Store, TransactionRefusal> {
     let store = link.store_as::<C::Store>();
-    store.ok_or_else(|| TransactionRefusal::OtherDatabase {
+    let store = store.ok_or_else(|| TransactionRefusal::OtherDatabase {
         store: link.store.database(),
-    })
+    })?;
+    match connection.is_in_transaction() {
+        true => Ok(store),
+        false => Err(TransactionRefusal::NoTransaction),
+    }
 }
 
 /// Checks a message as a publish does, and makes its row.
@@ -123,7 +134,7 @@ pub(super) async fn write<M: Serialize, C: StoreConnection>(
     connection: &mut C,
 ) -> Result<Recorded, TransactionRefusal> {
     let link = link(bus)?;
-    let store = store::<C>(link)?;
+    let store = store(link, connection)?;
     let id = envelope.id;
     let row = row(bus, envelope, message, delay)?;
     write_rows(link, store, &[row], connection).await?;
@@ -137,7 +148,7 @@ pub(super) async fn write_all<C: StoreConnection>(
     connection: &mut C,
 ) -> Result<(), TransactionRefusal> {
     let link = link(bus)?;
-    let store = store::<C>(link)?;
+    let store = store(link, connection)?;
     Ok(write_rows(link, store, rows, connection).await?)
 }
 

@@ -44,6 +44,7 @@ pub enum Verdict {
 /// }
 /// assert!(parse("7").is_ok() && parse("0").is_err());
 /// ```
+#[must_use = "a failure fails nothing until the handler returns it"]
 pub struct Failure(Box<Inner>);
 
 struct Inner {

@@ -49,4 +49,5 @@ pub use when_down::WhenDown;
 
 /// A future on one thread, boxed because it crosses a port.
 pub type LocalBoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + 'a>>;
-pub(crate) type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+/// A future that may be moved between threads, boxed because it crosses a port.
+pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

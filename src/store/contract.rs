@@ -146,6 +146,9 @@ pub trait StoreConnection: Send {
     /// The store whose rows it can take.
     type Store: Store;
 
+    /// Whether it is in a transaction: out of one each row would be committed by itself.
+    fn is_in_transaction(&self) -> bool;
+
     /// Writes rows of the outbox, at positions in their order.
     ///
     /// # Errors

@@ -298,6 +298,11 @@ async fn limits_of_zero_are_refused_where_they_make_no_sense() {
             .await
             .is_err()
     );
+    let two = fine().keyed(8).workers(4).start().await;
+    assert_eq!(
+        two.unwrap_err(),
+        SubscribeError::TwoOrders("fine".to_owned())
+    );
     let nothing = bus
         .subscriber("nothing", || Everything(Log::new()))
         .start()

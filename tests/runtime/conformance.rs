@@ -1,7 +1,10 @@
 //! The whole contract over queues in memory: each scenario a test of its own, once with messages handed over
 //! as they are and once encoded as over AMQP.
 
-use postroom::testing::conformance::{Backing, InProcess, Verdict, run, scenarios};
+use postroom::BoxFuture;
+use postroom::testing::conformance::{
+    Backing, Features, InProcess, Isolated, Verdict, run, scenarios,
+};
 
 fn check(name: &str, backing: impl Backing) {
     let scenario = scenarios()
@@ -26,6 +29,29 @@ macro_rules! tests {
             $(#[test] fn $name() { super::check(stringify!($name), super::InProcess::encoded()); })*
         }
     };
+}
+
+/// Finds out at the first question that it cannot be there.
+struct Unset;
+
+impl Backing for Unset {
+    fn name(&self) -> String {
+        "unset".to_owned()
+    }
+
+    fn features(&self) -> Features {
+        panic!("its variable is not set")
+    }
+
+    fn isolate(&self) -> BoxFuture<'_, Result<Isolated, String>> {
+        unreachable!("nobody comes so far")
+    }
+}
+
+#[tokio::test]
+#[should_panic(expected = "its variable is not set")]
+async fn a_suite_that_cannot_be_run_does_not_pass() {
+    run(Unset).await.assert_passed();
 }
 
 #[test]

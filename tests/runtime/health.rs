@@ -150,7 +150,8 @@ async fn a_failure_that_reaches_the_root_makes_it_unready_and_dead() {
     let _fragile = fragile(&bus).await;
     bus.publish(Job(0)).await.unwrap();
     bus.publish(Job(1)).await.unwrap();
-    eventually("the root gives up", || bus.failure().is_some()).await;
+    let why = tokio::time::timeout(PATIENCE, bus.failed()).await.unwrap();
+    assert_eq!(Some(why), bus.failure());
     let failed = problem(&bus, Problem::Failed).unwrap();
     assert_eq!(failed.subject, "shop");
     assert_eq!(failed.detail.as_deref(), bus.failure());

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use crate::common::store::{Charge, Placed, Pool, Seen, Tx, World, over_both};
 use crate::common::{end, eventually};
 use postroom::{
-    Bus, CommandHandler, Context, Event, Failure, Outcome, Problem, Refusal, Subscriber,
-    TransactionRefusal,
+    Builder, Bus, CommandHandler, Context, Durable, Event, Failure, Migrations, Outcome, Problem,
+    Refusal, Relay, StartError, Subscriber, TransactionRefusal, WhenDown,
 };
 use serde::{Deserialize, Serialize};
 
@@ -381,8 +381,41 @@ async fn what_cannot_be_sent_is_refused_before_the_database_is_asked(world: Worl
     );
     assert_eq!(refused.into_message().order, 7, "the message is given back");
     drop((tx, foreign));
+    // A connection that is in no transaction would commit the row by itself.
+    let refused = match world.pool() {
+        Pool::Sqlite(pool) => {
+            let mut connection = pool.acquire().await.unwrap();
+            let publish = bus.publish(Placed { order: 8 });
+            publish.in_transaction(&mut *connection).await.unwrap_err()
+        }
+        Pool::Postgres(pool) => {
+            let mut connection = pool.acquire().await.unwrap();
+            let publish = bus.publish(Placed { order: 8 });
+            publish.in_transaction(&mut *connection).await.unwrap_err()
+        }
+    };
+    assert_eq!(*refused.kind(), TransactionRefusal::NoTransaction);
+    assert_eq!(world.rows("waiting").await, 1);
     end(&without).await;
     end(&bus).await;
+}
+
+#[tokio::test]
+async fn a_setting_of_a_store_without_a_store_is_refused() {
+    let without = |builder: Builder| async move { builder.start().await.err() };
+    let builder = || Bus::builder("shop");
+    for (builder, what) in [
+        (builder().relay(Relay::new()), "relay"),
+        (builder().durable(Durable::new()), "durable"),
+        (builder().store_when_down(WhenDown::Fail), "store_when_down"),
+        (builder().migrations(Migrations::Assume), "migrations"),
+    ] {
+        let refused = without(builder).await;
+        assert!(
+            matches!(refused, Some(StartError::NoStore(said)) if said == what),
+            "{refused:?}"
+        );
+    }
 }
 
 async fn a_full_queue_costs_no_attempt_and_holds_up_no_other(world: World) {

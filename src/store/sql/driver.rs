@@ -142,6 +142,10 @@ macro_rules! impl_store_connection {
         impl crate::store::StoreConnection for $connection {
             type Store = $store;
 
+            fn is_in_transaction(&self) -> bool {
+                sqlx::Connection::is_in_transaction(self)
+            }
+
             async fn insert<'a>(
                 &'a mut self,
                 store: &'a $store,
@@ -174,6 +178,10 @@ macro_rules! impl_store_connection {
 
         impl crate::store::StoreConnection for sqlx::Transaction<'_, $database> {
             type Store = $store;
+
+            fn is_in_transaction(&self) -> bool {
+                true
+            }
 
             async fn insert<'a>(
                 &'a mut self,

@@ -49,14 +49,16 @@ impl Report {
             .filter(|line| matches!(line.verdict, Verdict::Failed(_)))
     }
 
-    /// Whether none failed.
+    /// Whether none failed, and there was one to pass.
     #[must_use]
     pub fn passed(&self) -> bool {
-        self.failed().next().is_none()
+        let mut lines = self.lines.iter();
+        let has_passed = lines.any(|line| matches!(line.verdict, Verdict::Passed));
+        has_passed && self.failed().next().is_none()
     }
 
     /// # Panics
-    /// With the table, when a scenario failed.
+    /// With the table, when a scenario failed or none passed.
     #[track_caller]
     pub fn assert_passed(&self) {
         assert!(self.passed(), "{self}");

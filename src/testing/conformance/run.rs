@@ -1,4 +1,4 @@
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -18,22 +18,29 @@ pub(super) const SIDE_BY_SIDE: usize = 8;
 /// Runs every scenario over a backing: one after another, or eight at once where the backing has no
 /// `exact_time`, since there they mostly wait. Works from any runtime.
 ///
+/// # Panics
+/// Where the backing does outside of [`isolate`](Backing::isolate), whose panic fails the scenario.
+///
 /// # Cancel safety
 /// Dropped, the suite runs on and nobody hears of it.
 pub async fn run(backing: impl Backing) -> Report {
-    let name = backing.name();
     let (done, wait) = tokio::sync::oneshot::channel();
-    std::thread::spawn(move || {
+    let suite = std::thread::spawn(move || {
+        let report = catch_unwind(AssertUnwindSafe(|| run_blocking(backing)));
         // Who asked may have gone.
-        let _ = done.send(run_blocking(backing));
+        let _ = done.send(report);
     });
-    wait.await.unwrap_or(Report {
-        backing: name,
-        lines: Vec::new(),
-    })
+    match wait.await {
+        Ok(Ok(report)) => report,
+        Ok(Err(panic)) => resume_unwind(panic),
+        Err(_) => unreachable!("it answers however the suite ends: {suite:?}"),
+    }
 }
 
 /// Like [`run`], for a program without an async runtime.
+///
+/// # Panics
+/// As [`run`].
 pub fn run_blocking(backing: impl Backing) -> Report {
     let backing: Arc<dyn Backing> = Arc::new(backing);
     let at_once = match backing.features().exact_time {
@@ -135,7 +142,7 @@ impl Scenario {
 
     fn play(self, backing: Arc<dyn Backing>) -> Result<(), Unmet> {
         let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
+            .enable_all()
             .build()
             .map_err(|error| Unmet::Unavailable(error.to_string()))?;
         let local = tokio::task::LocalSet::new();
