@@ -1,7 +1,7 @@
 //! The fault matrix: a queue that is deleted, declared otherwise, full, or held for too long.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::common::load::{
@@ -24,13 +24,17 @@ async fn delete(load: &Load) {
 async fn a_queue_is_deleted_under_its_consumer() {
     let rabbit = Rabbit::shared();
     let door = Door::closed();
-    let behind = door.clone();
+    let (is_shut, at_the_door) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+    );
+    let (behind, shut, waiting) = (door.clone(), is_shut.clone(), at_the_door.clone());
     let setup = Setup {
-        handler: Arc::new(move |id, _| {
-            let door = behind.clone();
+        handler: Arc::new(move |_, _| {
+            let (door, shut, waiting) = (behind.clone(), shut.clone(), waiting.clone());
             Box::pin(async move {
-                // These are in hand when the queue goes.
-                if id % 100 == 7 {
+                if shut.load(Ordering::SeqCst) {
+                    waiting.fetch_add(1, Ordering::SeqCst);
                     door.pass().await;
                 }
                 Ok(())
@@ -41,11 +45,21 @@ async fn a_queue_is_deleted_under_its_consumer() {
     };
     let load = Load::start("queue deleted under its consumer", setup).await;
     let queue = load.queue();
-    load.burst(300, 10, DEADLINE).end().await;
-    load.until("all others are handled", async || {
+    load.burst(297, 10, DEADLINE).end().await;
+    load.until("all are handled", async || {
         load.oracle.verdict(&[&queue]).handled >= 297
     })
     .await;
+    // These are in hand when the queue goes: each with a worker, and none behind another one.
+    is_shut.store(true, Ordering::SeqCst);
+    for more in 1..=3 {
+        load.publish(DEADLINE).await;
+        load.until("it is in hand", async || {
+            at_the_door.load(Ordering::SeqCst) == more
+        })
+        .await;
+    }
+    is_shut.store(false, Ordering::SeqCst);
     delete_queue(rabbit.url(), &queue).await;
     load.told(LifecycleKind::Restarted).await;
     door.open();
