@@ -115,16 +115,6 @@ impl Bus {
         }
     }
 
-    async fn drain_unless_cut(&self, queues: &[Arc<QueueCore>], end: Instant) {
-        let mut drained = pin!(drain(queues, end));
-        let mut cut = pin!(self.0.shutdown.is_cut.notified());
-        std::future::poll_fn(|cx| match drained.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(()),
-            Poll::Pending => cut.as_mut().poll(cx),
-        })
-        .await;
-    }
-
     /// Cuts off the handlers that have not ended; answers with whose they are.
     async fn cut_off(&self) -> Vec<String> {
         let deadline = Duration::ZERO;
@@ -154,7 +144,7 @@ impl Bus {
         if let Some(stored) = &broker.stored {
             stored.detach_all();
         }
-        self.drain_unless_cut(&queues, end).await;
+        first_of(drain(&queues, end), self.0.shutdown.is_cut.notified()).await;
         broker.narrow_gate(Gate::Closed);
         let rest = left();
         // By real time, so that a manual clock can not hold up the end.
@@ -226,24 +216,29 @@ impl Bus {
     pub async fn until_signal(&self) {
         let (mut told, wait) = tokio::sync::oneshot::channel();
         self.0.broker.services.control.spawn(async move {
-            let mut signal = std::pin::pin!(signal());
-            std::future::poll_fn(|cx| match told.poll_closed(cx) {
-                Poll::Ready(()) => Poll::Ready(()),
-                Poll::Pending => signal.as_mut().poll(cx),
-            })
-            .await;
+            first_of(told.closed(), signal()).await;
             // Who asked may have gone.
             let _ = told.send(());
         });
-        let mut wait = pin!(wait);
-        let mut failed = pin!(self.failed());
-        std::future::poll_fn(|cx| match failed.as_mut().poll(cx) {
-            Poll::Ready(_) => Poll::Ready(()),
-            // The control thread lives as long as this handle.
-            Poll::Pending => wait.as_mut().poll(cx).map(drop),
-        })
-        .await;
+        let failed = async {
+            self.failed().await;
+        };
+        // The control thread lives as long as this handle.
+        let told = async {
+            let _ = wait.await;
+        };
+        first_of(failed, told).await;
     }
+}
+
+/// Ends with whichever ends first.
+async fn first_of(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
+    let (mut one, mut other) = (pin!(one), pin!(other));
+    std::future::poll_fn(|cx| match one.as_mut().poll(cx) {
+        Poll::Ready(()) => Poll::Ready(()),
+        Poll::Pending => other.as_mut().poll(cx),
+    })
+    .await;
 }
 
 /// Ends at the next signal that tells the process to end.

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use crate::common::process::{Process, task};
-use crate::common::store::{Placed, Pool, PrivatePostgres, Seen, World, over_both};
+use crate::common::store::{Placed, Pool, PrivatePostgres, Seen, Tx, World, over_both};
 use crate::common::{Door, end, eventually};
 use postroom::parts::{
     BuriedRow, Failures, QueueWrite, RetriedRow, StoreSession, TakeQueued, TakenRow,
@@ -339,6 +339,16 @@ async fn a_server_killed_and_started_again_loses_nothing() {
     end(&bus).await;
 }
 
+/// Until the transaction ends the leases can be read, not renewed; they have run out by then.
+async fn a_lease_runs_out(world: &World) -> Tx {
+    let mut tx = world.begin().await;
+    tx.run("LOCK TABLE postroom_consumers IN SHARE MODE").await;
+    // A process regards its own as run out before the database does.
+    let valid = "SELECT count(*) FROM postroom_consumers WHERE leased_until > clock_timestamp()";
+    world.until(valid, 0).await;
+    tx
+}
+
 /// A lease that could not be renewed in time, and was not taken by another process, is the same lease again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_came_while_a_lease_had_run_out_is_handled_as_soon_as_it_is_renewed() {
@@ -350,12 +360,7 @@ async fn what_came_while_a_lease_had_run_out_is_handled_as_soon_as_it_is_renewed
     seen.subscribe_durable(&bus).await;
     bus.publish(Placed { order: 0 }).await.unwrap();
     eventually("it is held", || seen.len() == 1).await;
-    let mut tx = world.begin().await;
-    // It can be read, not renewed.
-    tx.run("LOCK TABLE postroom_consumers IN SHARE MODE").await;
-    // The process regards it as run out before the database does.
-    let valid = "SELECT count(*) FROM postroom_consumers WHERE leased_until > clock_timestamp()";
-    world.until(valid, 0).await;
+    let tx = a_lease_runs_out(&world).await;
     bus.publish(Placed { order: 1 }).await.unwrap();
     assert_eq!(seen.orders(), [0]);
     tx.roll_back().await;
@@ -382,11 +387,7 @@ async fn what_is_given_up_while_a_lease_has_run_out_is_not_handled_again() {
     subscriber.start().await.unwrap();
     bus.publish(Placed { order: 1 }).await.unwrap();
     eventually("it is in hand", || seen.len() == 1).await;
-    let mut tx = world.begin().await;
-    // It can be read, not renewed.
-    tx.run("LOCK TABLE postroom_consumers IN SHARE MODE").await;
-    let valid = "SELECT count(*) FROM postroom_consumers WHERE leased_until > clock_timestamp()";
-    world.until(valid, 0).await;
+    let tx = a_lease_runs_out(&world).await;
     door.open();
     world
         .until("SELECT count(*) FROM postroom_dead_letters", 1)
@@ -420,11 +421,7 @@ async fn a_retry_at_once_is_not_begun_while_a_lease_has_run_out() {
     let subscription = subscriber.start().await.unwrap();
     bus.publish(Placed { order: 1 }).await.unwrap();
     eventually("it is in hand", || tried.len() == 1).await;
-    let mut tx = world.begin().await;
-    // It can be read, not renewed.
-    tx.run("LOCK TABLE postroom_consumers IN SHARE MODE").await;
-    let valid = "SELECT count(*) FROM postroom_consumers WHERE leased_until > clock_timestamp()";
-    world.until(valid, 0).await;
+    let tx = a_lease_runs_out(&world).await;
     door.open();
     eventually("it is given back", || {
         subscription.snapshot().in_flight == 0
@@ -469,11 +466,7 @@ async fn a_key_that_waits_holds_up_no_other_one_after_a_late_renewal() {
         failed.len() == 1 && (books.waiting, books.queued) == (1, 1)
     })
     .await;
-    let mut tx = world.begin().await;
-    // It can be read, not renewed.
-    tx.run("LOCK TABLE postroom_consumers IN SHARE MODE").await;
-    let valid = "SELECT count(*) FROM postroom_consumers WHERE leased_until > clock_timestamp()";
-    world.until(valid, 0).await;
+    let tx = a_lease_runs_out(&world).await;
     publish(3, "b").await;
     tx.roll_back().await;
     eventually("the other key goes on", || seen.len() == 1).await;
