@@ -19,7 +19,7 @@ mod take;
 
 pub(crate) use accept::{Acquire, accept_in_all};
 pub(crate) use books::{Books, Ending};
-pub(crate) use lease::Lease;
+pub(crate) use lease::{Beside, Lease};
 #[cfg(any(feature = "amqp", feature = "sqlite", feature = "postgres"))]
 pub(crate) use slot::History;
 pub(crate) use slot::{Record, Slot, lane_of};

@@ -14,6 +14,8 @@ enum Place {
     Own(Box<Parcel>),
     Shared(SharedParcel),
     Recorded(Box<Recorded>),
+    /// It has left its place, which nobody looks at any more.
+    Gone,
 }
 
 struct Recorded {
@@ -112,14 +114,20 @@ impl Slot {
             Place::Own(parcel) => parcel,
             Place::Shared(parcel) => parcel,
             Place::Recorded(recorded) => &recorded.parcel,
+            Place::Gone => gone(),
         }
+    }
+
+    /// Leaves its place, in which nothing is then.
+    pub(super) fn leave(&mut self) -> Self {
+        Self(std::mem::replace(&mut self.0, Place::Gone))
     }
 
     /// Its parcel, if others may have it too.
     pub(crate) fn shared_parcel(&self) -> Option<&SharedParcel> {
         match &self.0 {
             Place::Shared(parcel) => Some(parcel),
-            Place::Own(_) => None,
+            Place::Own(_) | Place::Gone => None,
             Place::Recorded(recorded) => match &recorded.parcel {
                 Held::Shared(parcel) => Some(parcel),
                 Held::Own(_) => None,
@@ -155,6 +163,7 @@ impl Slot {
             Place::Recorded(recorded) => recorded,
             Place::Own(parcel) => Recorded::new(Held::Own(parcel)),
             Place::Shared(parcel) => Recorded::new(Held::Shared(parcel)),
+            Place::Gone => gone(),
         };
         note(&mut recorded.record);
         Self(Place::Recorded(recorded))
@@ -166,7 +175,7 @@ impl Slot {
         let envelope = match &self.0 {
             Place::Own(parcel) => parcel.envelope(),
             Place::Shared(parcel) => parcel.envelope(),
-            Place::Recorded(_) => return false,
+            Place::Recorded(_) | Place::Gone => return false,
         };
         envelope.metadata.is_none()
     }
@@ -190,6 +199,7 @@ impl Slot {
                 let (slot, parcel) = Self::shared(parcel.share());
                 (slot.noted(|new| *new = record), parcel)
             }
+            Place::Gone => gone(),
         }
     }
 
@@ -201,6 +211,11 @@ impl Slot {
     pub(crate) fn lane(&self) -> Option<u64> {
         self.parcel().envelope().key().map(lane_of)
     }
+}
+
+#[cold]
+fn gone() -> ! {
+    unreachable!("a message is looked at where it has left")
 }
 
 impl Recorded {

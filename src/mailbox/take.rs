@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::task::{Poll, Waker};
 
-use super::{Bells, Mailbox, Slot, State, halt};
+use super::{Bells, Beside, Mailbox, Slot, State, halt};
 use crate::message::Spent;
 
 /// The most that one worker takes at once: a slow worker must not hoard.
@@ -29,13 +29,17 @@ pub(crate) struct Demand {
     pub(crate) least: usize,
     /// Where there are fewer, it is woken for the next.
     pub(crate) or_sleep: bool,
+    /// No more than one where others may take the rest: its handler waits, and so would what is behind.
+    pub(crate) one: bool,
 }
 
+#[cfg(test)]
 impl Demand {
     /// Whatever there is.
     pub(crate) const ANY: Self = Self {
         least: 1,
         or_sleep: true,
+        one: false,
     };
 }
 
@@ -134,7 +138,10 @@ impl Mailbox {
                         Poll::Ready(Take::Few)
                     }
                 } else {
-                    let share = queued.div_ceil(state.seats.running()).clamp(1, BATCH);
+                    let share = match state.seats.running() {
+                        others if demand.one && others > 1 => 1,
+                        all => queued.div_ceil(all).clamp(1, BATCH),
+                    };
                     let taken = state.store.take(share, batch);
                     state.in_flight += taken;
                     Poll::Ready(Take::Batch)
@@ -164,6 +171,28 @@ impl Mailbox {
             state.serve_line(self.capacity)
         };
         bells.ring();
+    }
+
+    /// Like [`settle`](Self::settle), of a worker whose handler waits: what it has not started goes back for the others, if
+    /// there are any.
+    pub(crate) fn settle_waiting(&self, beside: Beside<'_>) {
+        *beside.waits = true;
+        let (bells, wakers) = {
+            let mut state = self.lock();
+            state.book(beside.settled);
+            let mut wakers = Vec::new();
+            if beside.rest.len() > 0 && state.seats.running() > 1 {
+                *beside.is_alone = true;
+                for slot in beside.rest.rev() {
+                    state.in_flight -= 1;
+                    state.store.push_front(slot.leave());
+                }
+                wakers = state.seats.wake_all();
+            }
+            (state.serve_line(self.capacity), wakers)
+        };
+        bells.ring();
+        Bells(wakers).ring();
     }
 
     /// Like [`settle`](Self::settle), of a worker that goes.

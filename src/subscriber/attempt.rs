@@ -1,15 +1,16 @@
+use std::borrow::Borrow;
 use std::cell::Cell;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, Waker};
 
 use tracing::Instrument;
 
 use super::context::{Context, Scratch};
 use super::dispatch::{Dispatch, DispatchFailure, Message};
 use crate::delivery::{Outcome, Reason};
-use crate::mailbox::{Settled, Slot};
+use crate::mailbox::{Beside, Slot};
 use crate::ports::Deadline;
 use crate::ports::{Inbound, Interceptor, LocalBoxFuture, Next};
 use crate::queue::QueueCore;
@@ -17,22 +18,28 @@ use crate::queue::QueueCore;
 /// How one attempt ended, short of a panic; none if it did not finish in time.
 pub(super) type Ended = Option<Result<(), DispatchFailure>>;
 
-/// The time that an attempt may take, for one whose handler waits. What was finished before it is settled,
-/// since the wait may be long.
+/// The time that an attempt may take, for one whose handler waits. The wait may be long: what was finished before it is
+/// settled, and what is behind it is left to others.
 #[cold]
-pub(super) fn deadline(queue: &QueueCore, settled: &mut Settled) -> Option<Deadline> {
-    queue.mailbox.settle(settled);
+pub(super) fn deadline(queue: &QueueCore, beside: Beside<'_>) -> Option<Deadline> {
+    queue.mailbox.settle_waiting(beside);
     let timeout = queue.spec.timeout?;
     Some(Deadline::new(Arc::clone(&queue.services.timers), timeout))
 }
 
-/// Polls an attempt whose handler waits; none if it did not finish by the deadline.
+/// Polls an attempt whose handler waits; none if it did not finish by the deadline. Once it is passed over, if it was
+/// `polled` in this turn: a handler that yields would be asked again before anyone else.
 pub(super) fn poll_in_time<T>(
     future: Pin<&mut impl Future<Output = T>>,
+    polled: &mut Option<impl Borrow<Waker>>,
     deadline: &mut Option<Deadline>,
     cx: &mut std::task::Context<'_>,
 ) -> Poll<Option<T>> {
-    match (future.poll(cx), deadline) {
+    let output = match polled.take() {
+        Some(waker) if waker.borrow().will_wake(cx.waker()) => Poll::Pending,
+        _ => future.poll(cx),
+    };
+    match (output, deadline) {
         (Poll::Ready(output), _) => Poll::Ready(Some(output)),
         (Poll::Pending, None) => Poll::Pending,
         (Poll::Pending, Some(deadline)) => Pin::new(deadline).poll(cx).map(|()| None),
@@ -47,7 +54,7 @@ pub(super) fn observed<'a, H, D: Dispatch<H>>(
     handler: &'a mut H,
     slot: &'a Slot,
     scratch: &'a mut Scratch,
-    settled: &'a mut Settled,
+    beside: Beside<'a>,
 ) -> LocalBoxFuture<'a, Ended> {
     let attempt = slot.attempt();
     let inbound = Inbound {
@@ -59,12 +66,17 @@ pub(super) fn observed<'a, H, D: Dispatch<H>>(
     let around = around(inbound, queue, dispatch, handler, slot, scratch).instrument(span);
     Box::pin(async move {
         let mut around = pin!(around);
-        let first = std::future::poll_fn(|cx| Poll::Ready(around.as_mut().poll(cx))).await;
-        if let Poll::Ready(output) = first {
-            return Some(output);
-        }
-        let mut deadline = deadline(queue, settled);
-        std::future::poll_fn(|cx| poll_in_time(around.as_mut(), &mut deadline, cx)).await
+        let first = std::future::poll_fn(|cx| match around.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending => Poll::Ready(Err(cx.waker().clone())),
+        });
+        let mut polled = match first.await {
+            Ok(output) => return Some(output),
+            Err(waker) => Some(waker),
+        };
+        let mut deadline = deadline(queue, beside);
+        std::future::poll_fn(|cx| poll_in_time(around.as_mut(), &mut polled, &mut deadline, cx))
+            .await
     })
 }
 

@@ -65,12 +65,15 @@ impl Hands {
             ended = Box::pin(self.end_transaction(queue, ended)).await;
         }
         if matches!(ended, Some(Ok(()))) && !self.scratch.drafts.is_empty() {
-            // A release may wait for room.
+            // A release needs room, and may wait for it.
             queue.mailbox.settle(&mut self.lease.settled);
             if let Some(slot) = self.lease.batch.front() {
                 let released = match release(queue, &mut self.scratch, slot) {
                     Released::Done(result) => result,
-                    Released::Waits(rest) => rest.await,
+                    Released::Waits(rest) => {
+                        self.lease.leave_rest();
+                        rest.await
+                    }
                 };
                 match released {
                     Ok(reused) => self.lease.settled.reused += usize::from(reused),

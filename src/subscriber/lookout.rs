@@ -22,21 +22,17 @@ pub(super) struct Lookout {
 }
 
 impl Lookout {
-    /// What the worker asks the mailbox for.
+    /// What the worker asks the mailbox for. One whose handlers wait asks for `one`.
     #[inline]
-    pub(super) fn demand(&self) -> Demand {
-        if self.handled == 0 {
-            Demand::ANY
-        } else if self.since.is_some() {
-            Demand {
-                least: 1,
-                or_sleep: false,
-            }
-        } else {
-            Demand {
-                least: WORTH_TAKING,
-                or_sleep: false,
-            }
+    pub(super) fn demand(&self, one: bool) -> Demand {
+        let is_looking = self.since.is_some();
+        Demand {
+            least: match self.handled == 0 || is_looking || one {
+                true => 1,
+                false => WORTH_TAKING,
+            },
+            or_sleep: self.handled == 0,
+            one,
         }
     }
 
@@ -68,13 +64,14 @@ mod tests {
     #[tokio::test]
     async fn looks_no_longer_than_the_work_took_and_then_sleeps() {
         let mut lookout = Lookout::default();
-        assert!(lookout.demand().or_sleep, "it has done nothing yet");
+        assert!(lookout.demand(false).or_sleep, "it has done nothing yet");
         lookout.found(3);
         assert_eq!(lookout.patience(), 3 * PER_MESSAGE);
-        assert_eq!(lookout.demand().least, WORTH_TAKING);
+        assert_eq!(lookout.demand(false).least, WORTH_TAKING);
+        assert_eq!(lookout.demand(true).least, 1);
         lookout.wait().await;
-        assert_eq!(lookout.demand().least, 1);
-        while !lookout.demand().or_sleep {
+        assert_eq!(lookout.demand(false).least, 1);
+        while !lookout.demand(false).or_sleep {
             lookout.wait().await;
         }
         lookout.found(usize::MAX);

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use super::attempt::{deadline, observed, poll_in_time};
+use super::attempt::{Ended, deadline, observed, poll_in_time};
 use super::conclude::Next;
 use super::context::{Context, Scratch};
-use super::dispatch::{Dispatch, DispatchFailure, Message};
+use super::dispatch::{Dispatch, Message};
 use super::factory::Factory;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 use super::inbox::{Delivered, Transactor};
@@ -96,7 +96,7 @@ impl Hands {
                         seat,
                         &mut lease.settled,
                         &mut lease.batch,
-                        lookout.demand(),
+                        lookout.demand(lease.waits),
                         cx.waker(),
                     );
                     if taken.is_pending() {
@@ -124,6 +124,7 @@ impl Hands {
                 while let Some(slot) = self.lease.batch.front() {
                     let simple = slot.is_simple();
                     if !again {
+                        self.lease.waits = false;
                         if queue.mailbox.must_put_down(seat) || !queue.breaker_allows() {
                             self.lease.put_down();
                             break;
@@ -137,6 +138,7 @@ impl Hands {
                         && let Some(slot) = self.lease.batch.front()
                         && let Some(transactor) = transactor_of(dispatch, slot)
                     {
+                        self.lease.leave_rest();
                         // Boxed, so that the usual case stays small.
                         let beginning = Box::pin(self.begin(queue, transactor, seat));
                         match beginning.await {
@@ -148,20 +150,18 @@ impl Hands {
                             Delivered::PutDown => break,
                         }
                     }
-                    let Lease {
-                        batch,
-                        started,
-                        settled,
-                        ..
-                    } = &mut self.lease;
-                    let Some(slot) = batch.front() else { break };
-                    *started = true;
-                    let scratch = &mut self.scratch;
-                    let ended = if plain {
+                    self.lease.started = true;
+                    // None: not by the short way, or no handler takes it by its type alone.
+                    let mut ended: Option<Ended> = None;
+                    if plain {
+                        let (slot, beside) = match self.lease.in_hand() {
+                            Some(in_hand) => in_hand,
+                            None => break,
+                        };
                         let mut cx = Context {
                             slot,
                             queue,
-                            scratch: &mut *scratch,
+                            scratch: &mut self.scratch,
                         };
                         let message = Message(slot.parcel());
                         let mut handling =
@@ -170,29 +170,30 @@ impl Hands {
                         let first = handling
                             .as_mut()
                             .poll(&mut std::task::Context::from_waker(&waker));
-                        let typed = match first {
-                            Poll::Ready(typed) => Some(typed),
+                        ended = match first {
+                            Poll::Ready(typed) => typed.map(Some),
                             Poll::Pending => {
-                                let mut deadline = deadline(queue, settled);
-                                std::future::poll_fn(|cx| {
-                                    poll_in_time(handling.as_mut(), &mut deadline, cx)
-                                })
-                                .await
+                                let mut deadline = deadline(queue, beside);
+                                let mut polled = Some(&waker);
+                                let typed = std::future::poll_fn(|cx| {
+                                    let handling = handling.as_mut();
+                                    poll_in_time(handling, &mut polled, &mut deadline, cx)
+                                });
+                                match typed.await {
+                                    Some(typed) => typed.map(Some),
+                                    None => Some(None),
+                                }
                             }
                         };
-                        typed.map_or(Typed::TooLate, Typed::Ended)
-                    } else {
-                        Typed::Ended(None)
-                    };
-                    if let Typed::Ended(Some(Ok(()))) = ended
-                        && scratch.is_empty()
+                    }
+                    if let Some(Some(Ok(()))) = ended
+                        && self.scratch.is_empty()
                     {
                         queue.record(true);
                         if simple {
-                            settled.acked += 1;
-                            *started = false;
-                            if let Some(slot) = batch.pop_front() {
-                                settled.spend(slot);
+                            self.lease.settled.acked += 1;
+                            if let Some(slot) = self.lease.take() {
+                                self.lease.settled.spend(slot);
                             }
                         } else {
                             self.acknowledge(queue);
@@ -200,12 +201,17 @@ impl Hands {
                         again = false;
                     } else {
                         let ended = match ended {
-                            Typed::Ended(Some(result)) => Some(result),
-                            Typed::TooLate => None,
-                            Typed::Ended(None) => {
-                                observed(queue, dispatch, handler, slot, scratch, settled).await
+                            Some(ended) => ended,
+                            None => {
+                                let (slot, beside) = match self.lease.in_hand() {
+                                    Some(in_hand) => in_hand,
+                                    None => break,
+                                };
+                                let scratch = &mut self.scratch;
+                                observed(queue, dispatch, handler, slot, scratch, beside).await
                             }
                         };
+                        self.lease.close_up();
                         match self.conclude(queue, ended).await {
                             Next::Message => again = false,
                             Next::Again => again = true,
@@ -247,12 +253,6 @@ impl Hands {
         }
         false
     }
-}
-
-/// How the handler of a message's own type ended; none: there is no such handler.
-enum Typed {
-    Ended(Option<Result<(), DispatchFailure>>),
-    TooLate,
 }
 
 impl Drop for Hands {

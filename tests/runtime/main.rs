@@ -38,5 +38,6 @@ mod supervision_tree;
 #[cfg(feature = "testing")]
 mod testing_kit;
 mod thread_end;
+mod waiting;
 #[cfg(feature = "testing")]
 mod wall_clock;

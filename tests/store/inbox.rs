@@ -20,6 +20,7 @@ over_both_stores!(
     what_is_given_up_and_replayed_is_handled_once,
     what_a_handler_sends_is_written_if_and_only_if_it_commits,
     one_message_given_to_many_workers_and_two_buses_is_handled_once,
+    what_is_behind_a_transaction_that_waits_is_left_to_other_workers,
     a_transaction_within_is_the_handlers_own,
     a_transaction_that_its_handler_ends_is_no_success,
     a_handler_that_an_interceptor_fails_is_rolled_back,
@@ -279,6 +280,36 @@ async fn one_message_given_to_many_workers_and_two_buses_is_handled_once<S: Db>(
     for bus in &buses {
         end(bus).await;
     }
+}
+
+async fn what_is_behind_a_transaction_that_waits_is_left_to_other_workers<S: Db>(world: World) {
+    if world.is_sqlite() {
+        // It has one writer, and the transaction that waits is it.
+        return;
+    }
+    world.make_effects().await;
+    let bus = world.bus().await;
+    let door = Door::closed();
+    let waits = door.clone();
+    let stock = bus.transactional_fn::<Placed, S, _>("stock", async move |placed, cx| {
+        take(cx, placed.order).await?;
+        if placed.order == 0 {
+            waits.pass().await;
+        }
+        Ok(())
+    });
+    let stock = stock.workers(3).start().await.unwrap();
+    stock.pause();
+    for order in 0..30 {
+        bus.publish(Placed { order }).await.unwrap();
+    }
+    stock.resume().await;
+    let all_but = |left: u64| queue(&bus, "stock").acked == 30 - left;
+    eventually("all but one are handled", || all_but(1)).await;
+    door.open();
+    eventually("all are handled", || all_but(0)).await;
+    assert_eq!(world.sorted_effects().await, (0..30).collect::<Vec<_>>());
+    end(&bus).await;
 }
 
 async fn a_transaction_within_is_the_handlers_own<S: Db>(world: World) {
