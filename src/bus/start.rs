@@ -7,7 +7,7 @@ use tokio::sync::SetOnce;
 use super::builder::{Builder, Escalation};
 use super::handle::{Bus, Inner};
 use super::system_events::SystemEvents;
-use super::threads::{self, Threads};
+use super::threads::{self, OwnThread, Threads};
 use crate::broker::Broker;
 use crate::delivery::{RetryError, Strategy};
 use crate::message::{NameError, validate_queue};
@@ -63,7 +63,7 @@ impl Builder {
     /// for ([`WhenDown::Fail`](crate::WhenDown::Fail)), RabbitMQ or the database is not there.
     ///
     /// # Cancel safety
-    /// Not safe: dropped while it waits, threads already started stay idle for the life of the process.
+    /// Dropped before its end, nothing is left of it: the threads that it had started end, as they do when it fails.
     pub async fn start(self) -> Result<Bus, StartError> {
         validate_queue(&self.service)?;
         self.defaults.retry.validate()?;
@@ -84,8 +84,9 @@ impl Builder {
         if let Some(what) = self.needs_store.filter(|_| self.store.is_none()) {
             return Err(StartError::NoStore(what));
         }
-        let control = threads::spawn(format!("{}-control", self.service)).await?;
-        let mut own_threads = vec![control.clone()];
+        let own = threads::spawn(format!("{}-control", self.service)).await?;
+        let control = own.handle();
+        let mut own_threads = vec![own];
         let workers = match self.threads {
             Threads::Current => {
                 let current = actix::Arbiter::try_current().ok_or(StartError::NoArbiter)?;
@@ -98,8 +99,8 @@ impl Builder {
                 for index in 0..count {
                     let name = format!("{}-{index}", self.service);
                     let thread = threads::spawn(name.clone()).await?;
-                    own_threads.push(thread.clone());
-                    workers.push(WorkerThread::new(name, thread));
+                    workers.push(WorkerThread::new(name, thread.handle()));
+                    own_threads.push(thread);
                 }
                 workers
             }
@@ -110,8 +111,9 @@ impl Builder {
         #[cfg(feature = "amqp")]
         let amqp = match self.amqp {
             Some(amqp) => {
-                let thread = threads::spawn(format!("{}-amqp", self.service)).await?;
-                own_threads.push(thread.clone());
+                let own = threads::spawn(format!("{}-amqp", self.service)).await?;
+                let thread = own.handle();
+                own_threads.push(own);
                 Some((amqp, thread))
             }
             None => None,
@@ -119,8 +121,9 @@ impl Builder {
         #[cfg(any(feature = "sqlite", feature = "postgres"))]
         let store = match self.store {
             Some(store) => {
-                let thread = threads::spawn(format!("{}-store", self.service)).await?;
-                own_threads.push(thread.clone());
+                let own = threads::spawn(format!("{}-store", self.service)).await?;
+                let thread = own.handle();
+                own_threads.push(own);
                 Some((Arc::new(crate::store::StoreLink::new(store)), thread))
             }
             None => None,
@@ -223,7 +226,7 @@ impl Builder {
             self.defaults,
             Arc::new(root),
             workers,
-            own_threads,
+            own_threads.into_iter().map(OwnThread::keep).collect(),
             timers,
             failure,
             watchdog,

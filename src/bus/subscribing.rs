@@ -143,6 +143,7 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
                     why: error.to_string(),
                 }
             })?;
+            let own = own.keep();
             thread = Some(own.clone());
             let mut threads = inner.subscriber_threads.lock();
             threads.retain(|thread| thread.spawn_fn(|| {}));

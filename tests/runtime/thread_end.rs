@@ -3,7 +3,7 @@
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use postroom::{Bus, Command, Context, Event, Failure, Retry, SubscribeError};
+use postroom::{Bus, Command, Context, Event, Failure, Retry, SubscribeError, Threads};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
@@ -112,4 +112,39 @@ async fn a_start_that_is_refused_leaves_no_thread() {
     let ended = || super::health::threads_named("refused") == 0;
     crate::common::eventually("all threads have ended", ended).await;
     crate::common::end(&bus).await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_bus_whose_start_is_dropped_leaves_no_thread() {
+    let left = || super::health::threads_named("dropped-start");
+    let mut started = 0;
+    // Each is given a little longer than the one before, until some are started in time.
+    for wait in (0..).map(|step| Duration::from_micros(step * 20)) {
+        let start = Bus::builder("dropped-start")
+            .threads(Threads::Own(2))
+            .start();
+        started += usize::from(tokio::time::timeout(wait, start).await.is_ok());
+        if started == 3 {
+            break;
+        }
+    }
+    crate::common::eventually("all threads have ended", || left() == 0).await;
+}
+
+#[cfg(all(target_os = "linux", feature = "amqp"))]
+#[tokio::test]
+async fn a_bus_that_fails_to_start_leaves_no_thread() {
+    // A port on which nobody listens.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("amqp://{}", port.local_addr().unwrap());
+    drop(port);
+    for _ in 0..3 {
+        let amqp = postroom::Amqp::new(url.as_str()).connect_timeout(Duration::from_millis(50));
+        let amqp = amqp.when_down(postroom::WhenDown::Fail);
+        let refused = Bus::builder("failed-start").bridge(amqp).start().await;
+        assert!(matches!(refused, Err(postroom::StartError::Bridge(_))));
+    }
+    let left = || super::health::threads_named("failed-start");
+    crate::common::eventually("all threads have ended", || left() == 0).await;
 }
