@@ -47,6 +47,8 @@ struct Waiting {
     parcel: SharedParcel,
     due: SystemTime,
     timer: TimerKey,
+    /// Which one it is of those made: its timer may ring after it was taken back, and another have its id.
+    number: u64,
 }
 
 impl Waiting {
@@ -220,28 +222,43 @@ impl Broker {
         if !self.admits(Gate::Draining) {
             return Err((Refusal::Closed, parcel));
         }
+        // Under the id of one that is there it is the same message.
+        let known = kept.waiting.get(&id).map(|waiting| waiting.due);
+        let now = || self.due_after(Duration::ZERO);
+        if let Some(due) = known.or_else(|| kept.due.contains_key(&id).then(now)) {
+            return Ok(Schedule::new(id, due, self.memory_schedules()));
+        }
         // What is due and finds its queue full is kept here too.
         if kept.count() >= capacity as u64 {
             return Err((Refusal::ScheduleFull { capacity }, parcel));
         }
-        self.schedules.made.fetch_add(1, Ordering::Relaxed);
+        let number = self.schedules.made.fetch_add(1, Ordering::Relaxed);
         let handle = Schedule::new(id, due, self.memory_schedules());
         let timer = self.services.timers.after(
             delay,
             Box::new(move || {
                 if let Some(broker) = broker.upgrade() {
-                    broker.due(id);
+                    broker.due(id, number);
                 }
             }),
         );
-        kept.waiting.insert(id, Waiting { parcel, due, timer });
+        let waiting = Waiting {
+            parcel,
+            due,
+            timer,
+            number,
+        };
+        kept.waiting.insert(id, waiting);
         Ok(handle)
     }
 
     /// Publishes on the control thread; what is refused for lack of room is tried again while the bus lives.
-    fn due(self: &Arc<Self>, id: MessageId) {
+    fn due(self: &Arc<Self>, id: MessageId, number: u64) {
         let Waiting { parcel, .. } = {
             let mut kept = self.schedules.kept.lock();
+            if kept.waiting.get(&id).is_none_or(|it| it.number != number) {
+                return;
+            }
             let Some(scheduled) = kept.waiting.remove(&id) else {
                 return;
             };

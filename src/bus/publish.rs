@@ -8,7 +8,7 @@ use serde::Serialize;
 use self::attempt::Refused;
 use super::Bus;
 use super::receipt::{PublishError, Receipt};
-use crate::message::{Address, AddressKind, CorrelationId, Envelope, Metadata, Name};
+use crate::message::{Address, AddressKind, CorrelationId, Envelope, MessageId, Metadata, Name};
 use crate::ports::{BoxFuture, Refusal};
 
 /// A message about to be published: add options, then await it.
@@ -59,6 +59,8 @@ pub struct Publish<'a, M> {
 /// What most messages do not have.
 struct Rare<'a, M> {
     metadata: Option<Box<Metadata>>,
+    /// The caller's own, of a message that may have been published before.
+    id: Option<MessageId>,
     /// An address made at run time, instead of the constant one.
     address: Option<Arc<str>>,
     delay: Option<Duration>,
@@ -72,6 +74,7 @@ impl<M> Default for Rare<'_, M> {
     fn default() -> Self {
         Self {
             metadata: None,
+            id: None,
             address: None,
             delay: None,
             timeout: None,
@@ -118,6 +121,39 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
 
     fn metadata(&mut self) -> &mut Metadata {
         self.rare().metadata.get_or_insert_default()
+    }
+
+    /// The message's identity, which is also the time that it has: make it by [`MessageId::new`], as the default is made.
+    ///
+    /// For a publish that is tried again where it [may have happened](Refusal::may_have_happened): under the same id it is
+    /// the same message. A transactional handler takes it once, a durable queue and the schedule once while they have it.
+    /// Any other handler may get it twice, and can tell by the id; so is what is written
+    /// in transactions of yours, each of which writes a row. Two messages that differ must not share one.
+    ///
+    /// ```
+    /// # use postroom::{Bus, Event, MessageId, PublishError};
+    /// # use serde::{Deserialize, Serialize};
+    /// # use std::time::Duration;
+    /// # #[derive(Serialize, Deserialize)] struct OrderPaid { order: u64 }
+    /// # impl Event for OrderPaid { const TOPIC: &'static str = "ordering.order-paid"; }
+    /// # async fn publish(bus: &Bus) -> Result<(), PublishError<OrderPaid>> {
+    /// let id = MessageId::new();
+    /// let mut published = bus.publish(OrderPaid { order: 7 }).id(id).await;
+    /// for _ in 0..3 {
+    ///     match published {
+    ///         Err(refused) if refused.kind().may_have_happened() => {
+    ///             tokio::time::sleep(Duration::from_secs(1)).await;
+    ///             published = bus.publish(OrderPaid { order: 7 }).id(id).await;
+    ///         }
+    ///         _ => break,
+    ///     }
+    /// }
+    /// published?;
+    /// # Ok(()) }
+    /// ```
+    pub fn id(mut self, id: MessageId) -> Self {
+        self.rare().id = Some(id);
+        self
     }
 
     /// The ordering key, for keyed subscribers.
@@ -279,11 +315,11 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
     /// Made once: what waits for room has the id that interceptors saw.
     fn envelope(&mut self) -> Envelope {
         let rare = self.rare.as_mut();
-        let (known, metadata) = rare.map_or((None, None), |rare| {
-            (rare.envelope.take(), rare.metadata.take())
+        let (known, id, metadata) = rare.map_or((None, None, None), |rare| {
+            (rare.envelope.take(), rare.id, rare.metadata.take())
         });
         known.unwrap_or_else(|| Envelope {
-            id: self.bus.0.broker.services.clock.new_id(),
+            id: id.unwrap_or_else(|| self.bus.0.broker.services.clock.new_id()),
             address: Address {
                 kind: self.kind,
                 name: self.name(),

@@ -87,8 +87,8 @@ pub enum Refusal {
         why: String,
     },
     /// The message was written, and no confirm came before the deadline: it may have been published or not. Also an
-    /// event that RabbitMQ has, and a durable queue of this process has not. Published again it is another message, with
-    /// an id of its own.
+    /// event that RabbitMQ has, and a durable queue of this process has not. Published again it is another message, unless
+    /// it has the [same id](crate::Publish::id).
     #[error("no confirm came before the deadline; the message may have been published: {why}")]
     Unconfirmed {
         /// What was waited for.
@@ -119,6 +119,25 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether it may pass by itself: the same message may be accepted later. Most of these are answered at once, so wait
+    /// before you publish it again, and not for ever: a database may never take it.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            // That of the call, not of the moment.
+            Self::MustWait { .. } => false,
+            Self::ScheduleFull { .. } => true,
+            _ => self.is_of_its_target(),
+        }
+    }
+
+    /// Whether the message may have been published, to all of its queues or to some. Published again, give it the
+    /// [same id](crate::Publish::id).
+    #[must_use]
+    pub fn may_have_happened(&self) -> bool {
+        matches!(self, Self::Unconfirmed { .. } | Self::Nacked { .. })
+    }
+
     /// Whether it says nothing of the message, but of where it goes now: it may be accepted when that has passed.
     pub(crate) fn is_of_its_target(&self) -> bool {
         matches!(

@@ -6,7 +6,7 @@ use crate::common::{end, eventually, soon};
 use lapin::options::{BasicGetOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Connection, ConnectionProperties};
-use postroom::{Amqp, Bus, Command, Event, Refusal};
+use postroom::{Amqp, Bus, Command, Event, MessageId, Refusal};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -94,8 +94,8 @@ async fn what_is_refused_when_it_is_repeated_is_not_known_to_be_refused() {
 
     proxy.stall(Direction::ToClient);
     let before = proxy.bytes(Direction::ToServer);
-    let publishing = bus.clone();
-    let waiting = tokio::spawn(async move { publishing.publish(Paid(1)).await });
+    let (publishing, id) = (bus.clone(), MessageId::new());
+    let waiting = tokio::spawn(async move { publishing.publish(Paid(1)).id(id).await });
     eventually("it is written", || {
         proxy.bytes(Direction::ToServer) > before + 100
     })
@@ -121,8 +121,19 @@ async fn what_is_refused_when_it_is_repeated_is_not_known_to_be_refused() {
         matches!(refused.kind(), Refusal::Unconfirmed { .. }),
         "{refused}"
     );
-    let got = channel.basic_get(queue.as_str().into(), BasicGetOptions { no_ack: true });
-    assert_eq!(got.await.unwrap().unwrap().delivery.data, b"1");
+    assert!(refused.kind().is_transient() && refused.kind().may_have_happened());
+    let told = id.to_string();
+    for round in ["it was there", "published again it is the same message"] {
+        let got = channel.basic_get(queue.as_str().into(), BasicGetOptions { no_ack: true });
+        let got = got.await.unwrap().unwrap().delivery;
+        assert_eq!(got.data, b"1", "{round}");
+        let known = got.properties.message_id().as_ref().map(|id| id.as_str());
+        assert_eq!(known, Some(told.as_str()), "{round}");
+        if round == "it was there" {
+            let again = bus.publish(Paid(1)).id(id).await.unwrap();
+            assert_eq!(again.id, id);
+        }
+    }
 
     // One that is written once, and refused, is.
     bus.publish(Paid(2)).await.unwrap();
@@ -131,6 +142,7 @@ async fn what_is_refused_when_it_is_repeated_is_not_known_to_be_refused() {
         matches!(refused.kind(), Refusal::Nacked { .. }),
         "{refused}"
     );
+    assert!(refused.kind().is_transient() && refused.kind().may_have_happened());
     let options = QueueDeleteOptions::default();
     channel
         .queue_delete(queue.as_str().into(), options)

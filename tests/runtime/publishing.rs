@@ -6,7 +6,9 @@ use crate::common::{
     Door, Log, Oracle, PATIENCE, bus, bus_at_rest, check_books, end, eventually, poll_once, queue,
     soon,
 };
-use postroom::{Bridged, Bus, Command, Context, Event, Failure, Overflow, Refusal, Retry, Threads};
+use postroom::{
+    Bridged, Bus, Command, Context, Event, Failure, MessageId, Overflow, Refusal, Retry, Threads,
+};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -125,6 +127,32 @@ async fn eight_publishers_over_three_small_queues_lose_and_double_nothing() {
         assert_eq!(queue.accepted, verdict.accepted as u64);
         assert_eq!(queue.acked, verdict.accepted as u64);
     }
+}
+
+#[tokio::test]
+async fn a_message_has_the_id_that_it_was_given() {
+    let bus = bus().await;
+    let ids = Log::new();
+    let seen = ids.clone();
+    let ticks = bus.subscribe_fn::<Tick, _>("ids", async move |_: &Tick, cx: &mut Context<'_>| {
+        seen.push((cx.id(), cx.envelope().correlation_id()));
+        Ok(())
+    });
+    let ticks = ticks.mailbox(1).start().await.unwrap();
+    let id = MessageId::new();
+    // One that finds room, one that waits for it, and one that is refused first.
+    ticks.pause();
+    assert_eq!(bus.publish(Tick(1)).id(id).await.unwrap().id, id);
+    let refused = bus.publish(Tick(1)).id(id).try_now().unwrap_err();
+    assert!(refused.kind().is_transient() && !refused.kind().may_have_happened());
+    let waits = bus.publish(Tick(1)).id(id);
+    let (waited, ()) = tokio::join!(waits, ticks.resume());
+    assert_eq!(waited.unwrap().id, id);
+    let tick = refused.into_message().unwrap();
+    assert_eq!(bus.publish(tick).id(id).await.unwrap().id, id);
+    end(&bus).await;
+    // A conversation of its own, under its id.
+    assert_eq!(ids.all(), vec![(id, id.to_string()); 3]);
 }
 
 #[tokio::test]

@@ -4,7 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::common::{Log, PATIENCE, bus_at_rest, check_books, end, eventually, queue};
 use postroom::{
-    Bus, Command, Context, Event, ManualClock, Overflow, Refusal, ScheduleLedger, Subscription,
+    Bus, Command, Context, Event, ManualClock, MessageId, Overflow, Refusal, ScheduleLedger,
+    Subscription,
 };
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +54,40 @@ fn ledger(bus: &Bus) -> ScheduleLedger {
     let gone = ledger.published + ledger.cancelled + ledger.refused + ledger.abandoned;
     assert_eq!(ledger.made, gone + ledger.waiting, "{ledger:?}");
     ledger
+}
+
+#[tokio::test]
+async fn a_delayed_message_is_there_once_under_its_id() {
+    let (bus, clock, alarms, log) = start(10, 1, Overflow::Wait).await;
+    let id = MessageId::new();
+    let delayed = |seconds| {
+        bus.publish(Alarm(seconds))
+            .id(id)
+            .delay(SECOND * seconds as u32)
+    };
+    let first = delayed(5).await.unwrap().schedule.unwrap();
+    let second = delayed(9).await.unwrap().schedule.unwrap();
+    assert_eq!((second.id(), second.due()), (id, first.due()));
+    assert_eq!(ledger(&bus).made, 1);
+    // And while it waits for room.
+    alarms.pause();
+    bus.publish(Alarm(0)).await.unwrap();
+    clock.advance(SECOND * 5);
+    bus.settle().await;
+    delayed(9).await.unwrap();
+    assert_eq!(ledger(&bus).made, 1);
+    alarms.resume().await;
+    eventually("both are handled", || log.len() == 2).await;
+    eventually("it has gone", || bus.snapshot().schedules.published == 1).await;
+    // The next one is another.
+    delayed(9).await.unwrap();
+    assert_eq!(ledger(&bus).made, 2);
+    assert!(second.cancel().await.unwrap());
+    end(&bus).await;
+    assert_eq!(
+        log.all().iter().map(|seen| seen.0).collect::<Vec<_>>(),
+        [0, 5]
+    );
 }
 
 #[tokio::test]

@@ -8,14 +8,15 @@ use std::time::Duration;
 use crate::common::store::{Placed, Seen, World, over_both};
 use crate::common::{Door, end};
 use postroom::{
-    Bus, Command, CommandHandler, Context, Durable, Event, Failure, Filter, Order, Outcome,
-    Overflow, Reason, Refusal, Retry, SubscribeError, Subscriber, Subscription,
+    Bus, Command, CommandHandler, Context, Durable, Event, Failure, Filter, MessageId, Order,
+    Outcome, Overflow, Reason, Refusal, Retry, SubscribeError, Subscriber, Subscription,
 };
 use serde::{Deserialize, Serialize};
 
 over_both!(
     a_message_is_a_row_until_it_is_handled,
     what_was_accepted_is_handled_after_a_restart,
+    a_message_published_again_under_its_id_is_there_once,
     many_publishers_share_commits_and_none_is_lost,
     an_event_goes_to_durable_queues_and_to_those_in_memory,
     a_delayed_retry_waits_in_the_table_over_a_restart,
@@ -83,6 +84,35 @@ async fn a_message_is_a_row_until_it_is_handled(world: World) {
     let books = subscription.snapshot();
     assert!(books.balances(), "{books:?}");
     assert_eq!((books.accepted, books.acked), (1, 1));
+    end(&bus).await;
+}
+
+async fn a_message_published_again_under_its_id_is_there_once(world: World) {
+    let bus = bus(&world).await;
+    let handled = Seen::default();
+    let subscription = handled.subscribe_durable(&bus).await;
+    subscription.pause();
+    let ids = [MessageId::new(), MessageId::new()];
+    for _ in 0..2 {
+        let now = bus.publish(Placed { order: 1 }).id(ids[0]);
+        assert_eq!(now.await.unwrap().id, ids[0]);
+        let delayed = bus.publish(Placed { order: 2 }).id(ids[1]);
+        let delayed = delayed.delay(Duration::from_secs(3600)).await.unwrap();
+        assert_eq!(delayed.schedule.unwrap().id(), ids[1]);
+    }
+    // And so it is in a transaction, which goes on.
+    let mut tx = world.begin().await;
+    let delayed = bus.publish(Placed { order: 2 }).id(ids[1]);
+    let written = tx.write(delayed.delay(Duration::from_secs(3600))).await;
+    assert_eq!(written.unwrap().id, ids[1]);
+    tx.run("DELETE FROM postroom_outbox WHERE status = 'nothing'")
+        .await;
+    tx.commit().await;
+    assert_eq!(world.number(ROWS).await, 1);
+    assert_eq!(world.rows("scheduled").await, 1);
+    subscription.resume().await;
+    world.until(ROWS, 0).await;
+    assert_eq!(handled.orders(), [1]);
     end(&bus).await;
 }
 

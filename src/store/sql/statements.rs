@@ -178,7 +178,8 @@ impl Statements {
             dialect,
             insert: sql(&format!(
                 "INSERT INTO {{outbox}} (id, kind, address, key, lane, body, correlation, causation, headers, \
-                 traceparent, status, expires_at, due_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, {}, {}){}",
+                 traceparent, status, expires_at, due_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, {}, {}) \
+                 ON CONFLICT DO NOTHING{}",
                 when("$12"),
                 when("$13"),
                 tells("outbox"),
