@@ -121,12 +121,12 @@ async fn paced(bus: &Bus, receiver: &Receiver, rate: f64, messages: u64) {
 }
 
 async fn measure(threads: Threads, is_bench: bool) -> Vec<Vec<String>> {
-    let (thread, messages) = match threads {
-        Threads::Current => ("the same", 2_000_000),
-        Threads::Own(_) => ("another", 2_000_000),
+    let thread = match threads {
+        Threads::Current => "the same",
+        _ => "another",
     };
     let (messages, pauses) = if is_bench {
-        (messages, 2_000)
+        (2_000_000, 2_000)
     } else {
         (1_000, 10)
     };

@@ -88,13 +88,13 @@ impl Publisher {
 impl Rig {
     pub(crate) fn new(threads: Threads, configure: impl FnOnce(Builder) -> Builder) -> Self {
         let publisher = match threads {
-            Threads::Own(_) => {
+            Threads::Current => Publisher::Same(actix::System::new()),
+            _ => {
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
                     .build();
                 Publisher::Apart(runtime.expect("a runtime for the publisher"))
             }
-            Threads::Current => Publisher::Same(actix::System::new()),
         };
         let builder = configure(Bus::builder("bench").threads(threads));
         let bus = publisher.block_on(builder.start()).expect("a bus");

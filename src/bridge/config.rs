@@ -26,6 +26,14 @@ pub enum BridgeError {
     /// An `amqps` URL, and no TLS in this build.
     #[error("`amqps` needs the feature `amqp-rustls` or `amqp-native-tls`")]
     NoTls,
+    /// Certificates were given, and the URL is not `amqps`: they would not be used, and nothing would be encrypted.
+    #[error(
+        "the RabbitMQ URL number {number} is not `amqps`, so the certificates would not be used"
+    )]
+    Cleartext {
+        /// Which of the URLs; the first is 1.
+        number: usize,
+    },
     /// A pattern, a prefix or a name made of it is not valid.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -272,14 +280,16 @@ impl Amqp {
         self
     }
 
-    /// For `amqps`: a certificate authority of your own, as PEM, in place of the system's.
+    /// For `amqps`: a certificate authority of your own, as PEM, besides the system's. With it no URL may be `amqp`:
+    /// [`BridgeError::Cleartext`].
     #[must_use]
     pub fn certificate_authority(mut self, pem: impl Into<String>) -> Self {
         self.authority = Some(pem.into());
         self
     }
 
-    /// For `amqps`: the client's certificate and key, as PKCS #12 with its password.
+    /// For `amqps`: the client's certificate and key, as PKCS #12 with its password. With it no URL may be `amqp`:
+    /// [`BridgeError::Cleartext`].
     #[must_use]
     pub fn client_certificate(mut self, pkcs12: Vec<u8>, password: impl Into<String>) -> Self {
         self.identity = Some((pkcs12, password.into()));
@@ -306,14 +316,17 @@ impl Amqp {
         let patterns = |texts: &[String]| -> Result<Vec<Pattern>, NameError> {
             texts.iter().map(|text| Pattern::new(text)).collect()
         };
+        let has_certificates = self.authority.is_some() || self.identity.is_some();
         let urls = self.urls.iter().enumerate().map(|(index, url)| {
-            BrokerUrl::parse(url, self).map_err(|why| match why {
-                Some(why) => BridgeError::Url {
-                    number: index + 1,
-                    why,
-                },
+            let number = index + 1;
+            let url = BrokerUrl::parse(url, self).map_err(|why| match why {
+                Some(why) => BridgeError::Url { number, why },
                 None => BridgeError::NoTls,
-            })
+            })?;
+            match has_certificates && !url.is_encrypted() {
+                true => Err(BridgeError::Cleartext { number }),
+                false => Ok(url),
+            }
         });
         Ok(Checked {
             urls: urls.collect::<Result<_, _>>()?,
@@ -347,5 +360,30 @@ impl fmt::Debug for Amqp {
             .field("queue_type", &self.queue_type)
             .field("topology", &self.topology)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_are_refused_beside_a_url_that_would_not_use_them() {
+        let plain = || Amqp::new("amqp://localhost");
+        assert!(plain().checked().is_ok());
+        for amqp in [
+            plain().certificate_authority("a PEM"),
+            plain().client_certificate(vec![1], "password"),
+        ] {
+            let refused = amqp.checked().err();
+            assert_eq!(refused, Some(BridgeError::Cleartext { number: 1 }));
+        }
+        #[cfg(any(feature = "amqp-rustls", feature = "amqp-native-tls"))]
+        {
+            let encrypted = || Amqp::new("amqps://localhost").certificate_authority("a PEM");
+            assert!(encrypted().checked().is_ok());
+            let refused = encrypted().failover("amqp://standby").checked().err();
+            assert_eq!(refused, Some(BridgeError::Cleartext { number: 2 }));
+        }
     }
 }

@@ -32,6 +32,10 @@ impl BrokerUrl {
         Ok(Self(uri))
     }
 
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.0.scheme == AMQPScheme::AMQPS
+    }
+
     pub(super) fn uri(&self) -> AMQPUri {
         self.0.clone()
     }

@@ -10,6 +10,7 @@ use crate::time::Clock;
 
 /// What a failure does that reaches the root of the supervision tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Escalation {
     /// The subscription or supervisor is suspended; the bus runs on.
     #[default]

@@ -4,6 +4,7 @@ use crate::ports::{Bridged, Refusal};
 
 /// What became of an accepted message.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Receipt {
     /// The message's id.
     pub id: MessageId,
@@ -17,6 +18,7 @@ pub struct Receipt {
 
 /// How many local queues took a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Local {
     /// Queues that hold it now.
     pub accepted: u32,
@@ -67,6 +69,7 @@ impl<M> std::fmt::Display for PublishError<M> {
 impl<M> std::error::Error for PublishError<M> {}
 
 /// Some of many messages were accepted.
+#[non_exhaustive]
 pub struct PublishAllError<E> {
     /// For those that were.
     pub receipts: Vec<Receipt>,

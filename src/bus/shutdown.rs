@@ -17,6 +17,7 @@ use crate::supervisor::StopAll;
 
 /// A message that was in memory when its queue ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Abandoned {
     /// The queue that held it; `schedule` for a delayed message.
     pub queue: String,
@@ -26,6 +27,7 @@ pub struct Abandoned {
 
 /// How a shutdown went.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct ShutdownReport {
     /// Messages that were not handled: counted in the books as abandoned.
     pub abandoned: Vec<Abandoned>,

@@ -33,6 +33,7 @@ pub(super) struct Home {
 
 /// What was left when a subscriber stopped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StopReport {
     /// Messages that the last member of a group left unhandled in memory at the deadline: counted, and gone. What a
     /// durable queue or RabbitMQ has stays there, and is not among them.

@@ -31,6 +31,7 @@ pub struct Breaker {
 
 /// A breaker that cannot work.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum BreakerError {
     /// Outside of 0 (exclusive) to 1.
     #[error("the failure ratio must be above 0 and at most 1, not {0}")]

@@ -7,6 +7,7 @@ pub type Outcome = Result<(), Failure>;
 
 /// What a failed attempt asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Verdict {
     /// Again, by the policy.
     Retry,

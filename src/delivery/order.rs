@@ -5,6 +5,7 @@
 /// handlers that do not care. Lanes and workers are how many handlings may wait for I/O at a time; they
 /// share the threads of the bus, so more of them do not help a handler that computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Order {
     /// One worker; messages in the order of their acceptance. A delayed retry goes behind what is queued by then.
     /// Over RabbitMQ with several replicas each takes its share, and between them there is no order.
@@ -48,6 +49,7 @@ impl Order {
 /// for the state of something (the next one replaces it), `DropNewest` for samples. A drop is `Ok` to the
 /// publisher, and counted in the receipt and in the books.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Overflow {
     /// The publisher waits, up to its deadline.
     #[default]

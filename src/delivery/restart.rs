@@ -2,6 +2,7 @@ use std::ops::Range;
 
 /// Whether a worker that ended is started again (contract, rule 8; the words are OTP's).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Restart {
     /// Always.
     #[default]
@@ -20,6 +21,7 @@ pub enum Restart {
 /// with the others and has ended then; one that ended or is suspended stays so. A temporary child's own failure
 /// concerns nobody else. A failure in the middle of a restart is taken into it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Strategy {
     /// The one that failed.
     #[default]

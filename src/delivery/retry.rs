@@ -40,6 +40,7 @@ pub struct Retry {
 
 /// A retry policy that cannot be followed.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum RetryError {
     /// No attempt at all.
     #[error("a retry policy needs at least 1 attempt")]

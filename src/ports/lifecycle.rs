@@ -53,6 +53,7 @@ pub enum LifecycleKind {
 /// Published without waiting: a subscriber that is full misses it, which
 /// [`Snapshot::missed_events`](crate::Snapshot::missed_events) counts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Lifecycle {
     /// The subscription or the supervisor.
     pub subject: String,

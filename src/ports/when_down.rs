@@ -1,5 +1,6 @@
 /// What a bus does that is started while RabbitMQ, or its database, is not there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum WhenDown {
     /// It starts, its health is unready, and it keeps trying.
     #[default]
