@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
@@ -256,11 +257,9 @@ impl Broker {
     fn due(self: &Arc<Self>, id: MessageId, number: u64) {
         let Waiting { parcel, .. } = {
             let mut kept = self.schedules.kept.lock();
-            if kept.waiting.get(&id).is_none_or(|it| it.number != number) {
-                return;
-            }
-            let Some(scheduled) = kept.waiting.remove(&id) else {
-                return;
+            let scheduled = match kept.waiting.entry(id) {
+                Entry::Occupied(waiting) if waiting.get().number == number => waiting.remove(),
+                _ => return,
             };
             kept.due.insert(id, Due::Moving);
             scheduled

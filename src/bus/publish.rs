@@ -127,8 +127,8 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
     ///
     /// For a publish that is tried again where it [may have happened](Refusal::may_have_happened): under the same id it is
     /// the same message. A transactional handler takes it once, a durable queue and the schedule once while they have it.
-    /// Any other handler may get it twice, and can tell by the id; so is what is written
-    /// in transactions of yours, each of which writes a row. Two messages that differ must not share one.
+    /// Any other handler may get it twice, and can tell by the id. Of transactions of yours each writes a row, and so
+    /// publishes it. Two messages that differ must not share one.
     ///
     /// ```
     /// # use postroom::{Bus, Event, MessageId, PublishError};

@@ -73,6 +73,15 @@ impl State {
         self.used -= acked - std::mem::take(&mut settled.reused);
         self.store.keep_spent(&mut settled.spent);
     }
+
+    /// To the front, in their order. Who waits for messages is to be woken.
+    fn put_back(&mut self, slots: impl DoubleEndedIterator<Item = Slot>) -> Vec<Waker> {
+        for slot in slots.rev() {
+            self.in_flight -= 1;
+            self.store.push_front(slot);
+        }
+        self.seats.wake_all()
+    }
 }
 
 impl Mailbox {
@@ -183,11 +192,7 @@ impl Mailbox {
             let mut wakers = Vec::new();
             if beside.rest.len() > 0 && state.seats.running() > 1 {
                 *beside.is_alone = true;
-                for slot in beside.rest.rev() {
-                    state.in_flight -= 1;
-                    state.store.push_front(slot.leave());
-                }
-                wakers = state.seats.wake_all();
+                wakers = state.put_back(beside.rest.map(Slot::leave));
             }
             (state.serve_line(self.capacity), wakers)
         };
@@ -212,14 +217,7 @@ impl Mailbox {
 
     /// Messages that were handed out and not started go back to the front, uncounted.
     pub(crate) fn give_back(&self, slots: impl DoubleEndedIterator<Item = Slot>) {
-        let wakers = {
-            let mut state = self.lock();
-            for slot in slots.rev() {
-                state.in_flight -= 1;
-                state.store.push_front(slot);
-            }
-            state.seats.wake_all()
-        };
+        let wakers = self.lock().put_back(slots);
         Bells(wakers).ring();
     }
 

@@ -1,4 +1,3 @@
-use std::borrow::Borrow;
 use std::cell::Cell;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -31,12 +30,12 @@ pub(super) fn deadline(queue: &QueueCore, beside: Beside<'_>) -> Option<Deadline
 /// `polled` in this turn: a handler that yields would be asked again before anyone else.
 pub(super) fn poll_in_time<T>(
     future: Pin<&mut impl Future<Output = T>>,
-    polled: &mut Option<impl Borrow<Waker>>,
+    polled: &mut Option<&Waker>,
     deadline: &mut Option<Deadline>,
     cx: &mut std::task::Context<'_>,
 ) -> Poll<Option<T>> {
     let output = match polled.take() {
-        Some(waker) if waker.borrow().will_wake(cx.waker()) => Poll::Pending,
+        Some(waker) if waker.will_wake(cx.waker()) => Poll::Pending,
         _ => future.poll(cx),
     };
     match (output, deadline) {
@@ -70,10 +69,11 @@ pub(super) fn observed<'a, H, D: Dispatch<H>>(
             Poll::Ready(output) => Poll::Ready(Ok(output)),
             Poll::Pending => Poll::Ready(Err(cx.waker().clone())),
         });
-        let mut polled = match first.await {
+        let waker = match first.await {
             Ok(output) => return Some(output),
-            Err(waker) => Some(waker),
+            Err(waker) => waker,
         };
+        let mut polled = Some(&waker);
         let mut deadline = deadline(queue, beside);
         std::future::poll_fn(|cx| poll_in_time(around.as_mut(), &mut polled, &mut deadline, cx))
             .await

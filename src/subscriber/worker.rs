@@ -138,7 +138,6 @@ impl Hands {
                         && let Some(slot) = self.lease.batch.front()
                         && let Some(transactor) = transactor_of(dispatch, slot)
                     {
-                        self.lease.leave_rest();
                         // Boxed, so that the usual case stays small.
                         let beginning = Box::pin(self.begin(queue, transactor, seat));
                         match beginning.await {
@@ -154,9 +153,8 @@ impl Hands {
                     // None: not by the short way, or no handler takes it by its type alone.
                     let mut ended: Option<Ended> = None;
                     if plain {
-                        let (slot, beside) = match self.lease.in_hand() {
-                            Some(in_hand) => in_hand,
-                            None => break,
+                        let Some((slot, beside)) = self.lease.in_hand() else {
+                            break;
                         };
                         let mut cx = Context {
                             slot,
@@ -203,9 +201,8 @@ impl Hands {
                         let ended = match ended {
                             Some(ended) => ended,
                             None => {
-                                let (slot, beside) = match self.lease.in_hand() {
-                                    Some(in_hand) => in_hand,
-                                    None => break,
+                                let Some((slot, beside)) = self.lease.in_hand() else {
+                                    break;
                                 };
                                 let scratch = &mut self.scratch;
                                 observed(queue, dispatch, handler, slot, scratch, beside).await

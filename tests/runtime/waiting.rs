@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::common::{Door, PATIENCE, bus, end, eventually, queue};
-use postroom::{Bus, Context, Event, Interceptor, Order, Retry};
+use postroom::{Bus, Context, Event, Interceptor, Order, Publish, Retry, Subscription};
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize)]
@@ -34,6 +34,18 @@ async fn buses() -> [Bus; 2] {
     [bus().await, observed.await.unwrap()]
 }
 
+/// Publishes all while nobody takes any, so that each worker takes many.
+async fn hand_out_together<'a, E: Event>(
+    group: &Subscription,
+    publish: impl Fn(u64) -> Publish<'a, E>,
+) {
+    group.pause();
+    for number in 0..PARCELS {
+        publish(number).await.unwrap();
+    }
+    group.resume().await;
+}
+
 async fn one_waits_and_all_others_are_handled(bus: &Bus, order: Order) {
     let (door, handled) = (Door::closed(), Arc::new(AtomicU64::new(0)));
     let handler = {
@@ -49,12 +61,7 @@ async fn one_waits_and_all_others_are_handled(bus: &Bus, order: Order) {
     };
     let parcels = bus.subscribe_fn::<Parcel, _>("parcels", handler);
     let parcels = parcels.order(order).start().await.unwrap();
-    // Together, so that each worker takes many.
-    parcels.pause();
-    for number in 0..PARCELS {
-        bus.publish(Parcel(number)).key(number).await.unwrap();
-    }
-    parcels.resume().await;
+    hand_out_together(&parcels, |number| bus.publish(Parcel(number)).key(number)).await;
     let all_but = |left| handled.load(Ordering::SeqCst) == PARCELS - left;
     eventually("all but one are handled", || all_but(1)).await;
     door.open();
@@ -103,11 +110,7 @@ async fn one_comes_to_grief(bus: &Bus, order: Order, end: End) {
         })
         .retry(Retry::fixed(Duration::from_millis(1)).attempts(2));
     let parcels = parcels.start().await.unwrap();
-    parcels.pause();
-    for number in 0..PARCELS {
-        bus.publish(Parcel(number)).key(number).await.unwrap();
-    }
-    parcels.resume().await;
+    hand_out_together(&parcels, |number| bus.publish(Parcel(number)).key(number)).await;
     let all_but = |left| queue(bus, "parcels").acked == PARCELS - left;
     if end == End::Panics {
         eventually("all but one are handled", || all_but(1)).await;
@@ -156,11 +159,7 @@ async fn one_that_waited_and_panics_in_its_drop_takes_nothing_with_it() {
     };
     let sharps = bus.subscribe_fn::<Sharp, _>("sharps", handler);
     let sharps = sharps.workers(4).start().await.unwrap();
-    sharps.pause();
-    for number in 0..PARCELS {
-        bus.publish(Sharp(number)).await.unwrap();
-    }
-    sharps.resume().await;
+    hand_out_together(&sharps, |number| bus.publish(Sharp(number))).await;
     let all_but = |left| queue(&bus, "sharps").acked == PARCELS - left;
     eventually("all but one are handled", || all_but(1)).await;
     door.open();
@@ -186,11 +185,7 @@ async fn what_a_handler_has_sent_and_waits_for_room_holds_up_its_own_message_alo
     };
     let parcels = bus.subscribe_fn::<Parcel, _>("parcels", handler);
     let parcels = parcels.workers(4).start().await.unwrap();
-    parcels.pause();
-    for number in 0..PARCELS {
-        bus.publish(Parcel(number)).await.unwrap();
-    }
-    parcels.resume().await;
+    hand_out_together(&parcels, |number| bus.publish(Parcel(number))).await;
     let all_but = |left| queue(&bus, "parcels").acked == PARCELS - left;
     eventually("all but one are handled", || all_but(1)).await;
     full.resume().await;

@@ -124,11 +124,11 @@ pub(in crate::subscriber) async fn deliver(
     transactor: Transactor,
     seat: u32,
 ) -> Delivered {
+    // The wait may be long.
+    lease.leave_rest();
     let (Some(link), Some(slot)) = (&queue.services.store, lease.batch.front()) else {
         return Delivered::PutDown;
     };
-    // The wait may be long.
-    queue.mailbox.settle(&mut lease.settled);
     lease.started = true;
     crash_point("before-deliver");
     let message_id = slot.parcel().envelope().id().to_string();
