@@ -118,7 +118,7 @@ pub use outbox::{Outbox, Relay};
 pub use ports::WhenDown;
 pub use ports::{
     BoxFuture, BridgeSnapshot, Bridged, Condition, DeadLetter, DeadLetterLedger, DeadLettered,
-    DurableSnapshot, Filter, Inbound, Interceptor, Lifecycle, LifecycleKind, LocalBoxFuture, Next,
+    DurableSnapshot, Filter, Finished, Inbound, Interceptor, Lifecycle, LifecycleKind, LocalBoxFuture, Next,
     Outbound, OutboxSnapshot, Problem, Refusal, Refused, RequestError, ScheduledMessage,
     StoreError,
 };

@@ -73,7 +73,7 @@ impl Shop {
         let builder = match settings.durable {
             true => builder
                 .durable_queues()
-                .durable(Durable::new().lease(LEASE)),
+                .durable_settings(Durable::new().lease(LEASE)),
             false => builder,
         };
         let shop = Self {

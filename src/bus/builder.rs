@@ -259,9 +259,9 @@ impl Builder {
     /// [`SubscriberBuilder::durable`](crate::SubscriberBuilder::durable).
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
     #[must_use]
-    pub fn durable(mut self, durable: crate::durable::Durable) -> Self {
+    pub fn durable_settings(mut self, durable: crate::durable::Durable) -> Self {
         self.durable = durable;
-        self.needs_store.get_or_insert("durable");
+        self.needs_store.get_or_insert("durable_settings");
         self
     }
 

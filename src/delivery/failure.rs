@@ -24,11 +24,12 @@ pub enum Verdict {
 /// Any `Error + Send + Sync + 'static` becomes one by `?`, and then means: retry by the policy, or whatever
 /// [`Retry::classify`](crate::Retry::classify) says of it. An explicit verdict wins over both. It is not an
 /// [`Error`] itself, which is what lets `?` work. `anyhow::Error` and boxed errors are none either:
-/// `.map_err(Failure::retry)?`, which no classifier sees.
+/// `.map_err(Failure::new)?`.
 ///
 /// | what went wrong | say |
 /// |---|---|
-/// | it may work next time | `?`, or [`retry`](Self::retry) |
+/// | the policy is to say | `?`, or [`new`](Self::new) |
+/// | it may work next time | [`retry`](Self::retry) |
 /// | it will work at a known time (a rate limit) | [`retry_after`](Self::retry_after) |
 /// | it can never work, and someone should look | [`reject`](Self::reject) |
 /// | it can never work, and nobody cares | [`discard`](Self::discard) |
@@ -58,28 +59,47 @@ const CHAIN: usize = 16;
 const TEXT: usize = 1000;
 
 impl Failure {
-    fn new(verdict: Option<Verdict>, error: Box<dyn Error + Send + Sync>) -> Self {
+    fn with(verdict: Option<Verdict>, error: Box<dyn Error + Send + Sync>) -> Self {
         Self(Box::new(Inner { verdict, error }))
+    }
+
+    /// As by `?`, for what is boxed already: the classifier sees the error itself, not its box.
+    ///
+    /// ```
+    /// use postroom::{Failure, Outcome};
+    ///
+    /// fn call() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    ///     # Ok(())
+    ///     // …
+    /// }
+    ///
+    /// fn handle() -> Outcome {
+    ///     call().map_err(Failure::new)
+    /// }
+    /// # assert!(handle().is_ok());
+    /// ```
+    pub fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::with(None, error.into())
     }
 
     /// Again, by the policy, whatever the policy's classifier says.
     pub fn retry(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self::new(Some(Verdict::Retry), error.into())
+        Self::with(Some(Verdict::Retry), error.into())
     }
 
     /// Again after `delay`, for as long as attempts are left.
     pub fn retry_after(delay: Duration, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self::new(Some(Verdict::RetryAfter(delay)), error.into())
+        Self::with(Some(Verdict::RetryAfter(delay)), error.into())
     }
 
     /// A dead letter at once.
     pub fn reject(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self::new(Some(Verdict::Reject), error.into())
+        Self::with(Some(Verdict::Reject), error.into())
     }
 
     /// Not worth keeping: counted as discarded.
     pub fn discard(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self::new(Some(Verdict::Discard), error.into())
+        Self::with(Some(Verdict::Discard), error.into())
     }
 
     /// What was asked for explicitly.
@@ -111,7 +131,7 @@ impl Failure {
 
 impl<E: Error + Send + Sync + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self::new(None, Box::new(error))
+        Self::with(None, Box::new(error))
     }
 }
 

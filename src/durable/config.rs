@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use crate::delivery::NEVER;
 
-/// How durable queues are kept: a builder for [`Builder::durable`](crate::Builder::durable).
+/// How durable queues are kept: a builder for [`Builder::durable_settings`](crate::Builder::durable_settings).
 ///
 /// | setting | default | how to choose |
 /// |---|---|---|

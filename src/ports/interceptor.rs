@@ -62,9 +62,12 @@ pub trait Interceptor: Send + Sync + 'static {
         next.run()
     }
 
-    /// Sees how an attempt ended, after retries in hand were decided: for recorders and metrics.
-    fn finished(&self, delivery: Inbound<'_>, outcome: Result<(), &str>) {
-        let _ = (delivery, outcome);
+    /// Sees how an attempt ended, when it is decided what follows: for recorders and metrics. Not called for an attempt that
+    /// a stop or a sibling's restart cut off, which does not count.
+    ///
+    /// A panic in it is logged, and changes nothing.
+    fn finished(&self, attempt: Finished<'_>) {
+        let _ = attempt;
     }
 
     /// Sees a dead letter when it has been stored. A panic in it is logged, and changes nothing.
@@ -129,6 +132,27 @@ impl<'a> Inbound<'a> {
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt
+    }
+}
+
+/// An attempt that has ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Finished<'a> {
+    pub(crate) delivery: Inbound<'a>,
+    pub(crate) error: Option<&'a str>,
+}
+
+impl<'a> Finished<'a> {
+    /// What was handled, of which queue, and which attempt it was.
+    #[must_use]
+    pub fn delivery(&self) -> Inbound<'a> {
+        self.delivery
+    }
+
+    /// Why it failed; none: it succeeded.
+    #[must_use]
+    pub fn error(&self) -> Option<&'a str> {
+        self.error
     }
 }
 

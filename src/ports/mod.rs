@@ -34,7 +34,7 @@ pub(crate) use deadline::Deadline;
 pub use durable_snapshot::DurableSnapshot;
 pub(crate) use health::HealthSource;
 pub use health::{Condition, Problem};
-pub use interceptor::{Inbound, Interceptor, Next, Outbound, Refused};
+pub use interceptor::{Finished, Inbound, Interceptor, Next, Outbound, Refused};
 pub(crate) use lifecycle::LifecycleSink;
 pub use lifecycle::{Lifecycle, LifecycleKind};
 pub use outbox_snapshot::OutboxSnapshot;

@@ -13,7 +13,7 @@ use crate::delivery::{Failure, NextStep, Reason, next_step};
 use crate::mailbox::Slot;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 use crate::ports::crash_point;
-use crate::ports::{Exit, Inbound};
+use crate::ports::{Exit, Finished, Inbound};
 use crate::queue::QueueCore;
 
 /// What follows an attempt.
@@ -211,9 +211,8 @@ fn report(queue: &QueueCore, slot: &Slot, error: Option<&str>) {
             queue: &queue.name,
             attempt: slot.attempt(),
         };
-        let outcome = error.map_or(Ok(()), Err);
         let told = catch_unwind(AssertUnwindSafe(|| {
-            interceptor.finished(delivery, outcome);
+            interceptor.finished(Finished { delivery, error });
         }));
         if told.is_err() {
             tracing::error!(queue = %queue.name, "an interceptor panicked in `finished`");

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 
 use crate::message::{AddressKind, CodecError, Command, Envelope, Event, RawMessage, SharedParcel};
 use crate::ports::DeadLetter;
-use crate::ports::{Inbound, Interceptor};
+use crate::ports::{Finished, Inbound, Interceptor};
 
 /// How much is kept of each kind, unless it is chosen.
 const KEPT: usize = 100_000;
@@ -247,13 +247,13 @@ impl Interceptor for Recorder {
         self.keep(record, |kept| &mut kept.published);
     }
 
-    fn finished(&self, delivery: Inbound<'_>, outcome: Result<(), &str>) {
-        let Some(record) = Record::of(delivery, outcome.err()) else {
+    fn finished(&self, attempt: Finished<'_>) {
+        let Some(record) = Record::of(attempt.delivery(), attempt.error()) else {
             return;
         };
-        self.keep(record, |kept| match outcome {
-            Ok(()) => &mut kept.handled,
-            Err(_) => &mut kept.failed,
+        self.keep(record, |kept| match attempt.error() {
+            None => &mut kept.handled,
+            Some(_) => &mut kept.failed,
         });
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::common::{Log, block_on, dead_letters, end, eventually, poll_once, queue, soon};
 use postroom::{
-    Bus, Context, Event, Failure, Inbound, Interceptor, LocalBoxFuture, MessageId, Next, Outbound,
+    Bus, Context, Event, Failure, Finished, Inbound, Interceptor, LocalBoxFuture, MessageId, Next, Outbound,
     Outcome, Refusal, Refused, Retry,
 };
 use serde::{Deserialize, Serialize};
@@ -46,7 +46,8 @@ impl Interceptor for Witness {
         })
     }
 
-    fn finished(&self, _: Inbound<'_>, outcome: Result<(), &str>) {
+    fn finished(&self, attempt: Finished<'_>) {
+        let outcome = attempt.error().map_or(Ok(()), Err);
         self.1.push(format!("{} finished {outcome:?}", self.0));
     }
 }
@@ -131,7 +132,8 @@ impl Interceptor for Bouncer {
         }
     }
 
-    fn finished(&self, delivery: Inbound<'_>, _: Result<(), &str>) {
+    fn finished(&self, attempt: Finished<'_>) {
+        let delivery = attempt.delivery();
         if delivery.message().envelope().header("order") == Some("panic at the end") {
             panic!("planned");
         }

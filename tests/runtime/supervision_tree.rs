@@ -6,7 +6,7 @@ use crate::common::staff::{LONG, SECOND, Staff, clerk};
 use crate::common::{PATIENCE, check_books, queue};
 use postroom::LifecycleKind::{Escalated, Restarted, Resumed, Started, Stopped, Suspended};
 use postroom::{
-    Escalation, Inbound, Interceptor, LocalBoxFuture, Next, Outcome, Refusal, Retry, Strategy,
+    Escalation, Finished, Inbound, Interceptor, LocalBoxFuture, Next, Outcome, Refusal, Retry, Strategy,
     SubscriptionState, Supervisor,
 };
 use serde_json::json;
@@ -280,9 +280,9 @@ impl Interceptor for Trips {
         })
     }
 
-    fn finished(&self, delivery: Inbound<'_>, _: Result<(), &str>) {
-        if delivery.queue() != "operator" {
-            Self::on("stumble", delivery);
+    fn finished(&self, attempt: Finished<'_>) {
+        if attempt.delivery().queue() != "operator" {
+            Self::on("stumble", attempt.delivery());
         }
     }
 }

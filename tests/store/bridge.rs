@@ -195,7 +195,7 @@ async fn what_a_full_durable_queue_does_not_take_is_not_exported_again_and_again
     seen.start().await.unwrap();
     let shop = world
         .builder()
-        .durable(Durable::new().rows(1))
+        .durable_settings(Durable::new().rows(1))
         .bridge(amqp().export("ordering.#"))
         .start()
         .await

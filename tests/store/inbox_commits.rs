@@ -8,15 +8,15 @@ use crate::common::inbox::{Db, duplicates, effect, effects_of, quick, trouble};
 use crate::common::proxy::{Direction, Proxy};
 use crate::common::store::{Placed, PrivatePostgres, World};
 use crate::common::{Log, end, eventually, queue};
-use postroom::{Bus, Filter, Inbound, Interceptor, Postgres, Retry, Subscription};
+use postroom::{Bus, Filter, Finished, Interceptor, Postgres, Retry, Subscription};
 
 /// Counts the attempts that have failed.
 #[derive(Clone, Default)]
 struct Failed(Arc<AtomicU64>);
 
 impl Interceptor for Failed {
-    fn finished(&self, _: Inbound<'_>, outcome: Result<(), &str>) {
-        if outcome.is_err() {
+    fn finished(&self, attempt: Finished<'_>) {
+        if attempt.error().is_some() {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
     }

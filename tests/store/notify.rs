@@ -15,7 +15,7 @@ async fn bus(world: &World, service: &str) -> Bus {
     Bus::builder(service)
         .store(world.postgres_store().notify())
         .relay(Relay::new().slow_poll(SLOW))
-        .durable(Durable::new().slow_poll(SLOW))
+        .durable_settings(Durable::new().slow_poll(SLOW))
         .start()
         .await
         .unwrap()

@@ -24,7 +24,7 @@ async fn bus(world: &World, durable: Durable) -> Bus {
             Bus::builder("shop").store(store.lock_timeout(Duration::from_millis(200)))
         }
     };
-    builder.durable(durable).start().await.unwrap()
+    builder.durable_settings(durable).start().await.unwrap()
 }
 
 fn is_in_trouble(bus: &Bus) -> bool {
@@ -260,7 +260,7 @@ async fn what_is_to_be_waited_for_for_ever_holds_up_nothing_else(world: World) {
         .backoff(ever..ever)
         .start_with_bus();
     let durable = Durable::new().slow_poll(ever).lease(ever);
-    let bus = world.builder().relay(relay).durable(durable);
+    let bus = world.builder().relay(relay).durable_settings(durable);
     let bus = bus.start().await.unwrap();
     let seen = Seen::default();
     let handler = {

@@ -43,7 +43,7 @@ fn durable() -> Durable {
 }
 
 async fn bus(world: &World) -> Bus {
-    world.builder().durable(durable()).start().await.unwrap()
+    world.builder().durable_settings(durable()).start().await.unwrap()
 }
 
 async fn publish(bus: &Bus, orders: std::ops::Range<u64>) {
@@ -393,7 +393,7 @@ async fn a_full_queue_follows_its_policy(world: World) {
     for overflow in [Overflow::Wait, Overflow::Fail, Overflow::DropNewest] {
         let bus = world
             .builder()
-            .durable(durable().rows(5))
+            .durable_settings(durable().rows(5))
             .publish_timeout(Duration::from_millis(300))
             .start()
             .await

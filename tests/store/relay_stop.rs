@@ -61,7 +61,7 @@ async fn a_hot_key_goes_on_at_the_next_relay_and_nothing_is_published_twice(worl
 /// A durable queue with room for one message, whose handler waits at a door.
 async fn full(world: &World, door: &Door, seen: &Seen) -> Bus {
     let one = Durable::new().rows(1);
-    let bus = world.builder().durable(one).start().await.unwrap();
+    let bus = world.builder().durable_settings(one).start().await.unwrap();
     let (door, noted) = (door.clone(), seen.clone());
     let handle = async move |placed: &Placed, _: &mut Context<'_>| {
         door.pass().await;

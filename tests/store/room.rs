@@ -47,7 +47,7 @@ impl Subscriber<Other> for Memory {
 /// A bus with a durable queue of one row, which has that row.
 async fn full(world: &World) -> (Bus, Subscription, Seen) {
     let one = Durable::new().rows(1);
-    let builder = world.builder().durable(one).publish_timeout(LONG);
+    let builder = world.builder().durable_settings(one).publish_timeout(LONG);
     let bus = builder.start().await.unwrap();
     let seen = Seen::default();
     let subscription = seen.subscribe_durable(&bus).await;
@@ -97,7 +97,7 @@ async fn who_waits_for_room_is_refused_at_a_shutdown(world: World) {
 
 async fn who_waits_for_room_is_refused_when_the_queue_ends(world: World) {
     let one = Durable::new().rows(1);
-    let builder = world.builder().durable(one).publish_timeout(LONG);
+    let builder = world.builder().durable_settings(one).publish_timeout(LONG);
     let bus = builder.start().await.unwrap();
     let door = Door::closed();
     let panics = {

@@ -110,7 +110,7 @@ impl Backing for Stored {
         let isolated = (self.place)().map(|(choose, guard)| {
             let builder = move || {
                 let builder = choose(Bus::builder("conformance"))
-                    .durable(Durable::new().lease(Duration::from_secs(2)))
+                    .durable_settings(Durable::new().lease(Duration::from_secs(2)))
                     .relay(Relay::new().start_with_bus());
                 match is_durable {
                     true => builder.durable_queues(),
