@@ -68,7 +68,7 @@ async fn rejected_and_replayed(bus: &Bus, handled: &Handled, messages: u64) -> D
             tokio::task::yield_now().await;
         }
         let replayed = letters.replay_all(&Filter::all()).await;
-        assert_eq!(replayed.map(|replayed| replayed as u64).ok(), Some(now));
+        assert_eq!(replayed.map(|done| done.replayed as u64).ok(), Some(now));
         handled.reaches(until).await;
         left -= now;
     }

@@ -96,7 +96,7 @@ pub use bridge::{
 pub use broker::{Schedule, ScheduleLedger};
 pub use bus::{
     Abandoned, Builder, Bus, DeadLetters, Escalation, Local, Publish, PublishAllError,
-    PublishError, Receipt, ReplayError, Request, Schedules, ShutdownReport, StartError, StopReport,
+    PublishError, Receipt, ReplayAllError, ReplayError, Replayed, Request, Schedules, ShutdownReport, StartError, StopReport,
     SubscribeError, SubscriberBuilder, Subscription, Supervisor, SupervisorBuilder, Threads,
 };
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -108,7 +108,7 @@ pub use delivery::{
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use durable::Durable;
 pub use message::{
-    AddressKind, CodecError, Command, Envelope, Event, MessageId, NameError, ParseMessageIdError,
+    AddressKind, CodecError, Command, Envelope, Event, MessageId, NameError, ParseIdError,
     Pattern, RawBody, RawMessage,
 };
 pub use observe::{Health, QueueSnapshot, Rates, Snapshot};
@@ -117,7 +117,7 @@ pub use outbox::{Outbox, Relay};
 #[cfg(any(feature = "amqp", feature = "sqlite", feature = "postgres"))]
 pub use ports::WhenDown;
 pub use ports::{
-    BoxFuture, BridgeSnapshot, Bridged, Condition, DeadLetter, DeadLetterLedger, DeadLettered,
+    BoxFuture, BridgeSnapshot, Bridged, Condition, DeadLetter, DeadLetterId, DeadLetterLedger, DeadLettered,
     DurableSnapshot, Filter, Finished, Inbound, Interceptor, Lifecycle, LifecycleKind, LocalBoxFuture, Next,
     Outbound, OutboxSnapshot, Problem, Refusal, Refused, RequestError, ScheduledMessage,
     StoreError,

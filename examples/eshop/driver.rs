@@ -231,7 +231,11 @@ pub async fn replay(
             letters.replay_all(&enough),
         );
         // At the deadline, or where it failed, the report says what is unfinished.
-        let replayed = replayed.await.map_or(0, Result::unwrap_or_default);
+        let replayed = match replayed.await {
+            Ok(Ok(done)) => done.replayed,
+            Ok(Err(ended)) => ended.done.replayed,
+            Err(_) => 0,
+        };
         settle(shop, progress, Some(deadline)).await?;
         if replayed == 0 {
             break;

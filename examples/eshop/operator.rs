@@ -86,7 +86,8 @@ pub async fn carry_out(shop: &Shop, task: Task) -> Result<Done, Box<dyn Error + 
         }
         Task::ReplayDeadLetters => {
             let some = Filter::all().limit(REPLAYED_AT_ONCE);
-            Done::Replayed(shop.bus.dead_letters().replay_all(&some).await? as u64)
+            let done = shop.bus.dead_letters().replay_all(&some).await?;
+            Done::Replayed(done.replayed as u64)
         }
         Task::Report => Done::Reported(Box::new(Books::of(shop).await?)),
     })

@@ -10,11 +10,8 @@ use self::look::Look;
 use super::publisher::{Confirmed, Publication};
 use super::topology::{self, GroupNames, TopologyMode};
 use super::{Shared, wire};
-use crate::message::{MessageId, SharedParcel};
-use crate::ports::{
-    BoxFuture, Claim, Claims, DeadLetter, DeadLetterLedger, DeadLetterSink, DeadLetterStore,
-    Filter, Refusal, StoreError, Wanted,
-};
+use crate::message::SharedParcel;
+use crate::ports::{BoxFuture, Claim, Claims, DeadLetter, DeadLetterId, DeadLetterLedger, DeadLetterSink, DeadLetterStore, Filter, Refusal, StoreError, Wanted};
 
 /// How long one try to store a dead letter may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -174,7 +171,7 @@ impl DeadLetterStore for AmqpDeadLetters {
         })
     }
 
-    fn get(&self, id: MessageId) -> BoxFuture<'static, Result<Option<DeadLetter>, StoreError>> {
+    fn get(&self, id: DeadLetterId) -> BoxFuture<'static, Result<Option<DeadLetter>, StoreError>> {
         let found = self.first(Wanted::One(id));
         Box::pin(async move {
             let (look, found) = found.await?;
@@ -201,7 +198,7 @@ impl DeadLetterStore for AmqpDeadLetters {
         })
     }
 
-    fn discard(&self, id: MessageId) -> BoxFuture<'static, Result<bool, StoreError>> {
+    fn discard(&self, id: DeadLetterId) -> BoxFuture<'static, Result<bool, StoreError>> {
         self.looking(async move |shared, letters| {
             let look = Look::open(shared, Arc::clone(&letters)).await?;
             let found = look.next(&Wanted::One(id)).await?;

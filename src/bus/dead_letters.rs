@@ -1,7 +1,8 @@
 use super::Bus;
 use crate::broker::DeadLetterSource;
-use crate::message::MessageId;
-use crate::ports::{Claim, DeadLetter, DeadLetterLedger, Filter, Refusal, StoreError, Wanted};
+use crate::ports::{
+    Claim, DeadLetter, DeadLetterId, DeadLetterLedger, Filter, Refusal, StoreError, Wanted,
+};
 
 /// The messages that queues gave up: to look at, hand back, or throw away. Had from
 /// [`Bus::dead_letters`](crate::Bus::dead_letters).
@@ -30,8 +31,12 @@ use crate::ports::{Claim, DeadLetter, DeadLetterLedger, Filter, Refusal, StoreEr
 /// for letter in letters.list(&Filter::all().queue("mailer").limit(10)).await? {
 ///     println!("{} after {} attempts: {:?}", letter.reason, letter.attempts, letter.errors);
 /// }
-/// let replayed = letters.replay_all(&Filter::all().reason(Reason::Exhausted)).await?;
-/// # let _ = replayed; Ok(()) }
+/// let done = letters.replay_all(&Filter::all().reason(Reason::Exhausted)).await?;
+/// for (letter, why) in &done.refused {
+///     println!("{letter} is still there: {why}");
+/// }
+/// println!("{} replayed", done.replayed);
+/// # Ok(()) }
 /// ```
 #[derive(Clone)]
 pub struct DeadLetters(pub(super) Bus);
@@ -42,7 +47,7 @@ pub struct DeadLetters(pub(super) Bus);
 pub enum ReplayError {
     /// Replayed, discarded or evicted by now; or another process looks at it just now.
     #[error("no dead letter has the id {0}")]
-    NotFound(MessageId),
+    NotFound(DeadLetterId),
     /// The queue that gave it up is gone.
     #[error("the queue `{0}` does not exist any more")]
     NoQueue(String),
@@ -55,6 +60,30 @@ pub enum ReplayError {
     /// Its queue has it, and where it was kept does not answer: it may still be there too.
     #[error("the message was handed back, but its dead letter may still be kept: {0}")]
     Kept(StoreError),
+}
+
+/// What became of the dead letters that were to be replayed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[must_use = "those that were refused are still dead letters"]
+#[non_exhaustive]
+pub struct Replayed {
+    /// How many their queues have taken.
+    pub replayed: usize,
+    /// Those that their queues did not take, in the order in which they were asked: they are still there, as
+    /// [`ReplayError`] says.
+    pub refused: Vec<(DeadLetterId, ReplayError)>,
+}
+
+/// A replay of many that ended before its end: the next one would have failed too.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{why}; {} were replayed before", done.replayed)]
+#[non_exhaustive]
+pub struct ReplayAllError {
+    /// What had been done by then. Those that it does not tell of were not tried, but for the one that failed.
+    pub done: Replayed,
+    /// Why it ended.
+    #[source]
+    pub why: ReplayError,
 }
 
 impl DeadLetters {
@@ -93,7 +122,7 @@ impl DeadLetters {
     ///
     /// # Cancel safety
     /// Safe: it only reads. From RabbitMQ a letter is taken out to be looked at, and put back however this ends.
-    pub async fn get(&self, id: MessageId) -> Result<Option<DeadLetter>, StoreError> {
+    pub async fn get(&self, id: DeadLetterId) -> Result<Option<DeadLetter>, StoreError> {
         let mut failed = None;
         for source in self.sources(None) {
             match source.store.get(id).await {
@@ -146,7 +175,7 @@ impl DeadLetters {
     /// # Cancel safety
     /// Dropped while it waits for room, the dead letter is kept. Dropped while it waits for RabbitMQ, it is kept
     /// too, and may have been handed back.
-    pub async fn replay(&self, id: MessageId) -> Result<(), ReplayError> {
+    pub async fn replay(&self, id: DeadLetterId) -> Result<(), ReplayError> {
         let mut failed = None;
         for source in self.sources(None) {
             match source.store.claim(Wanted::One(id)).next().await {
@@ -158,29 +187,37 @@ impl DeadLetters {
         Err(failed.map_or(ReplayError::NotFound(id), ReplayError::Store))
     }
 
-    /// Replays all that the filter admits now, one after another; answers how many were. What is refused
-    /// stays. Each may wait for room as [`replay`](Self::replay) does.
+    /// Replays all that the filter admits now, one after another, each as by [`replay`](Self::replay). One that its queue
+    /// refuses stays, is told of in the answer, and the next one is tried. Each may wait for room.
     ///
     /// # Errors
-    /// Ends at the first failure of a store, or of the connection to RabbitMQ. Those replayed so far stay
-    /// replayed.
+    /// Ends at the first failure of a store, or of the connection to RabbitMQ, and when the bus has closed. The error tells
+    /// what was done before it. Those replayed stay replayed.
     ///
     /// # Cancel safety
     /// Dropped, those replayed so far stay replayed and the others are kept.
-    pub async fn replay_all(&self, filter: &Filter) -> Result<usize, ReplayError> {
-        let mut replayed = 0;
+    pub async fn replay_all(&self, filter: &Filter) -> Result<Replayed, ReplayAllError> {
+        let mut done = Replayed::default();
+        match self.replay_each(filter, &mut done).await {
+            Ok(()) => Ok(done),
+            Err(why) => Err(ReplayAllError { done, why }),
+        }
+    }
+
+    async fn replay_each(&self, filter: &Filter, done: &mut Replayed) -> Result<(), ReplayError> {
         for source in self.sources(filter.of_queue()) {
-            let rest = filter.most() - replayed;
+            let rest = filter.most() - done.replayed;
             let mut claims = source.store.claim(Wanted::All(filter.clone().limit(rest)));
             while let Some(claim) = claims.next().await? {
+                let id = claim.letter().id;
                 match self.hand_back(&source, claim).await {
-                    Ok(()) => replayed += 1,
+                    Ok(()) => done.replayed += 1,
                     Err(error) if ends_all(&error) => return Err(error),
-                    Err(_) => {}
+                    Err(error) => done.refused.push((id, error)),
                 }
             }
         }
-        Ok(replayed)
+        Ok(())
     }
 
     /// Throws one away. False: it was not there.
@@ -190,7 +227,7 @@ impl DeadLetters {
     ///
     /// # Cancel safety
     /// Dropped before its end, it may be gone or not; it can be asked again.
-    pub async fn discard(&self, id: MessageId) -> Result<bool, StoreError> {
+    pub async fn discard(&self, id: DeadLetterId) -> Result<bool, StoreError> {
         let mut failed = None;
         for source in self.sources(None) {
             match source.store.discard(id).await {

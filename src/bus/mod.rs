@@ -29,7 +29,7 @@ mod transactional;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use batch::Batch;
 pub use builder::{Builder, Escalation};
-pub use dead_letters::{DeadLetters, ReplayError};
+pub use dead_letters::{DeadLetters, ReplayAllError, ReplayError, Replayed};
 pub use handle::Bus;
 pub use publish::Publish;
 pub use receipt::{Local, PublishAllError, PublishError, Receipt};

@@ -11,10 +11,7 @@ use super::shared::Shared;
 use super::stored::body_of;
 use crate::delivery::Reason;
 use crate::message::MessageId;
-use crate::ports::{
-    BoxFuture, Claim, Claims, DeadLetter, DeadLetterLedger, DeadLetterSink, DeadLetterStore,
-    Filter, StoreError, Wanted,
-};
+use crate::ports::{BoxFuture, Claim, Claims, DeadLetter, DeadLetterId, DeadLetterLedger, DeadLetterSink, DeadLetterStore, Filter, StoreError, Wanted};
 use crate::store::{LetterFilter, LetterRow, NewLetter, parcel_of, row_of, unreadable};
 
 /// How many are read at once.
@@ -28,7 +25,7 @@ pub(super) struct Ledger {
     discarded: AtomicU64,
     evicted: AtomicU64,
     /// Those that are being replayed.
-    claimed: Mutex<HashSet<MessageId>>,
+    claimed: Mutex<HashSet<DeadLetterId>>,
 }
 
 impl Ledger {
@@ -83,7 +80,7 @@ fn letter(shared: &Shared, row: LetterRow) -> DeadLetter {
     let parcel = parcel_of(&row.message, now_ms).unwrap_or_else(|_| unreadable(&row.message));
     DeadLetter {
         // What somebody has written there by hand may have another one; it can still be discarded by SQL.
-        id: row.id.parse().unwrap_or_else(|_| MessageId::new()),
+        id: row.id.parse().unwrap_or_else(|_| DeadLetterId::of(MessageId::new())),
         queue: row.queue.into(),
         reason: reason_from(&row.reason),
         errors: row.failures.errors,
@@ -144,7 +141,7 @@ impl DeadLetterStore for StoreDeadLetters {
         })
     }
 
-    fn get(&self, id: MessageId) -> BoxFuture<'static, Result<Option<DeadLetter>, StoreError>> {
+    fn get(&self, id: DeadLetterId) -> BoxFuture<'static, Result<Option<DeadLetter>, StoreError>> {
         let this = self.clone();
         Box::pin(async move {
             let shared = this.shared()?;
@@ -181,7 +178,7 @@ impl DeadLetterStore for StoreDeadLetters {
         })
     }
 
-    fn discard(&self, id: MessageId) -> BoxFuture<'static, Result<bool, StoreError>> {
+    fn discard(&self, id: DeadLetterId) -> BoxFuture<'static, Result<bool, StoreError>> {
         let shared = self.shared();
         Box::pin(async move {
             let shared = shared?;

@@ -15,8 +15,8 @@ pub struct MessageId(u128);
 
 /// A text that is not a UUID.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a message id: {0}")]
-pub struct ParseMessageIdError(String);
+#[error("not an id: {0}")]
+pub struct ParseIdError(String);
 
 const VERSION: u64 = 0x7 << 12;
 const VARIANT: u64 = 0b10 << 62;
@@ -130,12 +130,12 @@ impl fmt::Debug for MessageId {
 }
 
 impl FromStr for MessageId {
-    type Err = ParseMessageIdError;
+    type Err = ParseIdError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Uuid::parse_str(text)
             .map(Self::from)
-            .map_err(|error| ParseMessageIdError(error.to_string()))
+            .map_err(|error| ParseIdError(error.to_string()))
     }
 }
 

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 pub(crate) use envelope::Address;
 pub use envelope::{AddressKind, Envelope};
 pub(crate) use id::coarse_now_ms;
-pub use id::{MessageId, ParseMessageIdError};
+pub use id::{MessageId, ParseIdError};
 pub(crate) use metadata::{CorrelationId, Metadata, ReplyPort, ReplyRefusal};
 pub use name::NameError;
 pub(crate) use name::{Name, validate_header, validate_key, validate_queue, validate_topic};

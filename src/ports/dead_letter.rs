@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use super::DeadLetterId;
 use crate::delivery::Reason;
 use crate::message::{CodecError, Envelope, Event, MessageId, SharedParcel};
 
@@ -11,7 +12,7 @@ use crate::message::{CodecError, Envelope, Event, MessageId, SharedParcel};
 #[derive(Clone)]
 pub struct DeadLetter {
     /// The dead letter's own id: one event may be given up by several queues.
-    pub id: MessageId,
+    pub id: DeadLetterId,
     /// The queue that gave it up, and that a replay goes to.
     pub queue: Arc<str>,
     /// Why it was given up.
@@ -82,7 +83,7 @@ impl fmt::Debug for DeadLetter {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLettered {
     /// The dead letter, as [`DeadLetter::id`].
-    pub id: MessageId,
+    pub id: DeadLetterId,
     /// The message that was given up.
     pub message: MessageId,
     /// Its topic or queue.

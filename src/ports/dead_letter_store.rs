@@ -1,5 +1,4 @@
-use super::{BoxFuture, DeadLetter, Filter};
-use crate::message::MessageId;
+use super::{BoxFuture, DeadLetter, DeadLetterId, Filter};
 
 /// Where dead letters or delayed messages are kept did not answer, or not in time. What it was asked for may be asked again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,19 +42,19 @@ pub(crate) trait DeadLetterSink: Send + Sync {
 pub(crate) trait DeadLetterStore: Send + Sync {
     /// Oldest first.
     fn list(&self, filter: &Filter) -> BoxFuture<'static, Result<Vec<DeadLetter>, StoreError>>;
-    fn get(&self, id: MessageId) -> BoxFuture<'static, Result<Option<DeadLetter>, StoreError>>;
+    fn get(&self, id: DeadLetterId) -> BoxFuture<'static, Result<Option<DeadLetter>, StoreError>>;
     fn count(&self) -> BoxFuture<'static, Result<u64, StoreError>>;
     /// Takes some out for a replay, one after another as they are asked for.
     fn claim(&self, wanted: Wanted) -> Box<dyn Claims>;
     /// Whether it was there.
-    fn discard(&self, id: MessageId) -> BoxFuture<'static, Result<bool, StoreError>>;
+    fn discard(&self, id: DeadLetterId) -> BoxFuture<'static, Result<bool, StoreError>>;
     fn ledger(&self) -> DeadLetterLedger;
 }
 
 /// Which dead letters are to be claimed.
 #[derive(Clone, Debug)]
 pub(crate) enum Wanted {
-    One(MessageId),
+    One(DeadLetterId),
     All(Filter),
 }
 

@@ -6,6 +6,7 @@ mod child;
 #[cfg(any(feature = "amqp", feature = "sqlite", feature = "postgres"))]
 mod crash;
 mod dead_letter;
+mod dead_letter_id;
 mod dead_letter_store;
 mod deadline;
 mod durable_snapshot;
@@ -28,6 +29,7 @@ pub(crate) use child::{
 #[cfg(any(feature = "amqp", feature = "sqlite", feature = "postgres"))]
 pub(crate) use crash::crash_point;
 pub use dead_letter::{DeadLetter, DeadLettered, Filter};
+pub use dead_letter_id::DeadLetterId;
 pub(crate) use dead_letter_store::{Claim, Claims, DeadLetterSink, DeadLetterStore, Wanted};
 pub use dead_letter_store::{DeadLetterLedger, StoreError};
 pub(crate) use deadline::Deadline;

@@ -10,9 +10,7 @@ use super::{Backing, BreakerGate, Foundation, QueueSpec};
 use crate::delivery::{NextStep, Reason};
 use crate::mailbox::{Ending, Mailbox, Record, Slot, lane_of};
 use crate::message::{ReplyRefusal, SharedParcel};
-use crate::ports::{
-    DeadLetter, Interceptor, Lifecycle, LifecycleKind, LifecycleSink, Outgoing, Timers,
-};
+use crate::ports::{DeadLetter, DeadLetterId, Interceptor, Lifecycle, LifecycleKind, LifecycleSink, Outgoing, Timers};
 use crate::time::Clock;
 
 /// What the rooms of one bus share.
@@ -230,7 +228,7 @@ impl QueueCore {
         let record = slot.record();
         let history = record.history.as_deref();
         DeadLetter {
-            id: clock.new_id(),
+            id: DeadLetterId::of(clock.new_id()),
             queue: Arc::clone(&self.name),
             reason,
             errors: history.map_or_else(Vec::new, |history| history.errors.clone()),

@@ -3,11 +3,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::message::MessageId;
-use crate::ports::{
-    BoxFuture, Claim, Claims, DeadLetter, DeadLetterLedger, DeadLetterSink, DeadLetterStore,
-    Filter, StoreError, Wanted, drop_caught,
-};
+use crate::ports::{BoxFuture, Claim, Claims, DeadLetter, DeadLetterId, DeadLetterLedger, DeadLetterSink, DeadLetterStore, Filter, StoreError, Wanted, drop_caught};
 
 /// Dead letters in this process's memory: bounded, the oldest evicted and counted when full.
 pub(crate) struct MemoryDeadLetters(Arc<Shelf>);
@@ -21,7 +17,7 @@ struct Shelf {
 struct State {
     /// By arrival: ids of one bus are not in order over its threads.
     letters: BTreeMap<u64, DeadLetter>,
-    index: HashMap<MessageId, u64>,
+    index: HashMap<DeadLetterId, u64>,
     next: u64,
     ledger: DeadLetterLedger,
 }
@@ -41,7 +37,7 @@ impl State {
         self.letters.insert(at, letter);
     }
 
-    fn remove(&mut self, id: MessageId) -> Option<(u64, DeadLetter)> {
+    fn remove(&mut self, id: DeadLetterId) -> Option<(u64, DeadLetter)> {
         let at = self.index.remove(&id)?;
         Some((at, self.letters.remove(&at)?))
     }
@@ -103,7 +99,7 @@ impl DeadLetterStore for MemoryDeadLetters {
         answered(self.0.list(filter))
     }
 
-    fn get(&self, id: MessageId) -> BoxFuture<'static, Result<Option<DeadLetter>, StoreError>> {
+    fn get(&self, id: DeadLetterId) -> BoxFuture<'static, Result<Option<DeadLetter>, StoreError>> {
         let state = self.0.state.lock();
         let at = state.index.get(&id);
         answered(at.and_then(|at| state.letters.get(at)).cloned())
@@ -122,7 +118,7 @@ impl DeadLetterStore for MemoryDeadLetters {
         Box::new(Listed { shelf, wanted })
     }
 
-    fn discard(&self, id: MessageId) -> BoxFuture<'static, Result<bool, StoreError>> {
+    fn discard(&self, id: DeadLetterId) -> BoxFuture<'static, Result<bool, StoreError>> {
         let discarded = {
             let mut state = self.0.state.lock();
             let letter = state.remove(id);
@@ -144,7 +140,7 @@ impl DeadLetterStore for MemoryDeadLetters {
 /// Ids that were there; some may be gone when their turn comes.
 struct Listed {
     shelf: Arc<Shelf>,
-    wanted: VecDeque<MessageId>,
+    wanted: VecDeque<DeadLetterId>,
 }
 
 impl Claims for Listed {

@@ -285,7 +285,7 @@ impl NewRow {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unreadable {
     #[error("the id is no UUID: {0}")]
-    Id(#[from] crate::message::ParseMessageIdError),
+    Id(#[from] crate::message::ParseIdError),
     #[error(transparent)]
     Name(#[from] crate::message::NameError),
     #[error("the kind is neither `event` nor `command`")]

@@ -116,7 +116,7 @@ async fn a_type_that_nobody_knows_is_a_dead_letter_after_one_wait() {
     // The new version is asked to take it up.
     let (new, _) = deploy.new_version().await;
     let replayed = new.dead_letters().replay_all(&Filter::all()).await;
-    assert_eq!(replayed.unwrap(), 1);
+    assert_eq!(replayed.unwrap().replayed, 1);
     eventually("it is handled", || deploy.handled.all() == [1]).await;
     delete_group(&new, "mailer").await;
     // It replayed what another has made: its ledger of dead letters is not to balance.

@@ -195,7 +195,8 @@ async fn replay_all_takes_what_the_filter_admits() {
     shop.repair();
     other.repair();
     let filter = Filter::all().queue("shop");
-    assert_eq!(bus.dead_letters().replay_all(&filter).await.unwrap(), 5);
+    let done = bus.dead_letters().replay_all(&filter).await.unwrap();
+    assert_eq!((done.replayed, done.refused), (5, vec![]));
     eventually("handled", || shop.log.len() == 5).await;
     let order: Vec<_> = shop.log.all().iter().map(|entry| entry.0).collect();
     assert_eq!(order, [0, 1, 2, 3, 4]);
@@ -249,7 +250,30 @@ async fn a_replay_that_is_refused_or_dropped_keeps_the_letter_in_its_place() {
     assert_eq!(letters.ledger().replayed, 0);
     shop.repair();
     shop.subscription.resume().await;
-    assert_eq!(letters.replay_all(&Filter::all()).await.unwrap(), 3);
+    let done = letters.replay_all(&Filter::all()).await.unwrap();
+    assert_eq!(done.replayed, 3);
+    end(&bus).await;
+}
+
+#[tokio::test]
+async fn replay_all_names_those_that_were_refused_and_goes_on_behind_them() {
+    let bus = bus().await;
+    let shop = Shop::open(&bus, "shop", 8).await;
+    let other = Shop::open(&bus, "other", 8).await;
+    bus.publish_all((0..2).map(Order)).await.unwrap();
+    letters(&bus, 4).await;
+    other.subscription.stop(crate::common::PATIENCE).await;
+    shop.repair();
+    let all = bus.dead_letters();
+    let gone = all.list(&Filter::all().queue("other")).await.unwrap();
+    let refused: Vec<_> = gone
+        .iter()
+        .map(|letter| (letter.id, ReplayError::NoQueue("other".into())))
+        .collect();
+    let done = all.replay_all(&Filter::all()).await.unwrap();
+    assert_eq!((done.replayed, &done.refused), (2, &refused));
+    eventually("handled", || shop.log.len() == 2).await;
+    assert_eq!(all.len().await.unwrap(), 2);
     end(&bus).await;
 }
 

@@ -173,7 +173,7 @@ async fn an_event_given_up_by_two_queues_is_two_letters(world: World) {
     works.store(true, Ordering::Relaxed);
     let letters = bus.dead_letters();
     let of_one = Filter::all().queue("two");
-    assert_eq!(letters.replay_all(&of_one).await.unwrap(), 1);
+    assert_eq!(letters.replay_all(&of_one).await.unwrap().replayed, 1);
     eventually("the one", || seen.orders() == [7]).await;
     assert_eq!(
         world.texts("SELECT queue FROM postroom_dead_letters").await,

@@ -151,7 +151,7 @@ async fn a_last_commit_that_cannot_be_asked_after_is_a_dead_letter_and_its_repla
     })
     .await;
     let replayed = shop.bus.dead_letters().replay_all(&Filter::all()).await;
-    assert_eq!(replayed.unwrap(), 1);
+    assert_eq!(replayed.unwrap().replayed, 1);
     eventually("it is known", || duplicates(&shop.bus) == 1).await;
     assert_eq!(shop.attempts.all(), [1]);
     assert_eq!(effects_of(&shop.server).await, [7]);

@@ -12,11 +12,12 @@ use super::plain::LAST_SECOND;
 use super::{Exchanges, names, value};
 use crate::delivery::Reason;
 use crate::message::{MessageId, Parcel};
+use crate::ports::DeadLetterId;
 
 /// A message of a queue's dead letters, read back.
 pub(in crate::bridge) struct DeadMessage {
     /// Its own id, the same each time it is read.
-    pub(in crate::bridge) id: MessageId,
+    pub(in crate::bridge) id: DeadLetterId,
     pub(in crate::bridge) reason: Reason,
     pub(in crate::bridge) errors: Vec<String>,
     pub(in crate::bridge) attempts: u32,
@@ -87,7 +88,7 @@ impl Note {
         let known = self.last.or(self.first);
         let last = known.unwrap_or_else(|| parcel.about().time());
         DeadMessage {
-            id: self.id.unwrap_or_else(|| identity(&parcel, queue, known)),
+            id: DeadLetterId::of(self.id.unwrap_or_else(|| identity(&parcel, queue, known))),
             reason: self.reason,
             errors: self.errors,
             attempts: self.attempts,

@@ -202,7 +202,8 @@ async fn a_replay_goes_only_to_the_queue_that_gave_up(stage: &Stage) -> Result<(
         .replay_all(&Filter::all().limit(3))
         .await
         .step("asking for them")?;
-    same("replayed", replayed, 3)?;
+    same("replayed", replayed.replayed, 3)?;
+    same("refused", replayed.refused, Vec::new())?;
     let what = "starts where it failed";
     stage.comes(&bus, what, || failed.len(), 8).await?;
     let what = "starts where it did not";

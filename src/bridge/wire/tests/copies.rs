@@ -3,7 +3,7 @@ use std::time::{Duration, SystemTime};
 use super::*;
 use crate::delivery::Reason;
 use crate::mailbox::History;
-use crate::ports::DeadLetter;
+use crate::ports::{DeadLetter, DeadLetterId};
 
 fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
@@ -42,7 +42,7 @@ fn foreign() -> BasicProperties {
 fn letter(slot: Slot) -> DeadLetter {
     let history = slot.record().history.clone().unwrap();
     DeadLetter {
-        id: MessageId::new(),
+        id: DeadLetterId::of(MessageId::new()),
         queue: "shop.mailer".into(),
         reason: Reason::Exhausted,
         errors: history.errors,
