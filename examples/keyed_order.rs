@@ -29,6 +29,10 @@ struct OrderMoved {
 
 impl Event for OrderMoved {
     const TOPIC: &'static str = "ordering.order-moved";
+
+    fn key(&self) -> Option<String> {
+        Some(self.order.to_string())
+    }
 }
 
 const ORDERS: u64 = 5;
@@ -59,7 +63,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     for step in STEPS {
         for order in 1..=ORDERS {
-            bus.publish(OrderMoved { order, step }).key(order).await?;
+            bus.publish(OrderMoved { order, step }).await?;
         }
     }
     assert!(bus.shutdown(Duration::from_secs(5)).await.clean);

@@ -96,8 +96,9 @@ pub use bridge::{
 pub use broker::{Schedule, ScheduleLedger};
 pub use bus::{
     Abandoned, Builder, Bus, DeadLetters, Escalation, Local, Publish, PublishAllError,
-    PublishError, Receipt, ReplayAllError, ReplayError, Replayed, Request, Schedules, ShutdownReport, StartError, StopReport,
-    SubscribeError, SubscriberBuilder, Subscription, Supervisor, SupervisorBuilder, Threads,
+    PublishError, Receipt, ReplayAllError, ReplayError, Replayed, Request, Schedules,
+    ShutdownReport, StartError, StopReport, SubscribeError, SubscriberBuilder, Subscription,
+    Supervisor, SupervisorBuilder, Threads,
 };
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use bus::{Batch, Recorded, TransactionError, TransactionRefusal};
@@ -108,8 +109,8 @@ pub use delivery::{
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use durable::Durable;
 pub use message::{
-    AddressKind, CodecError, Command, Envelope, Event, MessageId, NameError, ParseIdError,
-    Pattern, RawBody, RawMessage,
+    AddressKind, CodecError, Command, Envelope, Event, MessageId, NameError, ParseIdError, Pattern,
+    RawBody, RawMessage,
 };
 pub use observe::{Health, QueueSnapshot, Rates, Snapshot};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -117,10 +118,10 @@ pub use outbox::{Outbox, Relay};
 #[cfg(any(feature = "amqp", feature = "sqlite", feature = "postgres"))]
 pub use ports::WhenDown;
 pub use ports::{
-    BoxFuture, BridgeSnapshot, Bridged, Condition, DeadLetter, DeadLetterId, DeadLetterLedger, DeadLettered,
-    DurableSnapshot, Filter, Finished, Inbound, Interceptor, Lifecycle, LifecycleKind, LocalBoxFuture, Next,
-    Outbound, OutboxSnapshot, Problem, Refusal, Refused, RequestError, ScheduledMessage,
-    StoreError,
+    BoxFuture, BridgeSnapshot, Bridged, Condition, DeadLetter, DeadLetterId, DeadLetterLedger,
+    DeadLettered, DurableSnapshot, Filter, Finished, Inbound, Interceptor, Lifecycle,
+    LifecycleKind, LocalBoxFuture, Next, Outbound, OutboxSnapshot, Problem, Refusal, Refused,
+    RequestError, ScheduledMessage, StoreError,
 };
 pub use queue::SubscriptionState;
 #[cfg(feature = "postgres")]
@@ -131,7 +132,9 @@ pub use store::Sqlite;
 pub use store::{
     DatabaseError, DatabaseProblem, DeadRow, Migration, Migrations, Store, StoreConnection, TxStore,
 };
-pub use subscriber::{CommandHandler, Context, Delivery, RawSubscriber, Sending, Subscriber};
+pub use subscriber::{
+    CommandHandler, Context, Delivery, HandlerRequest, RawSubscriber, Sending, Subscriber,
+};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use subscriber::{TxCommandHandler, TxContext, TxRawSubscriber, TxSubscriber};
 pub use time::{Clock, ManualClock};

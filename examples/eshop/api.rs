@@ -66,11 +66,7 @@ async fn place_order(
     let command = front.check_out(&order);
     let id = command.order;
     let conversation = format!("order-{id}");
-    let reply = bus
-        .request(command)
-        .key(id)
-        .correlation(&conversation)
-        .await;
+    let reply = bus.request(command).correlation(&conversation).await;
     // Without an answer in time the order may still be taken, and must not be lost.
     let maybe = matches!(
         &reply,
@@ -83,7 +79,7 @@ async fn place_order(
         Ok(Placed::Accepted) => {
             if order.cancel {
                 let cancel = CancelOrder { order: id };
-                if let Err(error) = bus.request(cancel).key(id).correlation(&conversation).await {
+                if let Err(error) = bus.request(cancel).correlation(&conversation).await {
                     return failure(&error);
                 }
             }
@@ -98,7 +94,7 @@ async fn place_order(
 
 #[get("/orders/{id}")]
 async fn get_order(bus: web::Data<Bus>, id: web::Path<u64>) -> HttpResponse {
-    match bus.request(GetOrder { order: *id }).key(*id).await {
+    match bus.request(GetOrder { order: *id }).await {
         Ok(Some(view)) => HttpResponse::Ok().json(view),
         Ok(None) => refusal(StatusCode::NOT_FOUND, "no such order"),
         Err(error) => failure(&error),
@@ -124,7 +120,7 @@ async fn change_price(
         product: product.clone(),
         price: body.price,
     };
-    match bus.request(command).key(&product).await {
+    match bus.request(command).await {
         Ok(PriceChange::Changed { old, new }) => {
             HttpResponse::Ok().json(json!({ "product": product, "old": old, "new": new }))
         }

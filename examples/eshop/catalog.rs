@@ -55,10 +55,10 @@ impl<S: Shelf> TxSubscriber<OrderAwaitingValidation, S> for Warehouse<S> {
         let order = event.order;
         match claim(cx.tx(), order, &event.lines).await? {
             Claim::Reserved(_) | Claim::Taken => {
-                cx.publish(StockConfirmed { order }).key(order);
+                cx.publish(StockConfirmed { order });
             }
             Claim::Rejected(lines) => {
-                cx.publish(StockRejected { order, lines }).key(order);
+                cx.publish(StockRejected { order, lines });
             }
             Claim::Freed => {}
         }
@@ -118,8 +118,7 @@ impl<S: Shelf> TxCommandHandler<ChangePrice, S> for Warehouse<S> {
                 product: command.product.clone(),
                 old,
                 new,
-            })
-            .key(&command.product);
+            });
         }
         Ok(change)
     }

@@ -115,12 +115,11 @@ pub async fn place_next(
 async fn send<C: Command + Clone>(
     shop: &Shop,
     command: C,
-    key: impl ToString,
     conversation: &str,
 ) -> Result<(), PublishError<C>> {
     let deadline = Instant::now() + BROKER_PATIENCE;
     loop {
-        let sending = shop.bus.send(command.clone()).key(key.to_string());
+        let sending = shop.bus.send(command.clone());
         let sending = sending.correlation(conversation).timeout(ONE_TRY);
         match sending.await {
             Err(error) if is_passing(error.kind()) && Instant::now() < deadline => {
@@ -147,20 +146,20 @@ async fn place_one(
     order: &NewOrder,
     command: PlaceOrder,
 ) -> Result<(), Box<dyn Error>> {
-    let (id, user) = (command.order, command.user.clone());
+    let id = command.order;
     // All that follows from these belongs to the same conversation, by which the traces tell orders apart.
     let conversation = format!("order-{id}");
     let basket = FillBasket {
-        user: user.clone(),
+        user: command.user.clone(),
         lines: command.lines.clone(),
         filled_us: command.placed_us,
     };
-    send(shop, basket, &user, &conversation).await?;
-    send(shop, command, id, &conversation).await?;
+    send(shop, basket, &conversation).await?;
+    send(shop, command, &conversation).await?;
     shop.front.count();
     if order.cancel {
         let cancel = CancelOrder { order: id };
-        send(shop, cancel, id, &conversation).await?;
+        send(shop, cancel, &conversation).await?;
     }
     Ok(())
 }
@@ -184,7 +183,7 @@ async fn change_a_price(shop: &Shop, order: &NewOrder, count: usize) -> Result<(
         price,
     };
     let conversation = format!("price-{count}");
-    send(shop, change, &line.product, &conversation).await?;
+    send(shop, change, &conversation).await?;
     Ok(())
 }
 

@@ -80,6 +80,10 @@ pub enum Placed {
 impl Command for PlaceOrder {
     const QUEUE: &'static str = "ordering.place-order";
     type Reply = Placed;
+
+    fn key(&self) -> Option<String> {
+        Some(self.order.to_string())
+    }
 }
 
 /// To Ordering: the user has second thoughts. Answers whether it was in time.
@@ -91,6 +95,10 @@ pub struct CancelOrder {
 impl Command for CancelOrder {
     const QUEUE: &'static str = "ordering.cancel-order";
     type Reply = bool;
+
+    fn key(&self) -> Option<String> {
+        Some(self.order.to_string())
+    }
 }
 
 /// Ordering to itself: the grace period is over.
@@ -102,6 +110,10 @@ pub struct StartValidation {
 impl Command for StartValidation {
     const QUEUE: &'static str = "ordering.start-validation";
     type Reply = ();
+
+    fn key(&self) -> Option<String> {
+        Some(self.order.to_string())
+    }
 }
 
 /// Ordering to itself: a paid order is packed.
@@ -113,6 +125,10 @@ pub struct ShipOrder {
 impl Command for ShipOrder {
     const QUEUE: &'static str = "ordering.ship-order";
     type Reply = ();
+
+    fn key(&self) -> Option<String> {
+        Some(self.order.to_string())
+    }
 }
 
 /// To Ordering: what is known of an order.
@@ -134,6 +150,10 @@ pub struct OrderView {
 impl Command for GetOrder {
     const QUEUE: &'static str = "ordering.get-order";
     type Reply = Option<OrderView>;
+
+    fn key(&self) -> Option<String> {
+        Some(self.order.to_string())
+    }
 }
 
 /// To Basket: this is what the user's basket holds now.
@@ -148,6 +168,10 @@ pub struct FillBasket {
 impl Command for FillBasket {
     const QUEUE: &'static str = "basket.fill";
     type Reply = ();
+
+    fn key(&self) -> Option<String> {
+        Some(self.user.clone())
+    }
 }
 
 /// To Catalog: a product costs something else from now on.
@@ -171,6 +195,10 @@ pub enum PriceChange {
 impl Command for ChangePrice {
     const QUEUE: &'static str = "catalog.change-price";
     type Reply = PriceChange;
+
+    fn key(&self) -> Option<String> {
+        Some(self.product.clone())
+    }
 }
 
 // ---- Events: what happened, to whom it may concern --------------------------------------------------------
@@ -185,6 +213,10 @@ pub struct OrderStarted {
 
 impl Event for OrderStarted {
     const TOPIC: &'static str = "ordering.order-started";
+
+    fn key(&self) -> Option<String> {
+        Some(self.user.clone())
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -194,6 +226,10 @@ pub struct OrderSubmitted {
 
 impl Event for OrderSubmitted {
     const TOPIC: &'static str = "ordering.order-submitted";
+
+    fn key(&self) -> Option<String> {
+        Some(self.order.to_string())
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -204,6 +240,10 @@ pub struct OrderAwaitingValidation {
 
 impl Event for OrderAwaitingValidation {
     const TOPIC: &'static str = "ordering.order-awaiting-validation";
+
+    fn key(&self) -> Option<String> {
+        Some(self.order.to_string())
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -213,6 +253,10 @@ pub struct StockConfirmed {
 
 impl Event for StockConfirmed {
     const TOPIC: &'static str = "catalog.stock-confirmed";
+
+    fn key(&self) -> Option<String> {
+        Some(self.order.to_string())
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -223,6 +267,10 @@ pub struct StockRejected {
 
 impl Event for StockRejected {
     const TOPIC: &'static str = "catalog.stock-rejected";
+
+    fn key(&self) -> Option<String> {
+        Some(self.order.to_string())
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -233,6 +281,10 @@ pub struct OrderStockConfirmed {
 
 impl Event for OrderStockConfirmed {
     const TOPIC: &'static str = "ordering.order-stock-confirmed";
+
+    fn key(&self) -> Option<String> {
+        Some(self.order.to_string())
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -242,6 +294,10 @@ pub struct PaymentSucceeded {
 
 impl Event for PaymentSucceeded {
     const TOPIC: &'static str = "payment.succeeded";
+
+    fn key(&self) -> Option<String> {
+        Some(self.order.to_string())
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -251,6 +307,10 @@ pub struct PaymentFailed {
 
 impl Event for PaymentFailed {
     const TOPIC: &'static str = "payment.failed";
+
+    fn key(&self) -> Option<String> {
+        Some(self.order.to_string())
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -261,6 +321,10 @@ pub struct OrderPaid {
 
 impl Event for OrderPaid {
     const TOPIC: &'static str = "ordering.order-paid";
+
+    fn key(&self) -> Option<String> {
+        Some(self.order.to_string())
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -270,6 +334,10 @@ pub struct OrderShipped {
 
 impl Event for OrderShipped {
     const TOPIC: &'static str = "ordering.order-shipped";
+
+    fn key(&self) -> Option<String> {
+        Some(self.order.to_string())
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -280,6 +348,10 @@ pub struct OrderCancelled {
 
 impl Event for OrderCancelled {
     const TOPIC: &'static str = "ordering.order-cancelled";
+
+    fn key(&self) -> Option<String> {
+        Some(self.order.to_string())
+    }
 }
 
 /// Keyed by the product.
@@ -292,4 +364,8 @@ pub struct ProductPriceChanged {
 
 impl Event for ProductPriceChanged {
     const TOPIC: &'static str = "catalog.product-price-changed";
+
+    fn key(&self) -> Option<String> {
+        Some(self.product.clone())
+    }
 }

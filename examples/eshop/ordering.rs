@@ -95,12 +95,10 @@ impl<S: Shelf> TxCommandHandler<PlaceOrder, S> for Ordering<S> {
         cx.publish(OrderStarted {
             user: command.user.clone(),
             placed_us: command.placed_us,
-        })
-        .key(&command.user);
-        cx.publish(OrderSubmitted { order: id }).key(id);
+        });
+        cx.publish(OrderSubmitted { order: id });
         // The grace period is a message to ourselves that comes later: no timer to lose, no table to poll.
         cx.send(StartValidation { order: id })
-            .key(id)
             .delay(self.pace.grace);
         Ok(Placed::Accepted)
     }
@@ -130,7 +128,7 @@ impl<S: Shelf> TxCommandHandler<StartValidation, S> for Ordering<S> {
                 order: command.order,
                 lines: order.units(),
             };
-            cx.publish(event).key(command.order);
+            cx.publish(event);
         }
         Ok(())
     }
@@ -144,7 +142,7 @@ impl<S: Shelf> TxSubscriber<StockConfirmed, S> for Ordering<S> {
                 order: event.order,
                 total: order.total(),
             };
-            cx.publish(confirmed).key(event.order);
+            cx.publish(confirmed);
         }
         Ok(())
     }
@@ -166,9 +164,8 @@ impl<S: Shelf> TxSubscriber<PaymentSucceeded, S> for Ordering<S> {
                 order: event.order,
                 lines: order.units(),
             };
-            cx.publish(paid).key(event.order);
+            cx.publish(paid);
             cx.send(ShipOrder { order: event.order })
-                .key(event.order)
                 .delay(self.pace.packing);
         }
         Ok(())
@@ -193,8 +190,7 @@ impl<S: Shelf> TxCommandHandler<ShipOrder, S> for Ordering<S> {
         if self.advance(command.order, step, cx).await?.is_some() {
             cx.publish(OrderShipped {
                 order: command.order,
-            })
-            .key(command.order);
+            });
         }
         Ok(())
     }
@@ -239,7 +235,7 @@ impl<S: Shelf> Ordering<S> {
         let step = (from, State::Cancelled);
         let cancelled = self.step(id, step, Some(because), cx.tx()).await?;
         if cancelled.is_some() {
-            cx.publish(OrderCancelled { order: id, because }).key(id);
+            cx.publish(OrderCancelled { order: id, because });
         }
         Ok(cancelled.is_some())
     }

@@ -53,9 +53,9 @@ impl<S: Shelf> TxSubscriber<OrderStockConfirmed, S> for Till<S> {
         let state = if is_paid { "paid" } else { "refused" };
         database::put(cx.tx(), CHARGE, id, state, &charge).await?;
         if is_paid {
-            cx.publish(PaymentSucceeded { order }).key(order);
+            cx.publish(PaymentSucceeded { order });
         } else {
-            cx.publish(PaymentFailed { order }).key(order);
+            cx.publish(PaymentFailed { order });
         }
         Ok(())
     }

@@ -11,7 +11,10 @@ use super::publisher::{Confirmed, Publication};
 use super::topology::{self, GroupNames, TopologyMode};
 use super::{Shared, wire};
 use crate::message::SharedParcel;
-use crate::ports::{BoxFuture, Claim, Claims, DeadLetter, DeadLetterId, DeadLetterLedger, DeadLetterSink, DeadLetterStore, Filter, Refusal, StoreError, Wanted};
+use crate::ports::{
+    BoxFuture, Claim, Claims, DeadLetter, DeadLetterId, DeadLetterLedger, DeadLetterSink,
+    DeadLetterStore, Filter, Refusal, StoreError, Wanted,
+};
 
 /// How long one try to store a dead letter may take.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -175,7 +175,8 @@ impl Bus {
     /// Dropped before it is accepted, nothing was published. Once it is on its way to RabbitMQ, or its commit into a
     /// durable queue has begun, the outcome is not known.
     pub fn publish<E: Event>(&self, event: E) -> Publish<'_, E> {
-        Publish::new(self, AddressKind::Topic, E::TOPIC, event)
+        let key = event.key();
+        Publish::new(self, AddressKind::Topic, E::TOPIC, event).keyed(key)
     }
 
     /// Publishes an event now or not at all; never waits.
@@ -264,7 +265,8 @@ impl Bus {
     /// # Cancel safety
     /// As [`publish`](Self::publish).
     pub fn send<C: Command>(&self, command: C) -> Publish<'_, C> {
-        Publish::new(self, AddressKind::Queue, C::QUEUE, command)
+        let key = command.key();
+        Publish::new(self, AddressKind::Queue, C::QUEUE, command).keyed(key)
     }
 
     /// Sends a command now or not at all; never waits.

@@ -101,6 +101,15 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
         }
     }
 
+    /// With the key that the message has of itself, which most have not.
+    #[inline]
+    pub(super) fn keyed(mut self, key: Option<String>) -> Self {
+        if let Some(key) = key {
+            self.metadata().key = Some(key.into());
+        }
+        self
+    }
+
     /// To an address made at run time.
     pub(super) fn raw(bus: &'a Bus, kind: AddressKind, address: String, message: M) -> Self {
         let mut publish = Self::new(bus, kind, "", message);
@@ -156,7 +165,8 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
         self
     }
 
-    /// The ordering key, for keyed subscribers.
+    /// The ordering key, for keyed subscribers. Default: the message's own, [`Event::key`](crate::Event::key) or
+    /// [`Command::key`](crate::Command::key).
     pub fn key(mut self, key: impl ToString) -> Self {
         self.metadata().key = Some(key.to_string().into());
         self

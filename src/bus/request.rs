@@ -55,7 +55,7 @@ impl<'a, C: Command> Request<'a, C> {
         self
     }
 
-    /// The ordering key, for keyed handlers.
+    /// The ordering key, for keyed handlers. Default: the command's own, [`Command::key`].
     pub fn key(mut self, key: impl ToString) -> Self {
         self.publish = self.publish.key(key);
         self

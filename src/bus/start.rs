@@ -141,6 +141,7 @@ impl Builder {
             interceptors: self.interceptors.into(),
             outgoing: OnceLock::new(),
             late_replies: AtomicU64::new(0),
+            request_timeout: self.defaults.request_timeout,
             #[cfg(any(feature = "sqlite", feature = "postgres"))]
             store: store.as_ref().map(|(link, _)| Arc::clone(link)),
         });

@@ -11,7 +11,10 @@ use super::shared::Shared;
 use super::stored::body_of;
 use crate::delivery::Reason;
 use crate::message::MessageId;
-use crate::ports::{BoxFuture, Claim, Claims, DeadLetter, DeadLetterId, DeadLetterLedger, DeadLetterSink, DeadLetterStore, Filter, StoreError, Wanted};
+use crate::ports::{
+    BoxFuture, Claim, Claims, DeadLetter, DeadLetterId, DeadLetterLedger, DeadLetterSink,
+    DeadLetterStore, Filter, StoreError, Wanted,
+};
 use crate::store::{LetterFilter, LetterRow, NewLetter, parcel_of, row_of, unreadable};
 
 /// How many are read at once.
@@ -80,7 +83,10 @@ fn letter(shared: &Shared, row: LetterRow) -> DeadLetter {
     let parcel = parcel_of(&row.message, now_ms).unwrap_or_else(|_| unreadable(&row.message));
     DeadLetter {
         // What somebody has written there by hand may have another one; it can still be discarded by SQL.
-        id: row.id.parse().unwrap_or_else(|_| DeadLetterId::of(MessageId::new())),
+        id: row
+            .id
+            .parse()
+            .unwrap_or_else(|_| DeadLetterId::of(MessageId::new())),
         queue: row.queue.into(),
         reason: reason_from(&row.reason),
         errors: row.failures.errors,

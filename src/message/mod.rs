@@ -53,9 +53,29 @@ pub(crate) use reply::{EncodedReply, Reply, ReplyCell, TypedReply};
 /// struct OrderPaid { order: u64 }
 /// impl postroom::Event for OrderPaid { const TOPIC: &'static str = "ordering.order-paid"; }
 /// ```
+///
+/// One whose order matters says of what, so that no place that publishes it can forget it:
+///
+/// ```
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)] struct OrderPaid { order: u64 }
+/// impl postroom::Event for OrderPaid {
+///     const TOPIC: &'static str = "ordering.order-paid";
+///
+///     fn key(&self) -> Option<String> {
+///         Some(self.order.to_string())
+///     }
+/// }
+/// ```
 pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Where the event is published.
     const TOPIC: &'static str;
+
+    /// The ordering key of this event, for [keyed](crate::Order::Keyed) subscribers: at most 255 bytes, no control characters.
+    /// Asked once, when it is given to be published; a key chosen there goes before it. Default: none.
+    fn key(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Something to be done, by exactly one receiver, which may answer.
@@ -75,4 +95,9 @@ pub trait Command: Serialize + DeserializeOwned + Send + Sync + 'static {
     const QUEUE: &'static str;
     /// What the receiver answers; `()` when nothing.
     type Reply: Serialize + DeserializeOwned + Send + Sync + 'static;
+
+    /// The ordering key of this command, for a [keyed](crate::Order::Keyed) handler: as [`Event::key`].
+    fn key(&self) -> Option<String> {
+        None
+    }
 }

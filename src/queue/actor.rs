@@ -282,6 +282,7 @@ mod tests {
             interceptors: Arc::new([]),
             outgoing,
             late_replies: AtomicU64::new(0),
+            request_timeout: Duration::ZERO,
             #[cfg(any(feature = "sqlite", feature = "postgres"))]
             store: None,
         };

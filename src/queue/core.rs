@@ -10,7 +10,10 @@ use super::{Backing, BreakerGate, Foundation, QueueSpec};
 use crate::delivery::{NextStep, Reason};
 use crate::mailbox::{Ending, Mailbox, Record, Slot, lane_of};
 use crate::message::{ReplyRefusal, SharedParcel};
-use crate::ports::{DeadLetter, DeadLetterId, Interceptor, Lifecycle, LifecycleKind, LifecycleSink, Outgoing, Timers};
+use crate::ports::{
+    DeadLetter, DeadLetterId, Interceptor, Lifecycle, LifecycleKind, LifecycleSink, Outgoing,
+    Timers,
+};
 use crate::time::Clock;
 
 /// What the rooms of one bus share.
@@ -24,6 +27,8 @@ pub(crate) struct Services {
     pub(crate) interceptors: Arc<[Arc<dyn Interceptor>]>,
     pub(crate) outgoing: OnceLock<Weak<dyn Outgoing>>,
     pub(crate) late_replies: AtomicU64,
+    /// How long a request of a handler waits that says nothing else.
+    pub(crate) request_timeout: Duration,
     /// The database, if there is one.
     #[cfg(any(feature = "sqlite", feature = "postgres"))]
     pub(crate) store: Option<Arc<crate::store::StoreLink>>,

@@ -3,7 +3,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::ports::{BoxFuture, Claim, Claims, DeadLetter, DeadLetterId, DeadLetterLedger, DeadLetterSink, DeadLetterStore, Filter, StoreError, Wanted, drop_caught};
+use crate::ports::{
+    BoxFuture, Claim, Claims, DeadLetter, DeadLetterId, DeadLetterLedger, DeadLetterSink,
+    DeadLetterStore, Filter, StoreError, Wanted, drop_caught,
+};
 
 /// Dead letters in this process's memory: bounded, the oldest evicted and counted when full.
 pub(crate) struct MemoryDeadLetters(Arc<Shelf>);

@@ -1,12 +1,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::request::HandlerRequest;
 use crate::mailbox::Slot;
 use crate::message::{
     Address, AddressKind, Command, CorrelationId, Envelope, Event, MessageId, Metadata, Name,
-    Reply, ReplyCell, parcel,
+    Reply, parcel,
 };
-use crate::ports::{Awaited, Draft, Own, RequestError, drop_caught};
+use crate::ports::{Draft, drop_caught};
 use crate::queue::QueueCore;
 
 /// What a handler leaves behind for its worker.
@@ -142,13 +143,15 @@ impl<'a> Context<'a> {
     /// Records an event, to be published if this handler succeeds. Never waits and never fails: what is wrong
     /// with it fails the attempt at its release.
     pub fn publish<E: Event>(&mut self, event: E) -> Sending<'_> {
-        self.record(AddressKind::Topic, E::TOPIC, event)
+        let key = event.key();
+        self.record(AddressKind::Topic, E::TOPIC, key, event)
     }
 
     /// Records a command, to be sent if this handler succeeds; as [`publish`](Self::publish). A queue that does
     /// not exist fails the attempt.
     pub fn send<C: Command>(&mut self, command: C) -> Sending<'_> {
-        self.record(AddressKind::Queue, C::QUEUE, command)
+        let key = command.key();
+        self.record(AddressKind::Queue, C::QUEUE, key, command)
     }
 
     /// Asks this worker to end normally after this message. Its restart type decides what follows.
@@ -156,56 +159,32 @@ impl<'a> Context<'a> {
         self.scratch.seldom.get_or_insert_default().stop = true;
     }
 
-    /// Sends a command at once and waits up to `timeout`, for room and for the reply together.
+    /// Sends a command at once and waits for its reply: for room and for the reply together no longer than the bus's
+    /// request timeout. Options are chained before it is awaited, see [`HandlerRequest`].
     ///
     /// This is outside of rule 9: the command is not undone when the handler fails later.
     ///
     /// # Errors
-    /// [`RequestError::WouldDeadlock`] when nobody but this worker serves the queue; longer cycles end by
-    /// timeout.
+    /// See [`RequestError`](crate::RequestError).
     ///
     /// # Cancel safety
-    /// Dropping the future gives up the reply; the command may have been accepted.
-    pub async fn request<C: Command>(
-        &self,
-        command: C,
-        timeout: Duration,
-    ) -> Result<C::Reply, RequestError> {
-        let own = Own {
-            queue: self.queue.id,
-        };
-        let services = &self.queue.services;
-        let closed = RequestError::Refused(crate::ports::Refusal::Closed);
-        let Some(outgoing) = services.outgoing() else {
-            return Err(closed);
-        };
-        if outgoing.serves_alone(C::QUEUE, own) {
-            return Err(RequestError::WouldDeadlock {
-                queue: C::QUEUE.to_owned(),
-            });
-        }
-        let cell = Arc::new(ReplyCell::<C::Reply>::new());
-        let mut metadata = self.metadata();
-        metadata.reply = Some(Arc::<ReplyCell<C::Reply>>::clone(&cell));
-        let awaited = Awaited(cell);
-        let envelope = self.envelope_for(AddressKind::Queue, C::QUEUE, metadata);
-        let begun = services.timers.now();
-        outgoing
-            .send_request(parcel(envelope, command), timeout, own)
-            .await
-            .map_err(RequestError::refused)?;
-        let used = services.timers.now().saturating_duration_since(begun);
-        let left = timeout.saturating_sub(used);
-        awaited
-            .reply(C::QUEUE, Arc::clone(&services.timers), left)
-            .await
+    /// Dropped after the command was accepted, the command is handled and its reply counted as late.
+    pub fn request<C: Command>(&self, command: C) -> HandlerRequest<'a, C> {
+        let envelope = self.follows(AddressKind::Queue, C::QUEUE, command.key());
+        HandlerRequest::new(self.queue, envelope, command)
     }
 
-    fn record<M>(&mut self, kind: AddressKind, address: &'static str, body: M) -> Sending<'_>
+    fn record<M>(
+        &mut self,
+        kind: AddressKind,
+        address: &'static str,
+        key: Option<String>,
+        body: M,
+    ) -> Sending<'_>
     where
         M: serde::Serialize + Send + Sync + 'static,
     {
-        let envelope = self.envelope_for(kind, address, self.metadata());
+        let envelope = self.follows(kind, address, key);
         let drafts = &mut self.scratch.drafts;
         drafts.push(Draft {
             parcel: parcel(envelope, body),
@@ -218,11 +197,12 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// What follows from the message in hand belongs to its conversation.
-    fn metadata(&self) -> Metadata {
+    /// The envelope of what follows from the message in hand, and belongs to its conversation.
+    fn follows(&self, kind: AddressKind, address: &'static str, key: Option<String>) -> Envelope {
         let envelope = self.envelope();
         let known = envelope.metadata.as_ref();
-        Metadata {
+        let metadata = Metadata {
+            key: key.map(Into::into),
             correlation: Some(
                 known
                     .and_then(|metadata| metadata.correlation.clone())
@@ -231,18 +211,9 @@ impl<'a> Context<'a> {
             causation: Some(envelope.id),
             traceparent: known.and_then(|metadata| metadata.traceparent.clone()),
             ..Metadata::default()
-        }
-    }
-
-    fn envelope_for(
-        &self,
-        kind: AddressKind,
-        address: &'static str,
-        metadata: Metadata,
-    ) -> Envelope {
-        let clock = &self.queue.services.clock;
+        };
         Envelope {
-            id: clock.new_id(),
+            id: self.queue.services.clock.new_id(),
             address: Address {
                 kind,
                 name: Name::Static(address),
@@ -264,7 +235,7 @@ impl Sending<'_> {
         self.draft.parcel.envelope().id
     }
 
-    /// The ordering key, for keyed subscribers.
+    /// The ordering key, for keyed subscribers. Default: the message's own, [`Event::key`] or [`Command::key`].
     #[expect(
         clippy::return_self_not_must_use,
         reason = "the message is recorded already"

@@ -15,6 +15,7 @@ mod lookout;
 mod member;
 mod pulse;
 mod release;
+mod request;
 mod shell;
 mod worker;
 
@@ -32,3 +33,4 @@ pub use inbox::{
 pub use links::{OnCommand, OnEvent, OnPattern};
 pub(crate) use member::{Member, MemberChild};
 pub(crate) use pulse::{Pulse, Turn, WorkerThread};
+pub use request::HandlerRequest;

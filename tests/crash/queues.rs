@@ -82,7 +82,9 @@ async fn bus(world: &World, service: &str, handled: &str) -> Bus {
     let relay = World::relay()
         .lease(Duration::from_secs(1))
         .window(u32::try_from(WINDOW).unwrap());
-    let bus = world.with_store(Bus::builder(service)).durable_settings(durable);
+    let bus = world
+        .with_store(Bus::builder(service))
+        .durable_settings(durable);
     let bus = bus.relay(relay).start().await.unwrap();
     let log = Log(Notes::open(handled));
     bus.subscriber("seen", move || log.clone())

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::common::{Log, block_on, dead_letters, end, eventually, poll_once, queue, soon};
 use postroom::{
-    Bus, Context, Event, Failure, Finished, Inbound, Interceptor, LocalBoxFuture, MessageId, Next, Outbound,
-    Outcome, Refusal, Refused, Retry,
+    Bus, Context, Event, Failure, Finished, Inbound, Interceptor, LocalBoxFuture, MessageId, Next,
+    Outbound, Outcome, Refusal, Refused, Retry,
 };
 use serde::{Deserialize, Serialize};
 

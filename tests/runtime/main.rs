@@ -15,6 +15,7 @@ mod failures;
 mod health;
 mod interceptor_chain;
 mod interceptors;
+mod keys;
 mod one_topic_two_types;
 mod oracle;
 mod ordering;

@@ -322,7 +322,7 @@ async fn a_request_from_a_handler_is_sent_at_once() {
     let log = Log::new();
     let seen = log.clone();
     bus.subscribe_fn::<Start, _>("asker", async move |start: &Start, cx: &mut Context<'_>| {
-        seen.push(cx.request(Double(start.0), PATIENCE).await);
+        seen.push(cx.request(Double(start.0)).timeout(PATIENCE).await);
         Err(Failure::discard("not undone"))
     })
     .start()
@@ -341,7 +341,7 @@ async fn waiting_for_itself_is_refused_and_with_a_second_worker_it_is_not() {
         if ask.0 == 0 {
             return Ok(Ok(7));
         }
-        let reply = cx.request(Ask(0), PATIENCE).await;
+        let reply = cx.request(Ask(0)).timeout(PATIENCE).await;
         Ok(reply
             .map_err(|error| error.to_string())
             .and_then(|reply| reply))
@@ -370,7 +370,7 @@ async fn a_longer_cycle_ends_by_its_timeout_for_room_and_reply_together() {
     doubler.pause();
     bus.send(Double(0)).await.unwrap();
     bus.subscribe_fn::<Start, _>("asker", async move |start: &Start, cx: &mut Context<'_>| {
-        let reply = cx.request(Double(start.0), 10 * SECOND).await;
+        let reply = cx.request(Double(start.0)).timeout(10 * SECOND).await;
         seen.push((reply, time.elapsed()));
         Ok(())
     })

@@ -6,8 +6,8 @@ use crate::common::staff::{LONG, SECOND, Staff, clerk};
 use crate::common::{PATIENCE, check_books, queue};
 use postroom::LifecycleKind::{Escalated, Restarted, Resumed, Started, Stopped, Suspended};
 use postroom::{
-    Escalation, Finished, Inbound, Interceptor, LocalBoxFuture, Next, Outcome, Refusal, Retry, Strategy,
-    SubscriptionState, Supervisor,
+    Escalation, Finished, Inbound, Interceptor, LocalBoxFuture, Next, Outcome, Refusal, Retry,
+    Strategy, SubscriptionState, Supervisor,
 };
 use serde_json::json;
 

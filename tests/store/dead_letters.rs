@@ -184,7 +184,9 @@ async fn an_event_given_up_by_two_queues_is_two_letters(world: World) {
 
 async fn the_oldest_beyond_the_bound_are_deleted_and_counted(world: World) {
     let (works, seen) = (Arc::new(AtomicBool::new(false)), Seen::default());
-    let bounded = world.builder().durable_settings(Durable::new().dead_letters(3));
+    let bounded = world
+        .builder()
+        .durable_settings(Durable::new().dead_letters(3));
     let bus = bounded.start().await.unwrap();
     let queue = subscribe(&bus, "mailer", &works, &seen).await;
     for order in 0..10 {
@@ -203,7 +205,9 @@ async fn the_oldest_beyond_the_bound_are_deleted_and_counted(world: World) {
 
 async fn however_many_are_beyond_the_bound_they_are_deleted_at_once(world: World) {
     let (works, seen) = (Arc::new(AtomicBool::new(false)), Seen::default());
-    let bounded = world.builder().durable_settings(Durable::new().dead_letters(3));
+    let bounded = world
+        .builder()
+        .durable_settings(Durable::new().dead_letters(3));
     let bus = bounded.start().await.unwrap();
     // One batch each 5 s would take ten times as long as is waited for here.
     world

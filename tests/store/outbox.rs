@@ -406,7 +406,10 @@ async fn a_setting_of_a_store_without_a_store_is_refused() {
     let builder = || Bus::builder("shop");
     for (builder, what) in [
         (builder().relay(Relay::new()), "relay"),
-        (builder().durable_settings(Durable::new()), "durable_settings"),
+        (
+            builder().durable_settings(Durable::new()),
+            "durable_settings",
+        ),
         (builder().store_when_down(WhenDown::Fail), "store_when_down"),
         (builder().migrations(Migrations::Assume), "migrations"),
     ] {

@@ -44,7 +44,12 @@ async fn session(world: &World) -> Box<dyn StoreSession> {
 }
 
 async fn the_settlement_of_a_process_that_lost_its_queue_is_refused(world: World) {
-    let bus = world.builder().durable_settings(durable()).start().await.unwrap();
+    let bus = world
+        .builder()
+        .durable_settings(durable())
+        .start()
+        .await
+        .unwrap();
     let subscription = Seen::default().subscribe_durable(&bus).await;
     subscription.pause();
     for order in 0..3 {
@@ -152,7 +157,9 @@ async fn a_process_with_a_queue() {
     };
     let (address, file) = task.split_once(' ').unwrap();
     let world = World::found_at(address).await;
-    let bus = world.with_store(Bus::builder("child")).durable_settings(durable());
+    let bus = world
+        .with_store(Bus::builder("child"))
+        .durable_settings(durable());
     let bus = bus.start().await.unwrap();
     let file = std::fs::OpenOptions::new()
         .append(true)
@@ -174,7 +181,12 @@ async fn a_process_with_a_queue() {
 }
 
 async fn a_process_stopped_beyond_its_lease_cannot_settle_what_its_successor_has(world: World) {
-    let bus = world.builder().durable_settings(durable()).start().await.unwrap();
+    let bus = world
+        .builder()
+        .durable_settings(durable())
+        .start()
+        .await
+        .unwrap();
     let path = std::env::temp_dir().join(format!("postroom-handled-{:x}", fastrand::u64(..)));
     let task = format!("{} {}", world.address(), path.display());
     let child = Process::start("queue_faults::a_process_with_a_queue", &task);
@@ -235,7 +247,12 @@ async fn a_process_stopped_beyond_its_lease_cannot_settle_what_its_successor_has
 }
 
 async fn a_message_that_the_database_does_not_take_is_refused_alone(world: World) {
-    let bus = world.builder().durable_settings(durable()).start().await.unwrap();
+    let bus = world
+        .builder()
+        .durable_settings(durable())
+        .start()
+        .await
+        .unwrap();
     let seen = Seen::default();
     seen.subscribe_durable(&bus).await;
     // PostgreSQL has no text with a NUL in it; SQLite has.
@@ -284,7 +301,9 @@ async fn a_server_killed_and_started_again_loses_nothing() {
     let store = Postgres::new(pool)
         .statement_timeout(Duration::from_millis(500))
         .lock_timeout(Duration::from_millis(200));
-    let builder = Bus::builder("shop").store(store).durable_settings(durable());
+    let builder = Bus::builder("shop")
+        .store(store)
+        .durable_settings(durable());
     let bus = builder.start().await.unwrap();
     let seen = Seen::default();
     let subscription = seen.subscribe_durable(&bus).await;
@@ -355,7 +374,12 @@ async fn what_came_while_a_lease_had_run_out_is_handled_as_soon_as_it_is_renewed
     let world = World::postgres().await;
     // Longer than is waited for here: only the renewal tells.
     let durable = durable().slow_poll(Duration::from_secs(600));
-    let bus = world.builder().durable_settings(durable).start().await.unwrap();
+    let bus = world
+        .builder()
+        .durable_settings(durable)
+        .start()
+        .await
+        .unwrap();
     let seen = Seen::default();
     seen.subscribe_durable(&bus).await;
     bus.publish(Placed { order: 0 }).await.unwrap();
@@ -373,7 +397,12 @@ async fn what_came_while_a_lease_had_run_out_is_handled_as_soon_as_it_is_renewed
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_given_up_while_a_lease_has_run_out_is_not_handled_again() {
     let world = World::postgres().await;
-    let bus = world.builder().durable_settings(durable()).start().await.unwrap();
+    let bus = world
+        .builder()
+        .durable_settings(durable())
+        .start()
+        .await
+        .unwrap();
     let (door, seen) = (Door::closed(), Seen::default());
     let handler = {
         let (door, seen) = (door.clone(), seen.clone());
@@ -403,7 +432,12 @@ async fn what_is_given_up_while_a_lease_has_run_out_is_not_handled_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retry_at_once_is_not_begun_while_a_lease_has_run_out() {
     let world = World::postgres().await;
-    let bus = world.builder().durable_settings(durable()).start().await.unwrap();
+    let bus = world
+        .builder()
+        .durable_settings(durable())
+        .start()
+        .await
+        .unwrap();
     let (door, tried) = (Door::closed(), Seen::default());
     let handler = {
         let (door, tried) = (door.clone(), tried.clone());
@@ -439,7 +473,12 @@ async fn a_retry_at_once_is_not_begun_while_a_lease_has_run_out() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_that_waits_holds_up_no_other_one_after_a_late_renewal() {
     let world = World::postgres().await;
-    let bus = world.builder().durable_settings(durable()).start().await.unwrap();
+    let bus = world
+        .builder()
+        .durable_settings(durable())
+        .start()
+        .await
+        .unwrap();
     let (failed, seen) = (Seen::default(), Seen::default());
     let handler = {
         let (failed, seen) = (failed.clone(), seen.clone());
@@ -486,7 +525,9 @@ async fn a_locked_file_is_waited_for_and_gives_the_message_back() {
         return;
     };
     let store = Sqlite::new(pool).busy_timeout(Duration::from_millis(100));
-    let builder = Bus::builder("shop").store(store).durable_settings(durable());
+    let builder = Bus::builder("shop")
+        .store(store)
+        .durable_settings(durable());
     let bus = builder.start().await.unwrap();
     let seen = Seen::default();
     seen.subscribe_durable(&bus).await;
@@ -527,7 +568,12 @@ async fn a_shutdown_with_a_database_that_does_not_answer_ends_in_time() {
     const DEADLINE: Duration = Duration::from_secs(2);
     let server = PrivatePostgres::begin().await;
     let world = server.world().await;
-    let bus = world.builder().durable_settings(durable()).start().await.unwrap();
+    let bus = world
+        .builder()
+        .durable_settings(durable())
+        .start()
+        .await
+        .unwrap();
     let seen = Seen::default();
     let kept = seen.subscribe_durable(&bus).await;
     // Gives up what it is sent, so that its dead letter has to be stored.
@@ -576,7 +622,12 @@ async fn a_shutdown_with_a_database_that_does_not_answer_ends_in_time() {
     }
     server.told("thaw").await;
     // What was not known to be settled is handled once more, and nothing is lost.
-    let heir = world.builder().durable_settings(durable()).start().await.unwrap();
+    let heir = world
+        .builder()
+        .durable_settings(durable())
+        .start()
+        .await
+        .unwrap();
     let again = Seen::default();
     again.subscribe_durable(&heir).await;
     world

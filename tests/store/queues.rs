@@ -43,7 +43,12 @@ fn durable() -> Durable {
 }
 
 async fn bus(world: &World) -> Bus {
-    world.builder().durable_settings(durable()).start().await.unwrap()
+    world
+        .builder()
+        .durable_settings(durable())
+        .start()
+        .await
+        .unwrap()
 }
 
 async fn publish(bus: &Bus, orders: std::ops::Range<u64>) {

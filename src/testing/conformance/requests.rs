@@ -276,7 +276,7 @@ async fn a_request_of_a_handler_to_itself_would_deadlock(stage: &Stage) -> Resul
     let patience = stage.steps(10);
     bus.handle_fn::<Ask, _>("ask", async move |ask: &Ask, cx: &mut Context<'_>| {
         if ask.n == 1 {
-            write.write(cx.request(Ask { n: 2 }, patience).await);
+            write.write(cx.request(Ask { n: 2 }).timeout(patience).await);
         }
         Ok(ask.n + 1)
     })
@@ -306,7 +306,7 @@ async fn a_handler_may_ask_another(stage: &Stage) -> Result<(), Unmet> {
     .step("subscribing")?;
     let patience = stage.steps(100);
     bus.subscribe_fn::<Note, _>("asking", async move |note: &Note, cx: &mut Context<'_>| {
-        let reply = cx.request(Ask { n: note.n }, patience).await?;
+        let reply = cx.request(Ask { n: note.n }).timeout(patience).await?;
         write.write(reply);
         // What was asked is not undone by a failure after it.
         if cx.attempt() == 1 {
