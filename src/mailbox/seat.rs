@@ -13,6 +13,8 @@ struct Seat {
     idle: bool,
     stopped: bool,
     taken: bool,
+    /// Its worker has ended, and nothing but a start of it is to come.
+    ended: bool,
 }
 
 impl Seats {
@@ -45,7 +47,7 @@ impl Seats {
         }
         self.seats
             .iter()
-            .filter(|seat| seat.taken && !seat.stopped)
+            .filter(|seat| seat.taken && !seat.stopped && !seat.ended)
             .count()
             .max(1)
     }
@@ -89,9 +91,17 @@ impl Seats {
         seat.waker.clone()
     }
 
-    /// Returns whether any other worker is asked to stop.
-    pub(super) fn clear_stop(&mut self, seat: u32) -> bool {
-        self.seats[seat as usize].stopped = false;
+    /// Its worker takes no share until it is started again.
+    pub(super) fn end(&mut self, seat: u32) {
+        self.leave_idle(seat);
+        self.seats[seat as usize].ended = true;
+    }
+
+    /// Its worker starts. Returns whether any other one is asked to stop.
+    pub(super) fn start(&mut self, seat: u32) -> bool {
+        let starting = &mut self.seats[seat as usize];
+        starting.stopped = false;
+        starting.ended = false;
         self.seats.iter().any(|seat| seat.stopped)
     }
 

@@ -105,9 +105,14 @@ impl Mailbox {
         }
     }
 
+    /// The worker in `seat` has ended, and is not to be started by itself.
+    pub(crate) fn end_seat(&self, seat: u32) {
+        self.lock().seats.end(seat);
+    }
+
     pub(crate) fn restart_seat(&self, seat: u32) {
         let mut state = self.lock();
-        if !state.seats.clear_stop(seat) {
+        if !state.seats.start(seat) {
             self.halt.fetch_and(!halt::SEAT, Ordering::Relaxed);
         }
     }
@@ -253,6 +258,47 @@ mod tests {
         fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    #[test]
+    fn a_worker_that_has_ended_leaves_its_share_until_it_is_started() {
+        let mailbox = Mailbox::new(10, Overflow::Wait, Order::Unordered { workers: 2 });
+        let [one, other] = [mailbox.add_seat(), mailbox.add_seat()];
+        let waker = Arc::new(Rung::default()).into();
+        let waits = Demand {
+            one: true,
+            ..Demand::ANY
+        };
+        // How many of four it takes, of a handler that waits and of one that does not.
+        let taken = || {
+            [waits, Demand::ANY].map(|demand| {
+                for number in 0..4 {
+                    assert_eq!(mailbox.acquire(None), Acquire::Taken);
+                    assert!(mailbox.push(slot(number), None));
+                }
+                let (mut batch, mut settled) = (VecDeque::new(), Settled::default());
+                let mut take = |demand| {
+                    let take = mailbox.poll_take(one, &mut settled, &mut batch, demand, &waker);
+                    assert!(matches!(take, Poll::Ready(Take::Batch)));
+                    let taken = batch.len();
+                    settled.acked += taken;
+                    batch.clear();
+                    taken
+                };
+                let first = take(demand);
+                let mut rest = first;
+                while rest < 4 {
+                    rest += take(Demand::ANY);
+                }
+                mailbox.settle(&mut settled);
+                first
+            })
+        };
+        assert_eq!(taken(), [1, 2]);
+        mailbox.end_seat(other);
+        assert_eq!(taken(), [4, 4]);
+        mailbox.restart_seat(other);
+        assert_eq!(taken(), [1, 2]);
     }
 
     #[test]

@@ -85,6 +85,9 @@ where
 
     fn leave(&mut self) {
         if std::mem::take(&mut self.serves) {
+            for (seat, _) in &*self.workers {
+                self.queue().mailbox.end_seat(*seat);
+            }
             self.queue().leave();
         }
     }
