@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::subscriber_builder::SubscriberBuilder;
-use super::subscription::{Home, abandon};
+use super::subscription::{Home, Unclaimed, abandon};
 use super::{SubscribeError, Subscription, Supervisor, threads};
 use crate::broker::{Gate, SubscribeRefusal};
 use crate::delivery::Overflow;
@@ -125,7 +125,8 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
     /// When a setting makes no sense, the group runs with others, or the bus or the supervisor is stopped.
     ///
     /// # Cancel safety
-    /// Not safe: dropped while it waits, the queue may exist and accept without a worker.
+    /// Dropped before its end, the subscriber is stopped again, as by [`Subscription::stop`] with 5 seconds: what a new group in
+    /// memory was given until then is abandoned.
     pub async fn start(mut self) -> Result<Subscription, SubscribeError> {
         #[cfg(any(feature = "sqlite", feature = "postgres"))]
         self.check_store()?;
@@ -196,38 +197,46 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
             child: Box::new(MemberChild::new(member, &placement)),
             spec: self.child,
         };
-        match supervisor.send(add).await {
-            Ok(Some(child)) => {
-                if let Some(bridge) = &inner.broker.bridge
+        // There it goes on to its end, also when who asked for it goes away.
+        let begun = {
+            let (bus, queue, thread) = (bus.clone(), Arc::clone(&queue), thread.clone());
+            async move {
+                let Ok(Some(child)) = supervisor.send(add).await else {
+                    if bus.0.broker.table.leave(&queue) {
+                        // It may have accepted something since it joined.
+                        abandon(&queue).await;
+                    }
+                    return None;
+                };
+                let broker = &bus.0.broker;
+                if let Some(bridge) = &broker.bridge
                     && queue.backing().is_bridged()
                 {
                     bridge.attach(&queue).await;
                 }
-                if let Some(stored) = &inner.broker.stored
+                if let Some(stored) = &broker.stored
                     && queue.backing().is_stored()
                 {
                     stored.attach(&queue).await;
                 }
-                Ok(Subscription::new(
-                    bus,
-                    queue,
-                    Home {
-                        supervisor,
-                        child,
-                        thread,
-                    },
-                ))
+                let home = Home {
+                    supervisor,
+                    child,
+                    thread,
+                };
+                Some(Unclaimed::new(Subscription::new(
+                    bus.clone(),
+                    Arc::clone(&queue),
+                    home,
+                )))
             }
-            Ok(None) | Err(_) => {
-                if inner.broker.table.leave(&queue) {
-                    // It may have accepted something since it joined.
-                    abandon(&queue).await;
-                }
-                if let Some(thread) = &thread {
-                    threads::end(thread);
-                }
-                Err(SubscribeError::Closed)
+        };
+        let begun = bus.on_control(begun).await.flatten();
+        begun.and_then(Unclaimed::claim).ok_or_else(|| {
+            if let Some(thread) = &thread {
+                threads::end(thread);
             }
-        }
+            SubscribeError::Closed
+        })
     }
 }

@@ -42,6 +42,34 @@ pub struct StopReport {
     pub in_time: bool,
 }
 
+/// A subscriber that was started for somebody who may have gone meanwhile: who has no handle of it would start it again.
+pub(super) struct Unclaimed(Option<Subscription>);
+
+/// How long the handlers of one that nobody claims have to finish what they have in hand.
+const UNCLAIMED_STOPS_IN: Duration = Duration::from_secs(5);
+
+impl Unclaimed {
+    pub(super) fn new(subscription: Subscription) -> Self {
+        Self(Some(subscription))
+    }
+
+    /// Always some.
+    pub(super) fn claim(mut self) -> Option<Subscription> {
+        self.0.take()
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if let Some(subscription) = self.0.take() {
+            let control = subscription.0.bus.0.broker.services.control.clone();
+            control.spawn(async move {
+                subscription.stop(UNCLAIMED_STOPS_IN).await;
+            });
+        }
+    }
+}
+
 impl Subscription {
     pub(super) fn new(bus: Bus, queue: Arc<QueueCore>, home: Home) -> Self {
         Self(Arc::new(Inner {

@@ -1,6 +1,9 @@
 //! Threads of a program that outlive their bus, and threads of a bus that end with handlers in hand.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, mpsc};
+use std::task::Poll;
 use std::time::Duration;
 
 use postroom::{Bus, Command, Context, Event, Failure, Retry, SubscribeError, Threads};
@@ -112,6 +115,73 @@ async fn a_start_that_is_refused_leaves_no_thread() {
     let ended = || super::health::threads_named("refused") == 0;
     crate::common::eventually("all threads have ended", ended).await;
     crate::common::end(&bus).await;
+}
+
+#[cfg(target_os = "linux")]
+/// The future, unless it is to be polled more often than that.
+async fn polled<F: Future>(times: u32, future: F) -> Option<F::Output> {
+    let (mut future, mut left) = (pin!(future), times);
+    poll_fn(|cx| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        let polled = future.as_mut().poll(cx).map(Some);
+        if polled.is_pending() && left == 0 {
+            return Poll::Ready(None);
+        }
+        polled
+    })
+    .await
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_subscriber_whose_start_is_dropped_is_stopped_again() {
+    let bus = crate::common::bus().await;
+    let first = bus.subscribe_fn::<Ping, _>("dropped-group", async |_, _| Ok(()));
+    let first = first.start().await.unwrap();
+    for name in ["dropped-pings", "dropped-group"] {
+        for own_thread in [false, true] {
+            let (mut times, mut dropped) = (0, 0);
+            loop {
+                let kept_by_member = Arc::new(());
+                let gone = Arc::downgrade(&kept_by_member);
+                let handler = async move |_: &Ping, _: &mut Context<'_>| {
+                    let _ = &kept_by_member;
+                    Ok(())
+                };
+                let mut pings = bus.subscribe_fn::<Ping, _>(name, handler);
+                if own_thread {
+                    pings = pings.own_thread();
+                }
+                let started = polled(times, pings.start()).await;
+                if let Some(started) = &started {
+                    let started = started.as_ref().unwrap();
+                    assert!(started.stop(Duration::from_secs(5)).await.in_time);
+                }
+                let is_done = started.is_some();
+                drop(started);
+                dropped += u32::from(!is_done);
+                let ended = || {
+                    let is_alone = bus.snapshot().queue("dropped-pings").is_none();
+                    let threads = super::health::threads_named(name);
+                    gone.strong_count() == 0 && is_alone && threads == 0
+                };
+                crate::common::eventually("nothing of it is left", ended).await;
+                if is_done {
+                    break;
+                }
+                times += 1;
+            }
+            assert!(dropped >= 2, "never begun, and begun");
+        }
+    }
+    assert_eq!(first.state(), postroom::SubscriptionState::Running);
+    let receipt = bus.publish(Ping).await.unwrap();
+    assert_eq!(receipt.local.accepted, 1);
+    crate::common::end(&bus).await;
+    assert_eq!(crate::common::queue(&bus, "dropped-group").acked, 1);
 }
 
 #[cfg(target_os = "linux")]
