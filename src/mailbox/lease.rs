@@ -106,3 +106,104 @@ impl<Q: AsRef<Mailbox>> Drop for Lease<Q> {
         self.mailbox().settle_last(&mut settled);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Poll, Waker};
+
+    use super::*;
+    use crate::delivery::{Order, Overflow};
+    use crate::mailbox::chunks::tests::slot;
+    use crate::mailbox::{Acquire, Demand, Take};
+
+    struct Queue(Mailbox);
+
+    impl AsRef<Mailbox> for Queue {
+        fn as_ref(&self) -> &Mailbox {
+            &self.0
+        }
+    }
+
+    /// Of two workers, with eight messages.
+    fn queue() -> (Arc<Queue>, [u32; 2]) {
+        let mailbox = Mailbox::new(10, Overflow::Wait, Order::Unordered { workers: 2 });
+        let seats = [mailbox.add_seat(), mailbox.add_seat()];
+        for number in 0..8 {
+            assert_eq!(mailbox.acquire(None), Acquire::Taken);
+            assert!(mailbox.push(slot(number), None));
+        }
+        (Arc::new(Queue(mailbox)), seats)
+    }
+
+    fn fill(lease: &mut Lease<Queue>, seat: u32) {
+        let demand = Demand {
+            one: lease.waits,
+            ..Demand::ANY
+        };
+        let queue = Arc::clone(&lease.queue);
+        let (settled, batch) = (&mut lease.settled, &mut lease.batch);
+        let taken = queue
+            .0
+            .poll_take(seat, settled, batch, demand, Waker::noop());
+        assert!(matches!(taken, Poll::Ready(Take::Batch)));
+    }
+
+    fn numbers(lease: &Lease<Queue>) -> Vec<u128> {
+        let ids = lease.batch.iter().map(|slot| slot.parcel().envelope().id);
+        ids.map(crate::message::MessageId::as_u128).collect()
+    }
+
+    fn books(queue: &Queue) -> (u64, u64, u64) {
+        let books = queue.0.books();
+        (books.queued, books.in_flight, books.counts.acked)
+    }
+
+    #[test]
+    fn what_a_waiting_worker_leaves_is_another_ones_in_its_order_and_booked_once() {
+        let (queue, seats) = queue();
+        let mut waiting = Lease::new(Arc::clone(&queue));
+        fill(&mut waiting, seats[0]);
+        assert_eq!(numbers(&waiting), [0, 1, 2, 3]);
+        waiting.settled.acked += 1;
+        drop(waiting.take());
+        waiting.started = true;
+        assert_eq!(books(&queue), (4, 4, 0));
+        let (_, beside) = waiting.in_hand().unwrap();
+        queue.0.settle_waiting(beside);
+        assert_eq!(books(&queue), (6, 1, 1));
+        // Its handler waits a second time.
+        let (_, beside) = waiting.in_hand().unwrap();
+        assert!(beside.rest.len() > 0, "their places are still there");
+        waiting.close_up();
+        assert_eq!(numbers(&waiting), [1]);
+        // One whose handlers wait takes no more than it can begin.
+        let mut other = Lease::new(Arc::clone(&queue));
+        other.waits = true;
+        fill(&mut other, seats[1]);
+        assert_eq!(numbers(&other), [2]);
+        other.waits = false;
+        fill(&mut other, seats[1]);
+        assert_eq!(numbers(&other), [2, 3, 4, 5]);
+        assert_eq!(books(&queue), (2, 5, 1));
+        // Both are cut off.
+        drop((waiting, other));
+        assert_eq!(books(&queue), (8 - 1, 0, 1));
+    }
+
+    #[test]
+    fn a_worker_that_is_dropped_while_its_handler_waits_gives_back_the_message_in_hand_alone() {
+        let (queue, seats) = queue();
+        let mut waiting = Lease::new(Arc::clone(&queue));
+        fill(&mut waiting, seats[0]);
+        waiting.started = true;
+        let (_, beside) = waiting.in_hand().unwrap();
+        queue.0.settle_waiting(beside);
+        assert_eq!(books(&queue), (7, 1, 0));
+        drop(waiting);
+        assert_eq!(books(&queue), (8, 0, 0));
+        let mut all = Lease::new(Arc::clone(&queue));
+        queue.0.end_seat(seats[1]);
+        fill(&mut all, seats[0]);
+        assert_eq!(numbers(&all), [0, 1, 2, 3, 4, 5, 6, 7]);
+    }
+}
