@@ -329,3 +329,12 @@ impl Builder {
         self
     }
 }
+
+impl std::fmt::Debug for Builder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Builder")
+            .field("service", &self.service)
+            .field("threads", &self.threads)
+            .finish_non_exhaustive()
+    }
+}

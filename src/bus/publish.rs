@@ -338,3 +338,12 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
         })
     }
 }
+
+impl<M: Serialize + Send + Sync + 'static> std::fmt::Debug for Publish<'_, M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Publish")
+            .field("kind", &self.kind)
+            .field("address", &self.name().as_str())
+            .finish_non_exhaustive()
+    }
+}

@@ -105,3 +105,12 @@ impl<'a, C: Command> IntoFuture for Request<'a, C> {
         })
     }
 }
+
+impl<C: Command> std::fmt::Debug for Request<'_, C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Request")
+            .field("queue", &C::QUEUE)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}

@@ -296,3 +296,12 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
         Arc::make_mut(&mut self.child)
     }
 }
+
+impl<H, F, D> std::fmt::Debug for SubscriberBuilder<H, F, D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SubscriberBuilder")
+            .field("name", &self.name)
+            .field("order", &self.order)
+            .finish_non_exhaustive()
+    }
+}

@@ -197,3 +197,12 @@ impl std::fmt::Debug for Supervisor {
         f.debug_tuple("Supervisor").field(&self.name).finish()
     }
 }
+
+impl std::fmt::Debug for SupervisorBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SupervisorBuilder")
+            .field("name", &self.name)
+            .field("strategy", &self.strategy)
+            .finish_non_exhaustive()
+    }
+}

@@ -90,3 +90,12 @@ where
         }
     }
 }
+
+impl<E> std::fmt::Debug for Delivery<E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Delivery")
+            .field("envelope", self.parcel.envelope())
+            .field("attempt", &self.attempt)
+            .finish_non_exhaustive()
+    }
+}

@@ -132,3 +132,12 @@ impl<'a, C: Command> IntoFuture for HandlerRequest<'a, C> {
         })
     }
 }
+
+impl<C: Command> std::fmt::Debug for HandlerRequest<'_, C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HandlerRequest")
+            .field("queue", &C::QUEUE)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}

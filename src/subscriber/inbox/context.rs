@@ -42,3 +42,11 @@ impl<S: TxStore> DerefMut for TxContext<'_, S> {
         &mut self.context
     }
 }
+
+impl<S: TxStore> std::fmt::Debug for TxContext<'_, S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TxContext")
+            .field("context", &self.context)
+            .finish_non_exhaustive()
+    }
+}

@@ -180,3 +180,11 @@ impl Backing for InProcess {
         Box::pin(std::future::ready(Ok(isolated)))
     }
 }
+
+impl std::fmt::Debug for Isolated {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Isolated")
+            .field("time", &self.time)
+            .finish_non_exhaustive()
+    }
+}
