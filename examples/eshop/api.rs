@@ -77,15 +77,17 @@ async fn place_order(
     }
     match reply {
         Ok(Placed::Accepted) => {
+            let mut answer = json!({ "order": id });
             if order.cancel {
                 let cancel = CancelOrder { order: id };
+                // The order is taken whatever becomes of this: its number is not kept back.
                 if let Err(error) = bus.request(cancel).correlation(&conversation).await {
-                    return failure(&error);
+                    answer["not_cancelled"] = json!(error.to_string());
                 }
             }
             HttpResponse::Accepted()
                 .insert_header(("location", format!("/orders/{id}")))
-                .json(json!({ "order": id }))
+                .json(answer)
         }
         Ok(Placed::Refused(why)) => refusal(StatusCode::CONFLICT, &why),
         Err(error) => failure(&error),
