@@ -1,4 +1,5 @@
 use std::any::Any;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::bus::{Builder, Bus};
@@ -6,6 +7,9 @@ use crate::ports::BoxFuture;
 use crate::time::ManualClock;
 
 /// Something that queues stand on, to be held to the contract.
+///
+/// What holds a backing is one too: an `Arc` of it, a `Box`, a reference that lasts. So one backing serves scenarios that
+/// are [run](super::Scenario::run) one by one, and backings of several types stand in one list.
 pub trait Backing: Send + Sync + 'static {
     /// How it is called in a report.
     fn name(&self) -> String;
@@ -19,6 +23,26 @@ pub trait Backing: Send + Sync + 'static {
     /// Why it can not be had; the scenario fails with it.
     fn isolate(&self) -> BoxFuture<'_, Result<Isolated, String>>;
 }
+
+macro_rules! held {
+    ($($holder:ty),*) => {
+        $(impl<B: Backing + ?Sized> Backing for $holder {
+            fn name(&self) -> String {
+                (**self).name()
+            }
+
+            fn features(&self) -> Features {
+                (**self).features()
+            }
+
+            fn isolate(&self) -> BoxFuture<'_, Result<Isolated, String>> {
+                (**self).isolate()
+            }
+        })*
+    };
+}
+
+held!(Arc<B>, Box<B>, &'static B);
 
 /// What a backing promises beyond what every queue does. Start from [`Features::all`] and take away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
