@@ -6,11 +6,14 @@ use std::time::{Duration, Instant};
 
 use super::stage::Stage;
 use super::{Backing, Line, Report, Scenario, Unmet, Verdict, scenarios};
+use crate::ports::{Caught, Panicked};
 
 /// The longest that one scenario may take, in real time.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// The same over a backing whose waits have to be waited for.
 pub(super) const DEADLINE_IN_REAL_TIME: Duration = Duration::from_secs(120);
+/// The longest that it may take beyond that to shut down its buses and to clean up its place.
+const CLEANING: Duration = Duration::from_secs(60);
 
 /// How many are run at once over such a backing: they mostly wait.
 pub(super) const SIDE_BY_SIDE: usize = 8;
@@ -85,7 +88,19 @@ pub(super) fn side_by_side(
     lines.into_iter().map(|(_, line)| line).collect()
 }
 
-/// Runs one on a thread of its own, which is left behind where it does not end by the deadline.
+/// Ends a scenario that panics or is not over by its deadline as one that failed, so that what it has begun is cleaned up.
+pub(super) async fn by_deadline(
+    deadline: Duration,
+    scenario: impl Future<Output = Result<(), Unmet>>,
+) -> Result<(), Unmet> {
+    match tokio::time::timeout(deadline, Caught::new(scenario)).await {
+        Ok(Ok(ended)) => ended,
+        Ok(Err(Panicked(why))) => Err(Unmet::Panicked(why)),
+        Err(_) => Err(Unmet::Hung(deadline)),
+    }
+}
+
+/// Runs one on a thread of its own, which is left behind where it does not even clean up after its deadline.
 pub(super) fn apart(
     name: &str,
     deadline: Duration,
@@ -103,7 +118,7 @@ pub(super) fn apart(
     if let Err(error) = spawned {
         return Verdict::Failed(Unmet::Unavailable(error.to_string()));
     }
-    match wait.recv_timeout(deadline) {
+    match wait.recv_timeout(deadline + CLEANING) {
         Ok(Ok(())) => Verdict::Passed,
         Ok(Err(unmet)) => Verdict::Failed(unmet),
         Err(RecvTimeoutError::Timeout) => Verdict::Failed(Unmet::Hung(deadline)),
@@ -114,9 +129,9 @@ pub(super) fn apart(
 }
 
 impl Scenario {
-    /// Runs this scenario over a backing, on a thread of its own. Blocks for 20 s at the most, for 2 minutes
-    /// where the backing has no `exact_time`: a scenario that has not ended by then has failed, and its thread is
-    /// left behind.
+    /// Runs this scenario over a backing, on a thread of its own. A scenario that has not ended after 20 s, after 2 minutes
+    /// where the backing has no `exact_time`, has failed, and is ended: its buses are shut down and its place is cleaned
+    /// up. Where that takes more than another minute, because something blocks its thread, the thread is left behind.
     #[must_use]
     pub fn run(&self, backing: impl Backing) -> Line {
         self.run_on(Arc::new(backing))
@@ -137,10 +152,12 @@ impl Scenario {
             true => DEADLINE,
             false => DEADLINE_IN_REAL_TIME,
         };
-        line(apart(self.name, deadline, move || self.play(backing)))
+        line(apart(self.name, deadline, move || {
+            self.play(backing, deadline)
+        }))
     }
 
-    fn play(self, backing: Arc<dyn Backing>) -> Result<(), Unmet> {
+    fn play(self, backing: Arc<dyn Backing>, deadline: Duration) -> Result<(), Unmet> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -148,12 +165,15 @@ impl Scenario {
         let local = tokio::task::LocalSet::new();
         local.block_on(&runtime, async {
             let stage = Stage::open(backing).await?;
-            let ended = (self.body)(&stage).await;
+            let played = async {
+                (self.body)(&stage).await?;
+                stage.check_books().await
+            };
+            let ended = by_deadline(deadline, played).await;
             if ended.is_err() {
                 stage.give_up().await;
-                return ended;
             }
-            stage.check_books().await
+            ended
         })
     }
 }

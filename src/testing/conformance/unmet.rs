@@ -29,7 +29,7 @@ pub enum Unmet {
     /// The scenario itself, or the backing in it, panicked.
     #[error("panicked: {0}")]
     Panicked(String),
-    /// It did not end. Its thread is left behind.
+    /// It did not end, and was ended.
     #[error("did not end within {0:?}")]
     Hung(Duration),
 }

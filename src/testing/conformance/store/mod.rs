@@ -23,7 +23,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::run::{DEADLINE_IN_REAL_TIME, SIDE_BY_SIDE, apart, side_by_side};
+use super::run::{DEADLINE_IN_REAL_TIME, SIDE_BY_SIDE, apart, by_deadline, side_by_side};
 use super::{Line, Report, Unmet};
 use crate::ports::LocalBoxFuture;
 use crate::store::TxStore;
@@ -61,7 +61,7 @@ type Place<S> = dyn Fn() -> Result<(S, Box<dyn Any + Send>), String> + Send + Sy
 ///
 /// `place` makes a store of its own for each scenario, with tables that no other one sees and that are not made yet, and
 /// what is kept until it is not needed any more, to clean up by its `Drop`. The scenarios run side by side, in real
-/// time; each has a deadline of 2 minutes, and is left behind when it does not end by then. Blocks until all have ended.
+/// time; each has a deadline of 2 minutes, at which it is ended. Blocks until all have ended.
 ///
 /// ```no_run
 /// use postroom::testing::conformance::run_store;
@@ -124,6 +124,6 @@ fn play<S: TxStore>(scenario: StoreScenario<S>, place: &Place<S>) -> Result<(), 
         // The guard outlives the store.
         let (store, _guard) = place().map_err(Unmet::Unavailable)?;
         let stand = Stand::new(store);
-        (scenario.body)(&stand).await
+        by_deadline(DEADLINE_IN_REAL_TIME, (scenario.body)(&stand)).await
     })
 }
