@@ -19,6 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Everything of one prefix and one service, which nobody else uses.
 pub(crate) struct Sweep {
+    prefix: String,
     names: Names,
     groups: Mutex<BTreeSet<String>>,
 }
@@ -26,6 +27,7 @@ pub(crate) struct Sweep {
 impl Sweep {
     pub(crate) fn new(prefix: &str, service: &str) -> Result<Arc<Self>, NameError> {
         Ok(Arc::new(Self {
+            prefix: prefix.to_owned(),
             names: Names::new(prefix, service)?,
             groups: Mutex::default(),
         }))
@@ -33,6 +35,11 @@ impl Sweep {
 
     pub(super) fn note(&self, group: &str) {
         self.groups.lock().insert(group.to_owned());
+    }
+
+    /// How all names begin.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// Deletes the exchanges and queues. What is not there is deleted already.
@@ -48,11 +55,10 @@ impl Sweep {
         let connection = Connection::connect_uri(uri, ConnectionProperties::default())
             .await
             .map_err(super::explained)?;
-        self.delete(&connection).await.map_err(super::explained)?;
-        connection
-            .close(200, "done".into())
-            .await
-            .map_err(super::explained)
+        let deleted = self.delete(&connection).await;
+        // Also where it failed: RabbitMQ must not keep the connection.
+        let closed = connection.close(200, "done".into()).await;
+        deleted.and(closed).map_err(super::explained)
     }
 
     async fn delete(&self, connection: &Connection) -> lapin::Result<()> {

@@ -15,7 +15,9 @@ use crate::ports::WhenDown;
 /// Queues on a RabbitMQ, in real time: everything that a scenario subscribes to is imported.
 ///
 /// Each scenario has exchanges and queues of its own, whose names begin with `conformance-`; they are deleted
-/// some seconds after it has ended, also when it failed. A broker that others use is not disturbed.
+/// some seconds after it has ended, also when it failed, panicked or hung. A broker that others use is not disturbed. What
+/// cannot be deleted, because RabbitMQ is away at the end of the run, is logged by name as a warning; what a process that is
+/// killed leaves there is deleted by hand.
 ///
 /// ```no_run
 /// use postroom::testing::conformance::{RabbitMq, run_blocking};
@@ -134,21 +136,40 @@ struct Ended {
     sweeps: Mutex<VecDeque<(Instant, Arc<Sweep>)>>,
 }
 
+/// The longest that is tried to clear several one after another, when RabbitMQ is slow or away.
+const CLEARING: Duration = Duration::from_secs(40);
+
+/// What could not be cleared, and why.
+type Left = (Arc<Sweep>, String);
+
 impl Ended {
-    fn clear(&self, old: Vec<Arc<Sweep>>) {
-        let url = self.url.clone();
+    /// Tries all of them, whatever becomes of one; answers with those that are left.
+    fn clear(&self, old: Vec<Arc<Sweep>>) -> Vec<Left> {
+        if old.is_empty() {
+            return Vec::new();
+        }
+        let (url, all) = (self.url.clone(), old.clone());
         // Whoever drops it may stand in a runtime, which must not be blocked on by another.
-        let clearing = std::thread::spawn(move || -> Result<(), String> {
+        let clearing = std::thread::spawn(move || -> std::io::Result<Vec<Left>> {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
-                .build()
-                .map_err(|error| error.to_string())?;
-            old.into_iter()
-                .try_for_each(|sweep| runtime.block_on(sweep.clear(&url)))
+                .build()?;
+            let begun = Instant::now();
+            let clear = |sweep: Arc<Sweep>| {
+                let cleared = match begun.elapsed() < CLEARING {
+                    true => runtime.block_on(sweep.clear(&url)),
+                    false => Err("there was no time for it".to_owned()),
+                };
+                cleared.err().map(|why| (sweep, why))
+            };
+            Ok(old.into_iter().filter_map(clear).collect())
         });
-        if let Ok(Err(why)) = clearing.join() {
-            tracing::warn!(%why, "what a scenario declared stays on RabbitMQ");
-        }
+        let why = match clearing.join() {
+            Ok(Ok(left)) => return left,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it panicked".to_owned(),
+        };
+        all.into_iter().map(|sweep| (sweep, why.clone())).collect()
     }
 }
 
@@ -158,7 +179,11 @@ impl Drop for Ended {
         if let Some((youngest, _)) = sweeps.back() {
             std::thread::sleep(AGE.saturating_sub(youngest.elapsed()));
         }
-        self.clear(sweeps.into_iter().map(|(_, sweep)| sweep).collect());
+        let left = self.clear(sweeps.into_iter().map(|(_, sweep)| sweep).collect());
+        for (sweep, why) in left {
+            let prefix = sweep.prefix();
+            tracing::warn!(prefix, %why, "what a scenario declared stays on RabbitMQ");
+        }
     }
 }
 
@@ -176,6 +201,9 @@ impl Drop for Swept {
             let young = sweeps.partition_point(|(at, _)| at.elapsed() >= AGE);
             sweeps.drain(..young).map(|(_, sweep)| sweep).collect()
         };
-        self.ended.clear(old);
+        let left = self.ended.clear(old);
+        // They are tried again, as if they had ended now: at the end of the run at the latest.
+        let again = left.into_iter().map(|(sweep, _)| (Instant::now(), sweep));
+        self.ended.sweeps.lock().extend(again);
     }
 }
