@@ -17,21 +17,24 @@
 //!
 //! [`InProcess`] runs on a manual clock, in milliseconds. With the feature `amqp`, `RabbitMq` runs over a broker
 //! of yours, and with `sqlite` or `postgres` `Stored` over durable queues in a database, both in real time. A backing of another kind implements [`Backing`] and says in its [`Features`] what it
-//! does not promise; scenarios about that are skipped, and reported with the feature that they need.
+//! does not promise; scenarios about that are skipped, and reported with the feature that they miss.
 //!
 //! Who adds a database runs `run_store` first: it holds the store's own methods to what the outbox, the inbox and
 //! durable queues need of them.
 
-/// Lists a room's scenarios, each with the feature that it needs, if it needs one.
+/// Lists a room's scenarios, each with the features that it needs, if it needs any.
 macro_rules! scenarios {
-    ($($name:ident $(if $need:ident)?;)*) => {
+    ($($name:ident $(if $($need:ident),+)?;)*) => {
         pub(super) fn all() -> Vec<super::Scenario> {
             vec![$(super::Scenario {
                 name: stringify!($name),
-                needs: [$(super::Need {
-                    feature: stringify!($need),
-                    is_promised: |features| features.$need,
-                })?].first().copied(),
+                needs: {
+                    const NEEDS: &[super::Need] = &[$($(super::Need {
+                        feature: stringify!($need),
+                        is_promised: |features| features.$need,
+                    }),+)?];
+                    NEEDS
+                },
                 body: |stage| Box::pin($name(stage)),
             }),*]
         }
@@ -88,7 +91,7 @@ struct Need {
 #[derive(Clone, Copy)]
 pub struct Scenario {
     name: &'static str,
-    needs: Option<Need>,
+    needs: &'static [Need],
     body: for<'a> fn(&'a Stage) -> LocalBoxFuture<'a, Result<(), Unmet>>,
 }
 
@@ -105,10 +108,11 @@ impl Scenario {
         self.missing_in(features).is_none()
     }
 
-    /// The feature that is not promised, and would have to be.
+    /// The first feature that is not promised, and would have to be.
     fn missing_in(&self, features: &Features) -> Option<&'static str> {
-        let need = self.needs?;
-        (!(need.is_promised)(features)).then_some(need.feature)
+        let mut needs = self.needs.iter();
+        let missing = needs.find(|need| !(need.is_promised)(features));
+        missing.map(|need| need.feature)
     }
 }
 

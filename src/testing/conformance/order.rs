@@ -19,7 +19,7 @@ scenarios! {
     rule_7_keyed_runs_other_lanes_on if keyed_order;
     rule_7_keyed_handles_one_of_a_key_at_a_time if keyed_order;
     rule_7_a_dead_lettered_key_lets_its_successors_go_on if keyed_order;
-    rule_7_a_waiting_lane_parks_at_most_half if parked_half;
+    rule_7_a_waiting_lane_parks_at_most_half if parked_half, keyed_order, local_acceptance;
     rule_7_a_hold_over_the_cap_is_refused_at_start if keyed_order;
     rule_7_unordered_workers_really_run_at_once;
 }

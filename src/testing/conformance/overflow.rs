@@ -12,9 +12,9 @@ use crate::subscriber::Context;
 scenarios! {
     rule_2_overflow_wait_holds_the_publisher if local_acceptance;
     rule_2_overflow_fail_refuses_at_once if local_acceptance;
-    rule_2_overflow_drop_newest_is_counted if drop_policies;
-    rule_2_overflow_drop_oldest_is_counted if drop_policies;
-    rule_2_a_drop_in_one_queue_leaves_the_others if drop_policies;
+    rule_2_overflow_drop_newest_is_counted if drop_policies, local_receipts;
+    rule_2_overflow_drop_oldest_is_counted if drop_policies, local_receipts;
+    rule_2_a_drop_in_one_queue_leaves_the_others if drop_policies, local_receipts, local_acceptance;
     rule_2_a_credit_is_held_until_settlement;
     rule_2_waiting_retries_hold_at_most_half;
 }

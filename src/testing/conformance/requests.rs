@@ -132,6 +132,7 @@ async fn a_request_that_was_discarded_says_so(stage: &Stage) -> Result<(), Unmet
 
 async fn a_request_that_was_dropped_says_so(stage: &Stage) -> Result<(), Unmet> {
     for overflow in [Overflow::DropNewest, Overflow::DropOldest] {
+        stage.anew().await?;
         let bus = stage.bus().await?;
         let full = bus
             .handle_fn::<Ask, _>("ask", async |ask: &Ask, _: &mut Context<'_>| Ok(ask.n + 1))

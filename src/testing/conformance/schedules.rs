@@ -21,8 +21,8 @@ scenarios! {
     a_message_for_the_past_comes_at_once if delayed;
     a_due_message_waits_for_room if delayed;
     a_delayed_send_of_a_handler_counts_from_its_release if delayed;
-    the_schedule_is_bounded if schedule_bound;
-    a_delayed_message_survives_a_restart if schedules_survive;
+    the_schedule_is_bounded if schedule_bound, delayed;
+    a_delayed_message_survives_a_restart if schedules_survive, delayed;
     a_pause_spends_no_attempts;
 }
 
