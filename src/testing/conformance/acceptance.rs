@@ -261,7 +261,7 @@ async fn rule_1_a_stopped_subscriber_gets_nothing(stage: &Stage) -> Result<(), U
     if !stage.is_local() {
         stage.comes(&bus, "handled", || handled.get(), 5).await?;
     }
-    let report = subscriber.stop(stage.steps(10)).await;
+    let report = subscriber.stop(stage.steps(300)).await;
     holds("nothing is abandoned", report.abandoned.is_empty(), &report)?;
     same("handled before the stop", handled.get(), 5)?;
     let receipt = bus.publish(note(6)).await.step("publishing after it")?;

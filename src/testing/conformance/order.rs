@@ -60,6 +60,7 @@ async fn rule_7_fifo_handles_one_at_a_time(stage: &Stage) -> Result<(), Unmet> {
     for n in 0..5 {
         bus.publish(note(n)).await.step("publishing")?;
     }
+    stage.handed_over(&bus, "fifo", 5).await?;
     stage
         .until("one is in the handler", || door.waiting() == 1)
         .await?;
@@ -71,11 +72,13 @@ async fn rule_7_fifo_handles_one_at_a_time(stage: &Stage) -> Result<(), Unmet> {
 
 async fn rule_7_a_delayed_retry_goes_behind_in_fifo(stage: &Stage) -> Result<(), Unmet> {
     let bus = stage.bus().await?;
-    let done = Journal::new();
+    let door = Door::shut();
+    let (held, done) = (door.clone(), Journal::new());
     let write = done.clone();
     let subscriber = bus
         .subscribe_fn::<Note, _>("fifo", async move |note: &Note, cx: &mut Context<'_>| {
             if note.n == 1 && cx.attempt() == 1 {
+                held.enter().await;
                 return Err(plain_error());
             }
             write.write(note.n);
@@ -87,12 +90,18 @@ async fn rule_7_a_delayed_retry_goes_behind_in_fifo(stage: &Stage) -> Result<(),
         .step("subscribing")?;
     bus.publish(note(1)).await.step("publishing")?;
     stage
-        .books(&bus, "fifo", "failed", |queue| queue.retried, 1)
+        .until("it is in the handler", || door.waiting() == 1)
         .await?;
+    // Before it fails, so that its wait cannot be over before the others are there.
     subscriber.pause();
     for n in 2..=3 {
         bus.publish(note(n)).await.step("publishing")?;
     }
+    stage.handed_over(&bus, "fifo", 3).await?;
+    door.open();
+    stage
+        .books(&bus, "fifo", "failed", |queue| queue.retried, 1)
+        .await?;
     stage
         .books_after(&bus, 11, "fifo", "queued", |queue| queue.queued, 3)
         .await?;
@@ -158,7 +167,9 @@ async fn rule_7_keyed_runs_other_lanes_on(stage: &Stage) -> Result<(), Unmet> {
     let done = Journal::new();
     let fails = |n: u32, attempt: u32| n == 1 && attempt == 1;
     let subscriber = keyed!(stage, bus, done, 1, 30, fails, plain_error());
-    subscriber.start().await.step("subscribing")?;
+    let subscriber = subscriber.start().await.step("subscribing")?;
+    // All are there when the wait begins: then it is the order that tells whether they were held up.
+    subscriber.pause();
     for n in 1..=3 {
         bus.publish(note(n)).key("held").await.step("publishing")?;
         bus.publish(note(10 * n))
@@ -169,6 +180,10 @@ async fn rule_7_keyed_runs_other_lanes_on(stage: &Stage) -> Result<(), Unmet> {
             .await
             .step("publishing without a key")?;
     }
+    stage
+        .books(&bus, "keyed", "queued", |queue| queue.queued, 9)
+        .await?;
+    subscriber.resume().await;
     let free = || of_key(&done, "free");
     stage
         .comes(&bus, "another lane", free, [10, 20, 30])
@@ -178,9 +193,14 @@ async fn rule_7_keyed_runs_other_lanes_on(stage: &Stage) -> Result<(), Unmet> {
         .comes(&bus, "without a key", none, [100, 200, 300])
         .await?;
     let held = || of_key(&done, "held");
-    same("the lane that waits", held(), [0; 0])?;
+    if !stage.is_in_real_time() {
+        same("the lane that waits", held(), [0; 0])?;
+    }
     let what = "the lane after its wait";
-    stage.comes_after(&bus, 30, what, held, [1, 2, 3]).await
+    stage.comes_after(&bus, 30, what, held, [1, 2, 3]).await?;
+    let keys = done.read().into_iter().map(|(key, _)| key);
+    let last: Vec<String> = keys.skip(6).collect();
+    same("the lanes that came last", last, ["held"; 3])
 }
 
 async fn rule_7_keyed_handles_one_of_a_key_at_a_time(stage: &Stage) -> Result<(), Unmet> {
@@ -198,6 +218,7 @@ async fn rule_7_keyed_handles_one_of_a_key_at_a_time(stage: &Stage) -> Result<()
     for n in 0..9 {
         bus.publish(note(n)).key(n % 3).await.step("publishing")?;
     }
+    stage.handed_over(&bus, "keyed", 9).await?;
     stage
         .until("three keys are in hand", || door.waiting() == 3)
         .await?;
@@ -319,6 +340,7 @@ async fn rule_7_unordered_workers_really_run_at_once(stage: &Stage) -> Result<()
     for n in 4..8 {
         bus.publish(note(n)).await.step("publishing")?;
     }
+    stage.handed_over(&bus, "unordered", 8).await?;
     stage.pass(&bus, 1).await;
     same("in the handler, and no more", door.waiting(), 4)?;
     door.open();

@@ -5,18 +5,29 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context as Wake, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
+use super::unmet::{Unmet, holds, same};
 use crate::delivery::{Failure, Outcome, Retry};
 use crate::message::{Command, Event, RawMessage};
 use crate::subscriber::{Context, RawSubscriber};
 
 /// What a broker that counts in milliseconds may take off a wait, at each stage of it.
 pub(super) const ROUNDED: Duration = Duration::from_millis(10);
+
+/// Where waits do not end to the millisecond: at least as long as they should be, however late it is looked at.
+pub(super) fn never_early(starts: &[Instant], waits: &[Duration]) -> Result<(), Unmet> {
+    same("starts", starts.len(), waits.len() + 1)?;
+    for (between, wait) in starts.windows(2).zip(waits) {
+        let waited = between[1].duration_since(between[0]);
+        holds("no wait is too short", waited + ROUNDED >= *wait, waited)?;
+    }
+    Ok(())
+}
 
 /// The event that most scenarios use.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -105,29 +105,40 @@ impl Stage {
         self.time().advance(bus, by).await;
     }
 
-    /// What has come when nothing can have come yet. In real time it says nothing any more once so many steps are over: the
-    /// machine may have stood still.
-    pub(super) fn not_before<S, E>(
-        &self,
-        begun: Instant,
-        steps: u32,
-        what: &str,
-        come: S,
-        expected: E,
-    ) -> Result<(), Unmet>
-    where
-        S: PartialEq<E> + std::fmt::Debug,
-        E: std::fmt::Debug,
-    {
-        match self.time() {
-            Time::Real if begun.elapsed() >= self.steps(steps) => Ok(()),
-            _ => same(what, come, expected),
+    /// What has come, of which there are as many by now. In real time only the first of it: it may be looked at late.
+    pub(super) fn first<T>(&self, mut come: Vec<T>, expected: usize) -> Vec<T> {
+        if self.is_in_real_time() {
+            come.truncate(expected);
         }
+        come
     }
 
     /// Whether time passes by itself.
     pub(super) fn is_in_real_time(&self) -> bool {
         matches!(self.time(), Time::Real)
+    }
+
+    /// How long something that does not hang may take: no measure of what is fast, but an end to what never comes.
+    pub(super) fn patience(&self) -> Duration {
+        match self.time() {
+            Time::Manual(_) => PATIENCE,
+            Time::Real => PATIENCE_IN_REAL_TIME,
+        }
+    }
+
+    /// Waits until a queue has so many messages here, in the hands of handlers and before them.
+    pub(super) async fn handed_over(
+        &self,
+        bus: &Bus,
+        queue: &str,
+        messages: u64,
+    ) -> Result<(), Unmet> {
+        let are_here = || {
+            let snapshot = bus.snapshot();
+            let queue = snapshot.queue(queue);
+            queue.is_some_and(|queue| queue.in_flight + queue.queued == messages)
+        };
+        self.until("all messages are handed over", are_here).await
     }
 
     /// Waits for something that happens without the clock.
@@ -137,18 +148,14 @@ impl Stage {
         mut condition: impl FnMut() -> bool,
     ) -> Result<(), Unmet> {
         let started = Instant::now();
-        let is_manual = matches!(self.time(), Time::Manual(_));
         while !condition() {
-            let patience = match is_manual {
-                true => PATIENCE,
-                false => PATIENCE_IN_REAL_TIME,
-            };
-            holds(what, started.elapsed() < patience, "that it did not happen")?;
-            if is_manual {
+            let is_early = started.elapsed() < self.patience();
+            holds(what, is_early, "that it did not happen")?;
+            if self.is_in_real_time() {
+                tokio::time::sleep(LOOK).await;
+            } else {
                 tokio::task::yield_now().await;
                 std::thread::yield_now();
-            } else {
-                tokio::time::sleep(LOOK).await;
             }
         }
         Ok(())
