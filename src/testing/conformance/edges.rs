@@ -116,10 +116,10 @@ async fn overlapping_patterns_deliver_once(stage: &Stage) -> Result<(), Unmet> {
         .step("subscribing")?;
     let receipt = bus.publish(note(1)).await.step("publishing")?;
     stage.taken_by(&receipt, 1)?;
-    let once = ["conformance.note"];
-    stage.comes(&bus, "seen", || seen.read(), once).await?;
-    stage.pass(&bus, 1).await;
-    same("seen", seen.read(), once)
+    // A second copy of it would come before this.
+    bus.publish(Effect { n: 1 }).await.step("publishing")?;
+    let once = ["conformance.note", "conformance.effect"];
+    stage.comes(&bus, "seen", || seen.read(), once).await
 }
 
 /// Handles notes by their type and everything by a pattern.
@@ -192,25 +192,23 @@ async fn patterns_match_as_rabbitmqs_topic_exchange(stage: &Stage) -> Result<(),
         let write = seen.clone();
         bus.subscriber(format!("watcher-{index}"), move || Watcher(write.clone()))
             .pattern(pattern)
+            .pattern("end")
             .start()
             .await
             .step("subscribing")?;
         journals.push(seen);
     }
-    for topic in ["a", "a.b", "a.c", "a.b.c", "a.b.c.d"] {
+    // The last one goes to all: what one has seen by then is what its pattern matches, and no more.
+    for topic in ["a", "a.b", "a.c", "a.b.c", "a.b.c.d", "end"] {
         bus.publish_raw(topic, serde_json::json!({}))
             .await
             .step("publishing")?;
     }
     for ((pattern, expected), seen) in cases.iter().zip(&journals) {
-        let topics: Vec<String> = expected.iter().map(|topic| (*topic).to_owned()).collect();
+        let topics = expected.iter().chain(&["end"]);
+        let topics: Vec<String> = topics.map(|topic| (*topic).to_owned()).collect();
         let what = format!("matches of {pattern}");
         stage.comes(&bus, &what, || seen.read(), topics).await?;
-    }
-    stage.pass(&bus, 1).await;
-    for ((pattern, expected), seen) in cases.iter().zip(&journals) {
-        let what = format!("matches of {pattern}, and no more");
-        same(&what, seen.len(), expected.len())?;
     }
     Ok(())
 }
