@@ -284,10 +284,11 @@ impl Stage {
         // All are shut down, whatever is found: their place goes with the scenario.
         let mut found = Ok(());
         for bus in self.buses.take() {
+            let stored = given_up_is_stored(&bus);
             let before = books_balance(&bus, "the books before the shutdown");
             bus.shutdown(Duration::ZERO).await;
             let after = books_balance(&bus, "the books after the shutdown");
-            found = found.and(before).and(after);
+            found = found.and(stored).and(before).and(after);
         }
         found
     }
@@ -298,6 +299,22 @@ impl Stage {
             bus.shutdown(Duration::ZERO).await;
         }
     }
+}
+
+/// Rule 5: a dead letter is stored before its message is given up. Of a queue that has ended only the letter is counted.
+fn given_up_is_stored(bus: &Bus) -> Result<(), Unmet> {
+    let snapshot = bus.snapshot();
+    let given_up: u64 = snapshot
+        .queues
+        .iter()
+        .map(|queue| queue.dead_lettered)
+        .sum();
+    let made = snapshot.dead_letters.made;
+    holds(
+        "what was given up is stored",
+        made >= given_up,
+        (given_up, made),
+    )
 }
 
 fn books_balance(bus: &Bus, what: &str) -> Result<(), Unmet> {
