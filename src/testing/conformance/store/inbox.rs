@@ -1,10 +1,9 @@
 //! A message is recorded with what its handler does, once.
 
 use std::cell::Cell;
-use std::time::Duration;
 
 use super::Stand;
-use super::stand::{CONSUMER, all_of, bodies, is_cleaned, rows};
+use super::stand::{CONSUMER, Overtaking, all_of, bodies, is_cleaned, rows};
 use crate::store::{StoreConnection, TxStore};
 use crate::testing::conformance::unmet::{Step, Unmet, holds, same};
 
@@ -75,9 +74,9 @@ async fn second<S: TxStore>(stand: &Stand<S>, first_commits: bool) -> Result<boo
     let mut second = stand.connect().await?;
     stand.begins("the first", &mut first, "m", true).await?;
     let has_ended = Cell::new(false);
+    let overtaking = Overtaking::default();
     let first = async {
-        // So that the other one has begun; were it sooner, it would prove nothing less.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        overtaking.is_given_time().await;
         has_ended.set(true);
         match first_commits {
             true => stand.commit(&mut first, "m", &[]).await,
@@ -85,7 +84,9 @@ async fn second<S: TxStore>(stand: &Stand<S>, first_commits: bool) -> Result<boo
         }
     };
     let second = async {
-        let begun = stand.begin(&mut second, "m").await?;
+        let begun = stand.begin(&mut second, "m").await;
+        overtaking.is_done();
+        let begun = begun?;
         holds("it has waited", has_ended.get(), begun)?;
         Ok::<_, Unmet>(begun)
     };

@@ -1,13 +1,11 @@
 //! Rows of the outbox: written in transactions, read, marked, cleaned up.
 
-use std::time::Duration;
-
 use super::Stand;
 use super::stand::{
-    LONG, all_of, bodies, event, in_an_hour_ms, is_cleaned, lanes_of, published, row, rows, take,
-    the_row,
+    LONG, Overtaking, all_of, bodies, event, in_an_hour_ms, is_cleaned, lanes_of, published, row,
+    rows, take, the_row,
 };
-use crate::store::{TakeRows, TxStore};
+use crate::store::{LaneLease, StoreSession, TakeRows, TxStore};
 use crate::testing::conformance::unmet::{Step, Unmet, holds, same};
 
 store_scenarios! {
@@ -108,19 +106,46 @@ async fn what_commits_late_is_not_passed_over<S: TxStore>(stand: &Stand<S>) -> R
     stand.insert(&mut late, &rows(0..1)).await?;
     let seen = bodies(&mut *session, &all_of(&lease)).await?;
     same("what has not committed", seen.len(), 0)?;
-    // Where there is one writer at a time, it waits for the other one.
+    let overtaking = Overtaking::default();
     let others = rows(1..2);
-    let other = stand.write(&others);
+    let other = async {
+        // Where there is one writer at a time, it waits for the other one.
+        let seen = match stand.write(&others).await {
+            Ok(()) => publish_all(&mut *session, &lease).await,
+            Err(unmet) => Err(unmet),
+        };
+        overtaking.is_done();
+        seen
+    };
     let late = async {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        overtaking.is_given_time().await;
         stand.commit(&mut late, "late", &[]).await
     };
     let (other, late) = tokio::join!(other, late);
-    other?;
     late?;
-    let mut seen = bodies(&mut *session, &all_of(&lease)).await?;
+    let mut seen = other?;
+    seen.extend(publish_all(&mut *session, &lease).await?);
     seen.sort_unstable();
     same("what both wrote", seen, ["0", "1"])
+}
+
+/// Reads what is there and marks it, as a relay does.
+async fn publish_all(
+    session: &mut dyn StoreSession,
+    lease: &LaneLease,
+) -> Result<Vec<String>, Unmet> {
+    let taken = take(session, &all_of(lease)).await?;
+    if taken.is_empty() {
+        return Ok(Vec::new());
+    }
+    let marks: Result<Vec<_>, _> = taken.iter().map(|row| published(lease, row)).collect();
+    let marked = session.mark_published("a", &marks?, false).await;
+    same(
+        "rows that were marked",
+        marked.step("marking")?,
+        taken.len() as u64,
+    )?;
+    Ok(taken.into_iter().map(|row| row.body).collect())
 }
 
 async fn no_more_is_read_than_was_wanted<S: TxStore>(stand: &Stand<S>) -> Result<(), Unmet> {

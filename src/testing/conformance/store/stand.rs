@@ -1,5 +1,7 @@
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 use crate::message::MessageId;
 use crate::store::{
     DatabaseError, HandlingLimits, LANES, LaneLease, NewRow, PublishedRow, StoreConnection,
@@ -13,6 +15,8 @@ pub(super) const LONG: Duration = Duration::from_secs(3600);
 pub(super) const SHORT: Duration = Duration::from_millis(1);
 /// How long what must come is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long one is given that goes on though it should wait for another. A store that is right takes so long.
+const HEAD_START: Duration = Duration::from_millis(500);
 
 /// Where a scenario finds its store.
 pub(super) struct Stand<S> {
@@ -239,6 +243,22 @@ pub(super) async fn is_cleaned(
     .await?;
     let is_bounded = batches.iter().all(|batch| *batch <= 2);
     holds("at most two at once", is_bounded, &batches)
+}
+
+/// What one signals that does not wait for another, or did not have to.
+#[derive(Default)]
+pub(super) struct Overtaking(Notify);
+
+impl Overtaking {
+    pub(super) fn is_done(&self) {
+        self.0.notify_one();
+    }
+
+    /// Waits until it is done, or may be taken to wait.
+    pub(super) async fn is_given_time(&self) {
+        // Over, the other one waits, and is let through now.
+        let _ = tokio::time::timeout(HEAD_START, self.0.notified()).await;
+    }
 }
 
 /// Looks again and again until it is so.
