@@ -1,11 +1,9 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::{Backing, Features, Isolated, Time};
 use crate::bus::{Builder, Bus};
-use crate::durable::Durable;
 use crate::outbox::Relay;
 use crate::ports::BoxFuture;
 use crate::store::Store;
@@ -109,9 +107,9 @@ impl Backing for Stored {
         let is_durable = self.is_durable;
         let isolated = (self.place)().map(|(choose, guard)| {
             let builder = move || {
-                let builder = choose(Bus::builder("conformance"))
-                    .durable_settings(Durable::new().lease(Duration::from_secs(2)))
-                    .relay(Relay::new().start_with_bus());
+                // The lease of the default: a shorter one could run out where the machine stands still for a moment.
+                let builder =
+                    choose(Bus::builder("conformance")).relay(Relay::new().start_with_bus());
                 match is_durable {
                     true => builder.durable_queues(),
                     false => builder,
