@@ -6,6 +6,7 @@
 
 #![allow(missing_docs, clippy::print_stdout)]
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::{Arc, Mutex};
@@ -30,8 +31,8 @@ struct OrderMoved {
 impl Event for OrderMoved {
     const TOPIC: &'static str = "ordering.order-moved";
 
-    fn key(&self) -> Option<String> {
-        Some(self.order.to_string())
+    fn key(&self) -> Option<Cow<'_, str>> {
+        Some(self.order.to_string().into())
     }
 }
 

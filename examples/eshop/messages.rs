@@ -3,6 +3,8 @@
 //! Every message about an order is sent with the order's number as its key, so that a keyed subscriber
 //! handles the messages of one order one after another.
 
+use std::borrow::Cow;
+
 use postroom::{Command, Event};
 use serde::{Deserialize, Serialize};
 
@@ -81,8 +83,8 @@ impl Command for PlaceOrder {
     const QUEUE: &'static str = "ordering.place-order";
     type Reply = Placed;
 
-    fn key(&self) -> Option<String> {
-        Some(self.order.to_string())
+    fn key(&self) -> Option<Cow<'_, str>> {
+        Some(self.order.to_string().into())
     }
 }
 
@@ -96,8 +98,8 @@ impl Command for CancelOrder {
     const QUEUE: &'static str = "ordering.cancel-order";
     type Reply = bool;
 
-    fn key(&self) -> Option<String> {
-        Some(self.order.to_string())
+    fn key(&self) -> Option<Cow<'_, str>> {
+        Some(self.order.to_string().into())
     }
 }
 
@@ -111,8 +113,8 @@ impl Command for StartValidation {
     const QUEUE: &'static str = "ordering.start-validation";
     type Reply = ();
 
-    fn key(&self) -> Option<String> {
-        Some(self.order.to_string())
+    fn key(&self) -> Option<Cow<'_, str>> {
+        Some(self.order.to_string().into())
     }
 }
 
@@ -126,8 +128,8 @@ impl Command for ShipOrder {
     const QUEUE: &'static str = "ordering.ship-order";
     type Reply = ();
 
-    fn key(&self) -> Option<String> {
-        Some(self.order.to_string())
+    fn key(&self) -> Option<Cow<'_, str>> {
+        Some(self.order.to_string().into())
     }
 }
 
@@ -151,8 +153,8 @@ impl Command for GetOrder {
     const QUEUE: &'static str = "ordering.get-order";
     type Reply = Option<OrderView>;
 
-    fn key(&self) -> Option<String> {
-        Some(self.order.to_string())
+    fn key(&self) -> Option<Cow<'_, str>> {
+        Some(self.order.to_string().into())
     }
 }
 
@@ -169,8 +171,8 @@ impl Command for FillBasket {
     const QUEUE: &'static str = "basket.fill";
     type Reply = ();
 
-    fn key(&self) -> Option<String> {
-        Some(self.user.clone())
+    fn key(&self) -> Option<Cow<'_, str>> {
+        Some(self.user.as_str().into())
     }
 }
 
@@ -196,8 +198,8 @@ impl Command for ChangePrice {
     const QUEUE: &'static str = "catalog.change-price";
     type Reply = PriceChange;
 
-    fn key(&self) -> Option<String> {
-        Some(self.product.clone())
+    fn key(&self) -> Option<Cow<'_, str>> {
+        Some(self.product.as_str().into())
     }
 }
 
@@ -214,8 +216,8 @@ pub struct OrderStarted {
 impl Event for OrderStarted {
     const TOPIC: &'static str = "ordering.order-started";
 
-    fn key(&self) -> Option<String> {
-        Some(self.user.clone())
+    fn key(&self) -> Option<Cow<'_, str>> {
+        Some(self.user.as_str().into())
     }
 }
 
@@ -227,8 +229,8 @@ pub struct OrderSubmitted {
 impl Event for OrderSubmitted {
     const TOPIC: &'static str = "ordering.order-submitted";
 
-    fn key(&self) -> Option<String> {
-        Some(self.order.to_string())
+    fn key(&self) -> Option<Cow<'_, str>> {
+        Some(self.order.to_string().into())
     }
 }
 
@@ -241,8 +243,8 @@ pub struct OrderAwaitingValidation {
 impl Event for OrderAwaitingValidation {
     const TOPIC: &'static str = "ordering.order-awaiting-validation";
 
-    fn key(&self) -> Option<String> {
-        Some(self.order.to_string())
+    fn key(&self) -> Option<Cow<'_, str>> {
+        Some(self.order.to_string().into())
     }
 }
 
@@ -254,8 +256,8 @@ pub struct StockConfirmed {
 impl Event for StockConfirmed {
     const TOPIC: &'static str = "catalog.stock-confirmed";
 
-    fn key(&self) -> Option<String> {
-        Some(self.order.to_string())
+    fn key(&self) -> Option<Cow<'_, str>> {
+        Some(self.order.to_string().into())
     }
 }
 
@@ -268,8 +270,8 @@ pub struct StockRejected {
 impl Event for StockRejected {
     const TOPIC: &'static str = "catalog.stock-rejected";
 
-    fn key(&self) -> Option<String> {
-        Some(self.order.to_string())
+    fn key(&self) -> Option<Cow<'_, str>> {
+        Some(self.order.to_string().into())
     }
 }
 
@@ -282,8 +284,8 @@ pub struct OrderStockConfirmed {
 impl Event for OrderStockConfirmed {
     const TOPIC: &'static str = "ordering.order-stock-confirmed";
 
-    fn key(&self) -> Option<String> {
-        Some(self.order.to_string())
+    fn key(&self) -> Option<Cow<'_, str>> {
+        Some(self.order.to_string().into())
     }
 }
 
@@ -295,8 +297,8 @@ pub struct PaymentSucceeded {
 impl Event for PaymentSucceeded {
     const TOPIC: &'static str = "payment.succeeded";
 
-    fn key(&self) -> Option<String> {
-        Some(self.order.to_string())
+    fn key(&self) -> Option<Cow<'_, str>> {
+        Some(self.order.to_string().into())
     }
 }
 
@@ -308,8 +310,8 @@ pub struct PaymentFailed {
 impl Event for PaymentFailed {
     const TOPIC: &'static str = "payment.failed";
 
-    fn key(&self) -> Option<String> {
-        Some(self.order.to_string())
+    fn key(&self) -> Option<Cow<'_, str>> {
+        Some(self.order.to_string().into())
     }
 }
 
@@ -322,8 +324,8 @@ pub struct OrderPaid {
 impl Event for OrderPaid {
     const TOPIC: &'static str = "ordering.order-paid";
 
-    fn key(&self) -> Option<String> {
-        Some(self.order.to_string())
+    fn key(&self) -> Option<Cow<'_, str>> {
+        Some(self.order.to_string().into())
     }
 }
 
@@ -335,8 +337,8 @@ pub struct OrderShipped {
 impl Event for OrderShipped {
     const TOPIC: &'static str = "ordering.order-shipped";
 
-    fn key(&self) -> Option<String> {
-        Some(self.order.to_string())
+    fn key(&self) -> Option<Cow<'_, str>> {
+        Some(self.order.to_string().into())
     }
 }
 
@@ -349,12 +351,11 @@ pub struct OrderCancelled {
 impl Event for OrderCancelled {
     const TOPIC: &'static str = "ordering.order-cancelled";
 
-    fn key(&self) -> Option<String> {
-        Some(self.order.to_string())
+    fn key(&self) -> Option<Cow<'_, str>> {
+        Some(self.order.to_string().into())
     }
 }
 
-/// Keyed by the product.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ProductPriceChanged {
     pub product: String,
@@ -365,7 +366,7 @@ pub struct ProductPriceChanged {
 impl Event for ProductPriceChanged {
     const TOPIC: &'static str = "catalog.product-price-changed";
 
-    fn key(&self) -> Option<String> {
-        Some(self.product.clone())
+    fn key(&self) -> Option<Cow<'_, str>> {
+        Some(self.product.as_str().into())
     }
 }

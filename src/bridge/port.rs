@@ -109,7 +109,15 @@ impl Bridge for Shared {
             };
             this.queues.lock().entry(core.id).or_insert_with(attached);
             this.start_consumer(&core, &amqp).await;
-            this.declared(&amqp).await;
+        })
+    }
+
+    fn declared(&self, queue: &Arc<QueueCore>) -> BoxFuture<'static, ()> {
+        let (this, amqp) = (self.this.upgrade(), AmqpQueue::of(queue));
+        Box::pin(async move {
+            if let (Some(this), Some(amqp)) = (this, amqp) {
+                this.until_declared(&amqp).await;
+            }
         })
     }
 
@@ -236,9 +244,7 @@ impl Shared {
         }
     }
 
-    /// Waits until a queue is declared and bound, so that what is published from then on finds it. Not while
-    /// RabbitMQ cannot be reached, and no longer than a connection may take.
-    async fn declared(&self, amqp: &AmqpQueue) {
+    async fn until_declared(&self, amqp: &AmqpQueue) {
         let timers = Arc::clone(&self.services.timers);
         let mut deadline = Deadline::new(timers, self.amqp.connect_timeout);
         let known = async {

@@ -34,6 +34,10 @@ pub(crate) trait Bridge: HealthSource {
     /// Begins to consume for a queue made on [`foundation`](Self::foundation), if it does not already.
     fn attach(&self, queue: &Arc<QueueCore>) -> BoxFuture<'static, ()>;
 
+    /// Waits until an attached queue is declared and bound, so that what is published from then on finds it: not while
+    /// RabbitMQ cannot be reached, and no longer than a connection may take.
+    fn declared(&self, queue: &Arc<QueueCore>) -> BoxFuture<'static, ()>;
+
     /// Stops to consume: what was not started goes back. What is in hand can still be settled.
     fn detach(&self, queue: &Arc<QueueCore>) -> BoxFuture<'static, ()>;
 

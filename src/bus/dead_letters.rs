@@ -69,18 +69,20 @@ pub enum ReplayError {
 pub struct Replayed {
     /// How many their queues have taken.
     pub replayed: usize,
-    /// Those that their queues did not take, in the order in which they were asked: they are still there, as
-    /// [`ReplayError`] says.
+    /// Those that their queues did not take, in the order in which they were asked, no more in all than the filter's limit: they
+    /// are still there, as [`ReplayError`] says.
     pub refused: Vec<(DeadLetterId, ReplayError)>,
 }
 
 /// A replay of many that ended before its end: the next one would have failed too.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{why}; {} were replayed before", done.replayed)]
+#[error("the replay ended after {} dead letters", done.replayed)]
 #[non_exhaustive]
 pub struct ReplayAllError {
     /// What had been done by then. Those that it does not tell of were not tried, but for the one that failed.
     pub done: Replayed,
+    /// The one that failed; none: the next one could not be looked for. Its queue may have it, as `why` says.
+    pub failed: Option<DeadLetterId>,
     /// Why it ended.
     #[source]
     pub why: ReplayError,
@@ -200,19 +202,24 @@ impl DeadLetters {
         let mut done = Replayed::default();
         match self.replay_each(filter, &mut done).await {
             Ok(()) => Ok(done),
-            Err(why) => Err(ReplayAllError { done, why }),
+            Err((failed, why)) => Err(ReplayAllError { done, failed, why }),
         }
     }
 
-    async fn replay_each(&self, filter: &Filter, done: &mut Replayed) -> Result<(), ReplayError> {
+    async fn replay_each(
+        &self,
+        filter: &Filter,
+        done: &mut Replayed,
+    ) -> Result<(), (Option<DeadLetterId>, ReplayError)> {
         for source in self.sources(filter.of_queue()) {
-            let rest = filter.most() - done.replayed;
-            let mut claims = source.store.claim(Wanted::All(filter.clone().limit(rest)));
-            while let Some(claim) = claims.next().await? {
+            let tried = done.replayed + done.refused.len();
+            let rest = filter.clone().limit(filter.most().saturating_sub(tried));
+            let mut claims = source.store.claim(Wanted::All(rest));
+            while let Some(claim) = claims.next().await.map_err(|error| (None, error.into()))? {
                 let id = claim.letter().id;
                 match self.hand_back(&source, claim).await {
                     Ok(()) => done.replayed += 1,
-                    Err(error) if ends_all(&error) => return Err(error),
+                    Err(error) if ends_all(&error) => return Err((Some(id), error)),
                     Err(error) => done.refused.push((id, error)),
                 }
             }

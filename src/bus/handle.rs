@@ -175,7 +175,7 @@ impl Bus {
     /// Dropped before it is accepted, nothing was published. Once it is on its way to RabbitMQ, or its commit into a
     /// durable queue has begun, the outcome is not known.
     pub fn publish<E: Event>(&self, event: E) -> Publish<'_, E> {
-        let key = event.key();
+        let key = event.key().map(Arc::from);
         Publish::new(self, AddressKind::Topic, E::TOPIC, event).keyed(key)
     }
 
@@ -265,7 +265,7 @@ impl Bus {
     /// # Cancel safety
     /// As [`publish`](Self::publish).
     pub fn send<C: Command>(&self, command: C) -> Publish<'_, C> {
-        let key = command.key();
+        let key = command.key().map(Arc::from);
         Publish::new(self, AddressKind::Queue, C::QUEUE, command).keyed(key)
     }
 

@@ -103,9 +103,9 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
 
     /// With the key that the message has of itself, which most have not.
     #[inline]
-    pub(super) fn keyed(mut self, key: Option<String>) -> Self {
+    pub(super) fn keyed(mut self, key: Option<Arc<str>>) -> Self {
         if let Some(key) = key {
-            self.metadata().key = Some(key.into());
+            self.metadata().key = Some(key);
         }
         self
     }

@@ -125,8 +125,8 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
     /// When a setting makes no sense, the group runs with others, or the bus or the supervisor is stopped.
     ///
     /// # Cancel safety
-    /// Dropped before its end, the subscriber is stopped again, as by [`Subscription::stop`] with 5 seconds: what a new group in
-    /// memory was given until then is abandoned.
+    /// Dropped before its end, the subscriber is stopped again behind it, as by [`Subscription::stop`] with 5 seconds: what a new
+    /// group in memory was given until then is handled within these, or abandoned.
     pub async fn start(mut self) -> Result<Subscription, SubscribeError> {
         #[cfg(any(feature = "sqlite", feature = "postgres"))]
         self.check_store()?;
@@ -206,6 +206,9 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
                         // It may have accepted something since it joined.
                         abandon(&queue).await;
                     }
+                    if let Some(thread) = &thread {
+                        threads::end(thread);
+                    }
                     return None;
                 };
                 let broker = &bus.0.broker;
@@ -231,12 +234,22 @@ impl<H: 'static, F: Factory<H>, D: Dispatch<H>> SubscriberBuilder<H, F, D> {
                 )))
             }
         };
-        let begun = bus.on_control(begun).await.flatten();
-        begun.and_then(Unclaimed::claim).ok_or_else(|| {
+        let Some(begun) = bus.on_control(begun).await else {
+            // The bus has ended under it.
+            if inner.broker.table.leave(&queue) {
+                queue.close();
+            }
             if let Some(thread) = &thread {
                 threads::end(thread);
             }
-            SubscribeError::Closed
-        })
+            return Err(SubscribeError::Closed);
+        };
+        let begun = begun.ok_or(SubscribeError::Closed)?;
+        if let Some(bridge) = &inner.broker.bridge
+            && queue.backing().is_bridged()
+        {
+            bridge.declared(&queue).await;
+        }
+        begun.claim().ok_or(SubscribeError::Closed)
     }
 }

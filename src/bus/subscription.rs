@@ -64,7 +64,16 @@ impl Drop for Unclaimed {
         if let Some(subscription) = self.0.take() {
             let control = subscription.0.bus.0.broker.services.control.clone();
             control.spawn(async move {
-                subscription.stop(UNCLAIMED_STOPS_IN).await;
+                let report = subscription.stop(UNCLAIMED_STOPS_IN).await;
+                // Nobody else sees what was left.
+                if !report.abandoned.is_empty() || !report.in_time {
+                    tracing::warn!(
+                        queue = subscription.name(),
+                        abandoned = ?report.abandoned,
+                        in_time = report.in_time,
+                        "a subscriber whose start was dropped is stopped"
+                    );
+                }
             });
         }
     }

@@ -24,7 +24,8 @@ pub enum Verdict {
 /// Any `Error + Send + Sync + 'static` becomes one by `?`, and then means: retry by the policy, or whatever
 /// [`Retry::classify`](crate::Retry::classify) says of it. An explicit verdict wins over both. It is not an
 /// [`Error`] itself, which is what lets `?` work. `anyhow::Error` and boxed errors are none either:
-/// `.map_err(Failure::new)?`.
+/// `.map_err(Failure::new)?`. Of an `anyhow::Error` that was made a box a classifier can read the text and the sources, but not
+/// its type.
 ///
 /// | what went wrong | say |
 /// |---|---|

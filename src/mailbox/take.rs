@@ -195,7 +195,8 @@ impl Mailbox {
             let mut state = self.lock();
             state.book(beside.settled);
             let mut wakers = Vec::new();
-            if beside.rest.len() > 0 && state.seats.running() > 1 {
+            // What was left once has left its places empty.
+            if !*beside.is_alone && beside.rest.len() > 0 && state.seats.running() > 1 {
                 *beside.is_alone = true;
                 wakers = state.put_back(beside.rest.map(Slot::leave));
             }

@@ -13,6 +13,8 @@ mod raw;
 mod relation;
 mod reply;
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -59,11 +61,13 @@ pub(crate) use reply::{EncodedReply, Reply, ReplyCell, TypedReply};
 /// ```
 /// # use serde::{Deserialize, Serialize};
 /// # #[derive(Serialize, Deserialize)] struct OrderPaid { order: u64 }
+/// use std::borrow::Cow;
+///
 /// impl postroom::Event for OrderPaid {
 ///     const TOPIC: &'static str = "ordering.order-paid";
 ///
-///     fn key(&self) -> Option<String> {
-///         Some(self.order.to_string())
+///     fn key(&self) -> Option<Cow<'_, str>> {
+///         Some(self.order.to_string().into()) // a text of its own: `Some(self.user.as_str().into())`
 ///     }
 /// }
 /// ```
@@ -71,9 +75,11 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Where the event is published.
     const TOPIC: &'static str;
 
-    /// The ordering key of this event, for [keyed](crate::Order::Keyed) subscribers: at most 255 bytes, no control characters.
-    /// Asked once, when it is given to be published; a key chosen there goes before it. Default: none.
-    fn key(&self) -> Option<String> {
+    /// The ordering key of this event, for [keyed](crate::Order::Keyed) subscribers. Asked once, when it is given to be
+    /// published; a key chosen there goes before it. Default: none.
+    ///
+    /// 1 to 255 bytes, no control characters: any other is refused at the publish, and fails the attempt of a handler.
+    fn key(&self) -> Option<Cow<'_, str>> {
         None
     }
 }
@@ -97,7 +103,7 @@ pub trait Command: Serialize + DeserializeOwned + Send + Sync + 'static {
     type Reply: Serialize + DeserializeOwned + Send + Sync + 'static;
 
     /// The ordering key of this command, for a [keyed](crate::Order::Keyed) handler: as [`Event::key`].
-    fn key(&self) -> Option<String> {
+    fn key(&self) -> Option<Cow<'_, str>> {
         None
     }
 }

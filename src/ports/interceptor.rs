@@ -62,7 +62,7 @@ pub trait Interceptor: Send + Sync + 'static {
         next.run()
     }
 
-    /// Sees how an attempt ended, when it is decided what follows: for recorders and metrics. Not called for an attempt that
+    /// Sees how an attempt ended, before its message is settled: for recorders and metrics. Not called for an attempt that
     /// a stop or a sibling's restart cut off, which does not count.
     ///
     /// A panic in it is logged, and changes nothing.

@@ -143,14 +143,14 @@ impl<'a> Context<'a> {
     /// Records an event, to be published if this handler succeeds. Never waits and never fails: what is wrong
     /// with it fails the attempt at its release.
     pub fn publish<E: Event>(&mut self, event: E) -> Sending<'_> {
-        let key = event.key();
+        let key = event.key().map(Arc::from);
         self.record(AddressKind::Topic, E::TOPIC, key, event)
     }
 
     /// Records a command, to be sent if this handler succeeds; as [`publish`](Self::publish). A queue that does
     /// not exist fails the attempt.
     pub fn send<C: Command>(&mut self, command: C) -> Sending<'_> {
-        let key = command.key();
+        let key = command.key().map(Arc::from);
         self.record(AddressKind::Queue, C::QUEUE, key, command)
     }
 
@@ -159,8 +159,8 @@ impl<'a> Context<'a> {
         self.scratch.seldom.get_or_insert_default().stop = true;
     }
 
-    /// Sends a command at once and waits for its reply: for room and for the reply together no longer than the bus's
-    /// request timeout. Options are chained before it is awaited, see [`HandlerRequest`].
+    /// Sends a command at once and waits for its reply, for room and for the reply together no longer than its
+    /// [timeout](HandlerRequest::timeout). Options are chained before it is awaited, see [`HandlerRequest`].
     ///
     /// This is outside of rule 9: the command is not undone when the handler fails later.
     ///
@@ -170,7 +170,7 @@ impl<'a> Context<'a> {
     /// # Cancel safety
     /// Dropped after the command was accepted, the command is handled and its reply counted as late.
     pub fn request<C: Command>(&self, command: C) -> HandlerRequest<'a, C> {
-        let envelope = self.follows(AddressKind::Queue, C::QUEUE, command.key());
+        let envelope = self.follows(AddressKind::Queue, C::QUEUE, command.key().map(Arc::from));
         HandlerRequest::new(self.queue, envelope, command)
     }
 
@@ -178,7 +178,7 @@ impl<'a> Context<'a> {
         &mut self,
         kind: AddressKind,
         address: &'static str,
-        key: Option<String>,
+        key: Option<Arc<str>>,
         body: M,
     ) -> Sending<'_>
     where
@@ -198,11 +198,11 @@ impl<'a> Context<'a> {
     }
 
     /// The envelope of what follows from the message in hand, and belongs to its conversation.
-    fn follows(&self, kind: AddressKind, address: &'static str, key: Option<String>) -> Envelope {
+    fn follows(&self, kind: AddressKind, address: &'static str, key: Option<Arc<str>>) -> Envelope {
         let envelope = self.envelope();
         let known = envelope.metadata.as_ref();
         let metadata = Metadata {
-            key: key.map(Into::into),
+            key,
             correlation: Some(
                 known
                     .and_then(|metadata| metadata.correlation.clone())

@@ -54,15 +54,18 @@ pub struct HandlerRequest<'a, C: Command> {
 
 impl<'a, C: Command> HandlerRequest<'a, C> {
     pub(super) fn new(queue: &'a QueueCore, envelope: Envelope, command: C) -> Self {
+        let handler = queue.spec.timeout;
+        let most = handler.map_or(Duration::MAX, |timeout| timeout / 2);
         Self {
             queue,
             envelope,
             command,
-            timeout: queue.services.request_timeout,
+            timeout: queue.services.request_timeout.min(most),
         }
     }
 
-    /// The longest wait, for room and for the reply together. Default: the bus's request timeout.
+    /// The longest wait, for room and for the reply together. Default: the bus's request timeout, and no more than half of
+    /// the handler's own: it is to hear of it before it is cut off.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self

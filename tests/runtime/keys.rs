@@ -1,5 +1,7 @@
 //! The ordering key that a message has of itself.
 
+use std::borrow::Cow;
+
 use crate::common::{Log, bus, end, eventually};
 use postroom::{Bus, Command, Context, Event, Refusal};
 use serde::{Deserialize, Serialize};
@@ -11,8 +13,8 @@ struct Moved {
 impl Event for Moved {
     const TOPIC: &'static str = "keys.moved";
 
-    fn key(&self) -> Option<String> {
-        Some(self.order.clone())
+    fn key(&self) -> Option<Cow<'_, str>> {
+        Some(self.order.as_str().into())
     }
 }
 
@@ -24,8 +26,8 @@ impl Command for Charge {
     const QUEUE: &'static str = "keys.charge";
     type Reply = Option<String>;
 
-    fn key(&self) -> Option<String> {
-        Some(self.account.to_string())
+    fn key(&self) -> Option<Cow<'_, str>> {
+        Some(self.account.to_string().into())
     }
 }
 

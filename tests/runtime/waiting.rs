@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::common::{Door, PATIENCE, bus, end, eventually, queue};
-use postroom::{Bus, Context, Event, Interceptor, Order, Publish, Retry, Subscription};
+use postroom::{
+    Bus, Context, Event, Interceptor, Order, Publish, Restart, Retry, Subscription,
+    SubscriptionState,
+};
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize)]
@@ -81,6 +84,38 @@ async fn a_key_that_waits_holds_up_no_other_one_of_its_workers_share() {
     for bus in buses().await {
         one_waits_and_all_others_are_handled(&bus, Order::Keyed { lanes: 4 }).await;
     }
+}
+
+#[tokio::test]
+async fn a_member_that_has_ended_for_good_keeps_no_share() {
+    let bus = bus().await;
+    let leaves = async |_: &Parcel, cx: &mut Context<'_>| {
+        cx.stop();
+        Ok(())
+    };
+    let leaves = bus.subscribe_fn::<Parcel, _>("parcels", leaves);
+    let leaves = leaves.restart(Restart::Temporary).start().await.unwrap();
+    bus.publish(Parcel(0)).await.unwrap();
+    let state = || leaves.state();
+    eventually("it has ended", || state() == SubscriptionState::Ended).await;
+    let door = Door::closed();
+    let waits = door.clone();
+    let stays = async move |_: &Parcel, _: &mut Context<'_>| {
+        waits.pass().await;
+        Ok(())
+    };
+    let stays = bus.subscribe_fn::<Parcel, _>("parcels", stays);
+    let stays = stays.start().await.unwrap();
+    stays.pause();
+    for number in 1..=4 {
+        bus.publish(Parcel(number)).await.unwrap();
+    }
+    stays.resume().await;
+    // Nobody but the one whose handler waits could handle what is behind it.
+    eventually("it has all", || queue(&bus, "parcels").in_flight == 4).await;
+    door.open();
+    eventually("all are handled", || queue(&bus, "parcels").acked == 5).await;
+    end(&bus).await;
 }
 
 /// What becomes of the one that waits.

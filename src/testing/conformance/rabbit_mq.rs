@@ -137,7 +137,7 @@ struct Ended {
 }
 
 /// The longest that is tried to clear several one after another, when RabbitMQ is slow or away.
-const CLEARING: Duration = Duration::from_secs(40);
+const CLEARING: Duration = Duration::from_secs(20);
 
 /// What could not be cleared, and why.
 type Left = (Arc<Sweep>, String);

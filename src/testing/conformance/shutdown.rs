@@ -160,6 +160,10 @@ async fn rule_10_what_is_left_is_abandoned_and_named(stage: &Stage) -> Result<()
         false => Duration::from_secs(10),
     };
     let report = bus.shutdown(deadline).await;
+    if !stage.is_local() {
+        let took = report.elapsed;
+        holds("what is elsewhere is not waited for", took < deadline, took)?;
+    }
     let mut abandoned: Vec<_> = report
         .abandoned
         .iter()
@@ -195,9 +199,14 @@ async fn rule_10_a_handler_that_never_ends_is_cut_off(stage: &Stage) -> Result<(
     stage
         .until("it is in the handler", || door.waiting() == 1)
         .await?;
-    let shutdown = bus.shutdown(Duration::from_millis(50));
+    let deadline = Duration::from_millis(50);
+    let shutdown = bus.shutdown(deadline);
     let report = tokio::time::timeout(stage.patience(), shutdown).await;
     let report = report.step("ending without the handler")?;
+    // The contract says 1 s; a busy machine is given some more.
+    let took = report.elapsed;
+    let in_time = took < deadline + Duration::from_secs(5);
+    holds("it ends not long after its deadline", in_time, took)?;
     same("cut off", &report.timed_out, &["hanging".to_owned()])?;
     let ids: Vec<_> = report.abandoned.iter().map(|left| left.id).collect();
     let queue = stage.queue(&bus, "hanging")?;
@@ -302,7 +311,10 @@ async fn what_was_accepted_survives_a_restart(stage: &Stage) -> Result<(), Unmet
             for n in 0..3 {
                 bus.publish(note(n)).await.step("publishing")?;
             }
-            let report = bus.shutdown(Duration::from_secs(10)).await;
+            let deadline = Duration::from_secs(10);
+            let report = bus.shutdown(deadline).await;
+            let took = report.elapsed;
+            holds("what is kept is not waited for", took < deadline, took)?;
             same("handled before the restart", handled.get(), 0)?;
             holds("nothing is abandoned", report.abandoned.is_empty(), &report)?;
         } else {

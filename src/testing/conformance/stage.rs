@@ -281,15 +281,17 @@ impl Stage {
 
     /// Rule 13, after every scenario: before its end, and after what is left was abandoned.
     pub(super) async fn check_books(&self) -> Result<(), Unmet> {
-        // All are shut down, whatever is found: their place goes with the scenario.
+        // All are shut down, whatever is found: their place goes with the scenario. Until then who gives up finds them.
+        let buses = self.buses.borrow().clone();
         let mut found = Ok(());
-        for bus in self.buses.take() {
-            let stored = given_up_is_stored(&bus);
-            let before = books_balance(&bus, "the books before the shutdown");
+        for bus in &buses {
+            let stored = given_up_is_stored(bus);
+            let before = books_balance(bus, "the books before the shutdown");
             bus.shutdown(Duration::ZERO).await;
-            let after = books_balance(&bus, "the books after the shutdown");
+            let after = books_balance(bus, "the books after the shutdown");
             found = found.and(stored).and(before).and(after);
         }
+        self.buses.borrow_mut().clear();
         found
     }
 

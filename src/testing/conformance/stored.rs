@@ -1,9 +1,11 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Backing, Features, Isolated, Time};
 use crate::bus::{Builder, Bus};
+use crate::durable::Durable;
 use crate::outbox::Relay;
 use crate::ports::BoxFuture;
 use crate::store::Store;
@@ -107,9 +109,11 @@ impl Backing for Stored {
         let is_durable = self.is_durable;
         let isolated = (self.place)().map(|(choose, guard)| {
             let builder = move || {
-                // The lease of the default: a shorter one could run out where the machine stands still for a moment.
-                let builder =
-                    choose(Bus::builder("conformance")).relay(Relay::new().start_with_bus());
+                // Long enough that it does not run out where the machine stands still for a moment.
+                let lease = Duration::from_secs(5);
+                let builder = choose(Bus::builder("conformance"))
+                    .durable_settings(Durable::new().lease(lease))
+                    .relay(Relay::new().start_with_bus());
                 match is_durable {
                     true => builder.durable_queues(),
                     false => builder,
