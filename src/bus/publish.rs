@@ -209,8 +209,7 @@ impl<'a, M: Serialize + Send + Sync + 'static> Publish<'a, M> {
     /// It is not handed to a handler later than this after now.
     pub fn expires_in(mut self, time: Duration) -> Self {
         let now = self.bus.0.broker.services.clock.wall_ms();
-        let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        self.metadata().expires_ms = Some(now.saturating_add(time));
+        self.metadata().expire_in(now, time);
         self
     }
 

@@ -95,13 +95,11 @@ impl<'a, C: Command> IntoFuture for Request<'a, C> {
         Box::pin(async move {
             let awaited = Awaited(cell);
             let timers = Arc::clone(&bus.0.broker.services.timers);
-            let begun = timers.now();
-            publish
-                .timeout(timeout)
-                .await
-                .map_err(|error| RequestError::refused(error.into_parts().0))?;
-            let left = timeout.saturating_sub(timers.now().saturating_duration_since(begun));
-            awaited.reply(C::QUEUE, timers, left).await
+            let sending = async {
+                let sent = publish.timeout(timeout).await;
+                sent.map(drop).map_err(|error| error.into_parts().0)
+            };
+            awaited.after(sending, C::QUEUE, timers, timeout).await
         })
     }
 }

@@ -103,4 +103,15 @@ mod tests {
         );
         assert_eq!(next_step(&policy, 1, &plain, 0.0), NextStep::Discard);
     }
+
+    #[test]
+    fn the_classifier_sees_what_a_boxed_error_is() {
+        let policy = Retry::default()
+            .classify(|error| error.is::<std::io::Error>().then_some(Verdict::Reject));
+        let boxed: Box<dyn std::error::Error + Send + Sync> = std::io::Error::other("io").into();
+        assert_eq!(
+            next_step(&policy, 1, &Failure::new(boxed), 0.0),
+            NextStep::DeadLetter(Reason::Rejected)
+        );
+    }
 }

@@ -1,6 +1,7 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::MessageId;
 
@@ -32,6 +33,14 @@ pub(crate) struct Metadata {
     pub(crate) traceparent: Option<Box<str>>,
     pub(crate) headers: Vec<(Box<str>, Box<str>)>,
     pub(crate) reply: Option<Arc<dyn ReplyPort>>,
+}
+
+impl Metadata {
+    /// It is not handed over later than `time` after `now_ms`.
+    pub(crate) fn expire_in(&mut self, now_ms: u64, time: Duration) {
+        let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.expires_ms = Some(now_ms.saturating_add(time));
+    }
 }
 
 /// Why a request will not be answered.

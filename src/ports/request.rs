@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::{Deadline, RequestError, Timers};
+use super::{Deadline, Refusal, RequestError, Timers};
 use crate::message::ReplyCell;
 
 /// A reply that is waited for. Dropped before it came, the reply is late, and counted where it is made.
@@ -15,7 +15,23 @@ impl<R> Drop for Awaited<R> {
 }
 
 impl<R> Awaited<R> {
-    pub(crate) async fn reply(
+    /// Sends what is to be answered, and waits for the reply: no longer than `patience` for both together, to which `sending`
+    /// keeps by itself.
+    pub(crate) async fn after(
+        self,
+        sending: impl Future<Output = Result<(), Refusal>>,
+        queue: &str,
+        timers: Arc<dyn Timers>,
+        patience: Duration,
+    ) -> Result<R, RequestError> {
+        let begun = timers.now();
+        sending.await.map_err(RequestError::refused)?;
+        let used = timers.now().saturating_duration_since(begun);
+        self.reply(queue, timers, patience.saturating_sub(used))
+            .await
+    }
+
+    async fn reply(
         self,
         queue: &str,
         timers: Arc<dyn Timers>,

@@ -270,8 +270,7 @@ impl Sending<'_> {
     )]
     pub fn expires_in(self, time: Duration) -> Self {
         let now = self.draft.parcel.envelope().id.millis();
-        let expires = now.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-        self.change(|metadata| metadata.expires_ms = Some(expires))
+        self.change(|metadata| metadata.expire_in(now, time))
     }
 
     fn change(self, change: impl FnOnce(&mut Metadata)) -> Self {

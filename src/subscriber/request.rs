@@ -86,9 +86,8 @@ impl<'a, C: Command> HandlerRequest<'a, C> {
     /// The command is not handed to a handler later than this after now; the request is then
     /// [`Expired`](RequestError::Expired).
     pub fn expires_in(mut self, time: Duration) -> Self {
-        let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let now = self.queue.services.clock.wall_ms();
-        self.metadata().expires_ms = Some(now.saturating_add(time));
+        self.metadata().expire_in(now, time);
         self
     }
 
@@ -122,16 +121,9 @@ impl<'a, C: Command> IntoFuture for HandlerRequest<'a, C> {
                     queue: C::QUEUE.to_owned(),
                 });
             }
-            let begun = services.timers.now();
-            outgoing
-                .send_request(parcel(envelope, command), timeout, own)
-                .await
-                .map_err(RequestError::refused)?;
-            let used = services.timers.now().saturating_duration_since(begun);
-            let left = timeout.saturating_sub(used);
-            awaited
-                .reply(C::QUEUE, Arc::clone(&services.timers), left)
-                .await
+            let sending = outgoing.send_request(parcel(envelope, command), timeout, own);
+            let timers = Arc::clone(&services.timers);
+            awaited.after(sending, C::QUEUE, timers, timeout).await
         })
     }
 }

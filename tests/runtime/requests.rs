@@ -392,6 +392,32 @@ async fn a_longer_cycle_ends_by_its_timeout_for_room_and_reply_together() {
 }
 
 #[tokio::test]
+async fn a_handler_hears_of_a_missing_reply_before_it_is_cut_off() {
+    let (bus, clock) = bus_at_rest().await;
+    let log = Log::new();
+    let (seen, time) = (log.clone(), clock.clone());
+    let doubler = start(&bus, async |command| Ok(command.0)).await;
+    doubler.pause();
+    bus.subscribe_fn::<Start, _>("asker", async move |start: &Start, cx: &mut Context<'_>| {
+        let reply = cx.request(Double(start.0)).await;
+        seen.push((reply, time.elapsed()));
+        Ok(())
+    })
+    .timeout(10 * SECOND)
+    .start()
+    .await
+    .unwrap();
+    bus.publish(Start(1)).await.unwrap();
+    crate::common::advance_until(&clock, SECOND / 2, "it ends", || log.len() == 1).await;
+    let (reply, waited) = log.all().remove(0);
+    assert_eq!(reply, Err(RequestError::Timeout { queue: double() }));
+    assert!(waited >= 5 * SECOND, "{waited:?}");
+    assert_eq!(queue(&bus, "asker").restarts, 0);
+    doubler.resume().await;
+    end(&bus).await;
+}
+
+#[tokio::test]
 async fn a_request_without_end_waits() {
     let bus = bus().await;
     start(&bus, async |command| Ok(command.0)).await;

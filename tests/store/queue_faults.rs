@@ -28,6 +28,11 @@ fn durable() -> Durable {
         .slow_poll(Duration::from_millis(200))
 }
 
+async fn start(world: &World) -> Bus {
+    let builder = world.builder().durable_settings(durable());
+    builder.start().await.unwrap()
+}
+
 fn trouble(bus: &Bus) -> bool {
     let health = bus.health();
     let mut conditions = health.conditions().iter();
@@ -44,12 +49,7 @@ async fn session(world: &World) -> Box<dyn StoreSession> {
 }
 
 async fn the_settlement_of_a_process_that_lost_its_queue_is_refused(world: World) {
-    let bus = world
-        .builder()
-        .durable_settings(durable())
-        .start()
-        .await
-        .unwrap();
+    let bus = start(&world).await;
     let subscription = Seen::default().subscribe_durable(&bus).await;
     subscription.pause();
     for order in 0..3 {
@@ -181,12 +181,7 @@ async fn a_process_with_a_queue() {
 }
 
 async fn a_process_stopped_beyond_its_lease_cannot_settle_what_its_successor_has(world: World) {
-    let bus = world
-        .builder()
-        .durable_settings(durable())
-        .start()
-        .await
-        .unwrap();
+    let bus = start(&world).await;
     let path = std::env::temp_dir().join(format!("postroom-handled-{:x}", fastrand::u64(..)));
     let task = format!("{} {}", world.address(), path.display());
     let child = Process::start("queue_faults::a_process_with_a_queue", &task);
@@ -247,12 +242,7 @@ async fn a_process_stopped_beyond_its_lease_cannot_settle_what_its_successor_has
 }
 
 async fn a_message_that_the_database_does_not_take_is_refused_alone(world: World) {
-    let bus = world
-        .builder()
-        .durable_settings(durable())
-        .start()
-        .await
-        .unwrap();
+    let bus = start(&world).await;
     let seen = Seen::default();
     seen.subscribe_durable(&bus).await;
     // PostgreSQL has no text with a NUL in it; SQLite has.
@@ -397,12 +387,7 @@ async fn what_came_while_a_lease_had_run_out_is_handled_as_soon_as_it_is_renewed
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_given_up_while_a_lease_has_run_out_is_not_handled_again() {
     let world = World::postgres().await;
-    let bus = world
-        .builder()
-        .durable_settings(durable())
-        .start()
-        .await
-        .unwrap();
+    let bus = start(&world).await;
     let (door, seen) = (Door::closed(), Seen::default());
     let handler = {
         let (door, seen) = (door.clone(), seen.clone());
@@ -432,12 +417,7 @@ async fn what_is_given_up_while_a_lease_has_run_out_is_not_handled_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retry_at_once_is_not_begun_while_a_lease_has_run_out() {
     let world = World::postgres().await;
-    let bus = world
-        .builder()
-        .durable_settings(durable())
-        .start()
-        .await
-        .unwrap();
+    let bus = start(&world).await;
     let (door, tried) = (Door::closed(), Seen::default());
     let handler = {
         let (door, tried) = (door.clone(), tried.clone());
@@ -473,12 +453,7 @@ async fn a_retry_at_once_is_not_begun_while_a_lease_has_run_out() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_that_waits_holds_up_no_other_one_after_a_late_renewal() {
     let world = World::postgres().await;
-    let bus = world
-        .builder()
-        .durable_settings(durable())
-        .start()
-        .await
-        .unwrap();
+    let bus = start(&world).await;
     let (failed, seen) = (Seen::default(), Seen::default());
     let handler = {
         let (failed, seen) = (failed.clone(), seen.clone());
@@ -568,12 +543,7 @@ async fn a_shutdown_with_a_database_that_does_not_answer_ends_in_time() {
     const DEADLINE: Duration = Duration::from_secs(2);
     let server = PrivatePostgres::begin().await;
     let world = server.world().await;
-    let bus = world
-        .builder()
-        .durable_settings(durable())
-        .start()
-        .await
-        .unwrap();
+    let bus = start(&world).await;
     let seen = Seen::default();
     let kept = seen.subscribe_durable(&bus).await;
     // Gives up what it is sent, so that its dead letter has to be stored.
@@ -622,12 +592,7 @@ async fn a_shutdown_with_a_database_that_does_not_answer_ends_in_time() {
     }
     server.told("thaw").await;
     // What was not known to be settled is handled once more, and nothing is lost.
-    let heir = world
-        .builder()
-        .durable_settings(durable())
-        .start()
-        .await
-        .unwrap();
+    let heir = start(&world).await;
     let again = Seen::default();
     again.subscribe_durable(&heir).await;
     world
